@@ -1,0 +1,96 @@
+"""The latency table: what keeping n units of a sublayer costs, measured on one runtime under stated conditions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Mapping
+
+from rfx.plan import Counts, Kind, Site
+
+
+@dataclass(frozen=True)
+class TableKey:
+    """Where a table is valid. Tables with another key are never mixed or compared."""
+
+    runtime: str  # e.g. "ort"
+    version: str  # e.g. "onnxruntime 1.31.1"
+    device: str
+    clock: str
+    threads: int
+    precision: str
+    batch: int
+    sequence: int
+    hidden: int
+    heads: int
+    head_dim: int
+    filters: int
+    layout: str  # "post-ln/gelu", ...
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds by kind of sublayer and kept count; count 0 is the empty sublayer (residual and norm stay).
+
+    `fixed_ms` is everything that cannot be pruned: embeddings, head, the runtime's own overhead.
+    `additivity` has the whole-model checks: `[{plan, predicted_ms, measured_ms, error}]`.
+    """
+
+    key: TableKey
+    costs_ms: Mapping[str, Mapping[int, float]]  # Kind value -> {count: ms}
+    fixed_ms: float
+    layers: int
+    errors_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # half-width of the interval of a cost
+    additivity: tuple[Mapping[str, object], ...] = ()
+    measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
+
+    def curve(self, kind: Kind | str) -> dict[int, float]:
+        return dict(self.costs_ms[Kind(kind).value])
+
+    def predict_ms(self, sites: list[Site], counts: Counts) -> float:
+        """Predicted latency of a whole model: the fixed part and the sum over its sites. Counts between measured
+        ones are interpolated linearly (a search only chooses measured ones)."""
+        import numpy as np
+
+        total = self.fixed_ms
+        for s in sites:
+            curve = self.curve(s.kind)
+            xs = sorted(curve)
+            total += float(np.interp(counts[s.name], xs, [curve[x] for x in xs]))
+        return total
+
+    @property
+    def additivity_error(self) -> float | None:
+        """Largest relative error of the whole-model checks, or None where there are none."""
+        return max((abs(float(row["error"])) for row in self.additivity), default=None)
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict:
+        return {
+            "schema_version": 1,
+            "key": asdict(self.key),
+            "layers": self.layers,
+            "fixed_ms": self.fixed_ms,
+            "costs_ms": {k: {str(n): v for n, v in c.items()} for k, c in self.costs_ms.items()},
+            "errors_ms": {k: {str(n): v for n, v in c.items()} for k, c in self.errors_ms.items()},
+            "additivity": [dict(row) for row in self.additivity],
+            "measured": dict(self.measured),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> "LatencyTable":
+        def curves(part: Mapping) -> dict:
+            return {k: {int(n): float(v) for n, v in c.items()} for k, c in part.items()}
+
+        return cls(
+            TableKey(**data["key"]), curves(data["costs_ms"]), float(data["fixed_ms"]), int(data["layers"]),
+            curves(data.get("errors_ms", {})), tuple(data.get("additivity", ())), data.get("measured", {}),
+        )  # fmt: skip

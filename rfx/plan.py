@@ -1,0 +1,126 @@
+"""The decision: which units stay at which site. Small, readable JSON.
+
+A *site* is one prunable sublayer, a *unit* a head or a filter. Every site masks the same tensor: the input of the
+sublayer's output projection (the attention context before W_O, the activation before the second FFN linear).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Mapping, Sequence
+
+
+class Kind(str, Enum):
+    MHA = "mha"
+    FFN = "ffn"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One prunable sublayer of a model.
+
+    `inputs` are module paths whose output rows are sliced (q, k, v; or the first FFN linear), `output` is the path
+    of the output projection, whose input columns are sliced. Its input has `units * width` channels.
+    `block` is the module replaced or adjusted when heads go (the self attention), `layer_path` the Transformer layer,
+    `norm` the first LayerNorm run after the output projection: its input is the residual stream.
+    """
+
+    name: str
+    layer: int
+    kind: Kind
+    units: int
+    width: int
+    inputs: tuple[str, ...]
+    output: str
+    block: str
+    layer_path: str
+    norm: str
+
+    @property
+    def channels(self) -> int:
+        return self.units * self.width
+
+
+Counts = dict[str, int]  # site name -> kept units
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    name: str
+    layer: int
+    kind: Kind
+    units: int
+    width: int
+    kept: tuple[int, ...]  # sorted unit indices
+
+    @property
+    def count(self) -> int:
+        return len(self.kept)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kept units per site, in execution order. `provenance` says how it came to be (search, budget, prediction)."""
+
+    sites: tuple[SitePlan, ...]
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object) -> "Plan":
+        return cls(
+            tuple(
+                SitePlan(s.name, s.layer, s.kind, s.units, s.width, tuple(sorted(int(u) for u in kept[s.name])))
+                for s in sites
+            ),
+            provenance,
+        )
+
+    @classmethod
+    def dense(cls, sites: Sequence[Site]) -> "Plan":
+        return cls.of(sites, {s.name: range(s.units) for s in sites})
+
+    @property
+    def counts(self) -> Counts:
+        return {s.name: s.count for s in self.sites}
+
+    def __getitem__(self, name: str) -> SitePlan:
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise KeyError(name)
+
+    @property
+    def layers(self) -> list[dict[str, int]]:
+        """Per layer `{heads, filters}` kept, as in the checkpoint's `pruned_layers`."""
+        rows: dict[int, dict[str, int]] = {}
+        for s in self.sites:
+            rows.setdefault(s.layer, {})["heads" if s.kind is Kind.MHA else "filters"] = s.count
+        return [rows[i] for i in sorted(rows)]
+
+    @property
+    def hash(self) -> str:
+        body = [[s.name, s.units, list(s.kept)] for s in self.sites]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict:
+        return {
+            "schema_version": 1,
+            "hash": self.hash,
+            "sites": [
+                {"name": s.name, "layer": s.layer, "kind": s.kind.value, "units": s.units, "width": s.width,
+                 "kept": list(s.kept)}
+                for s in self.sites
+            ],
+            "provenance": dict(self.provenance),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> "Plan":
+        sites = tuple(
+            SitePlan(s["name"], s["layer"], Kind(s["kind"]), s["units"], s["width"], tuple(s["kept"]))
+            for s in data["sites"]
+        )
+        return cls(sites, data.get("provenance", {}))

@@ -1,0 +1,102 @@
+"""What a task is: data -> features -> batches, a loss per example, a metric with its per-example parts.
+
+Everything that leaves a task for a model or an engine is NumPy or torch with named inputs; raw logits come back as
+NumPy arrays, one row a feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Mapping, Sequence
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled example. `inputs` holds its texts, `label` what the metric needs (None where unlabelled)."""
+
+    inputs: Mapping[str, Any]
+    label: Any = None
+
+    @property
+    def hash(self) -> str:
+        """Hash of the inputs alone: two examples with one text are the same example, whatever their labels."""
+        return hashlib.sha256(json.dumps(self.inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One model input. An example gives one feature, or several where a long context is cut in spans (QA)."""
+
+    example: int  # index of the example
+    ids: Mapping[str, np.ndarray]  # input name -> int64 [tokens]: input_ids, attention_mask, maybe token_type_ids
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the loss needs
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what decoding needs (offsets, word starts)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.ids["attention_mask"].sum())
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A metric in its natural unit (accuracy 0..1, F1 0..1, Spearman -1..1), with what a bootstrap needs.
+
+    `predictions` has one entry an example; `Task.metric(predictions, examples)` of a resample is the resampled metric.
+    """
+
+    name: str
+    value: float
+    predictions: Sequence[Any]
+
+
+class Task(ABC):
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]  # the first is the default
+    auto_class: ClassVar[str]  # transformers Auto class that loads a model with this head
+    output_names: ClassVar[tuple[str, ...]]  # fields of the model's output, e.g. ("logits",)
+
+    metric_name: str
+    max_length: int
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        """Tokenise. Raises UsageError for labels out of range and the like."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Feature], pad_to: int | None = None) -> dict[str, np.ndarray]:
+        """Pad to the longest of the batch (or to `pad_to`): named int64 arrays [batch, tokens]."""
+
+    @abstractmethod
+    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
+        """Targets of a batch, first axis the batch, padded as `collate` pads."""
+
+    @abstractmethod
+    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
+        """Loss of each feature, torch [batch]. `outputs` is the model's output object, `targets` torch tensors."""
+
+    @abstractmethod
+    def predict(self, logits: Mapping[str, Sequence[np.ndarray]], features: Sequence[Feature],
+                examples: Sequence[Example]) -> list[Any]:
+        """One prediction an example from the raw outputs: name -> one array a feature, cut to its own tokens."""  # fmt: skip
+
+    @abstractmethod
+    def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
+        """The metric, natural unit, higher is better."""
+
+    def bootstrap(self, first: Sequence[Any], second: Sequence[Any], examples: Sequence[Example], *,
+                  resamples: int = 1000, seed: int = 0) -> np.ndarray:
+        """Paired bootstrap of metric(first) - metric(second): float64 [resamples]. Tasks override it where
+        per-example parts make it fast."""  # fmt: skip
+        rng = np.random.default_rng(seed)
+        n = len(examples)
+        out = np.empty(resamples)
+        for r in range(resamples):
+            rows = rng.integers(0, n, n)
+            picked = [examples[i] for i in rows]
+            out[r] = self.metric([first[i] for i in rows], picked) - self.metric([second[i] for i in rows], picked)
+        return out
