@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Mapping, Sequence
+
+import numpy as np
 
 
 class Kind(str, Enum):
@@ -26,6 +28,7 @@ class Site:
     of the output projection, whose input columns are sliced. Its input has `units * width` channels.
     `block` is the module replaced or adjusted when heads go (the self attention), `layer_path` the Transformer layer,
     `norm` the first LayerNorm run after the output projection: its input is the residual stream.
+    `returns` is what `block.forward` gives: 0 a tensor, n a tuple of n whose first entry is the tensor.
     """
 
     name: str
@@ -38,10 +41,18 @@ class Site:
     block: str
     layer_path: str
     norm: str
+    returns: int = 2
 
     @property
     def channels(self) -> int:
         return self.units * self.width
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "kind": self.kind.value, "inputs": list(self.inputs)}
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> "Site":
+        return cls(**{**data, "kind": Kind(data["kind"]), "inputs": tuple(data["inputs"])})
 
 
 Counts = dict[str, int]  # site name -> kept units
@@ -124,3 +135,28 @@ class Plan:
             for s in data["sites"]
         )
         return cls(sites, data.get("provenance", {}))
+
+
+@dataclass(frozen=True)
+class Update:
+    """The tensors of compensation, by site name.
+
+    `scales` float64 [units]: the real-valued mask, 0 where pruned (Kwon et al. 2022, section 4.3).
+    `weights` [d, kept channels] and `biases` [d] replace those of the output projection (scales are then ignored).
+    """
+
+    scales: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    biases: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        parts = {"scales": self.scales, "weights": self.weights, "biases": self.biases}
+        return {f"{part}/{name}": np.ascontiguousarray(a) for part, arrays in parts.items() for name, a in arrays.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Update":
+        parts: dict[str, dict[str, np.ndarray]] = {"scales": {}, "weights": {}, "biases": {}}
+        for key, array in arrays.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = array
+        return cls(**parts)

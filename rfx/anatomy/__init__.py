@@ -1,0 +1,67 @@
+"""Finds the sites of a model. Families are described as data; others are read off a forward pass, then proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rfx.anatomy.bert import BERT, ELECTRA, ROBERTA
+from rfx.anatomy.distilbert import DISTILBERT
+from rfx.anatomy.family import Family
+from rfx.anatomy.generic import generic_sites, probe_inputs
+from rfx.errors import UnsupportedModelError
+from rfx.plan import Kind, Site
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES: dict[str, Family] = {t: f for f in (BERT, ROBERTA, ELECTRA, DISTILBERT) for t in f.model_types}
+
+# Families whose layers look prunable and are not; the reason is what the user reads.
+REFUSED: dict[str, str] = {
+    "albert": "its layers share one set of weights, so units cannot be removed layer by layer",
+    "mpnet": "its relative position bias has one column a head, shared by all layers, and would have to be sliced too",
+    "deberta": "its disentangled attention adds position terms a head that would have to be sliced too",
+    "deberta-v2": "its disentangled attention adds position terms a head that would have to be sliced too",
+    "t5": "it is an encoder-decoder; rfx prunes encoders",
+}
+
+
+def family_name(model: "torch.nn.Module") -> str:
+    family = FAMILIES.get(model.config.model_type)
+    return family.name if family else f"generic ({model.config.model_type})"
+
+
+def find_sites(model: "torch.nn.Module") -> list[Site]:
+    """The prunable sublayers of `model` in execution order, attention before FFN in each layer.
+
+    Raises:
+        UnsupportedModelError: a family that is known not to work, or one whose layers are not understood.
+    """
+    model_type = model.config.model_type
+    supported = ", ".join(sorted(FAMILIES))
+    if model_type in REFUSED:
+        raise UnsupportedModelError(
+            f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
+            got=type(model).__name__,
+            allowed=supported + ", and encoders with the same layer pattern",
+            next_step="fine-tune one of these families for your task, and prune that",
+        )
+    if getattr(model.config, "pruned_layers", None):
+        raise UnsupportedModelError(
+            "This model has been pruned by rfx already; pruning starts from the dense model.",
+            got=f"pruned_layers in the configuration of {type(model).__name__}",
+            next_step="give the dense checkpoint that it was made from, with a lower target",
+        )
+    family = FAMILIES.get(model_type)
+    sites = family.sites(model) if family else generic_sites(model)
+    if not sites:
+        raise UnsupportedModelError(
+            f"rfx does not understand the layers of this {model_type} model.",
+            got=type(model).__name__,
+            allowed=supported + ", and encoders whose layers are q, k, v, output projection, and a two-linear FFN",
+            next_step="fine-tune one of these families for your task, and prune that",
+        )
+    return sites
+
+
+__all__ = ["FAMILIES", "REFUSED", "Family", "Kind", "Site", "family_name", "find_sites", "generic_sites", "probe_inputs"]

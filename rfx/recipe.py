@@ -1,0 +1,181 @@
+"""What the user asks for: one plain document, read from YAML or built from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rfx.errors import UsageError
+
+TaskName = Literal["text-classification", "question-answering", "token-classification"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataSpec(_Part):
+    """Where the labelled examples are. A file (JSONL, JSON, CSV, TSV, Parquet, SQuAD JSON) or a `datasets` name such
+    as `glue/sst2`."""
+
+    train: str | None = None
+    eval: str | None = None
+    train_split: str = "train"  # for `datasets` names
+    eval_split: str = "validation"
+    columns: dict[str, str] = Field(default_factory=dict)  # role -> column: text, text_pair, label, tokens, tags, ...
+    labels: list[str] | None = None  # label names in the model's order, where the model does not say
+    limit_train: int | None = Field(None, ge=1)
+    limit_eval: int | None = Field(None, ge=1)
+
+
+class ConditionsSpec(_Part):
+    """The serving conditions under which latency is measured."""
+
+    batch: int = Field(1, ge=1)
+    sequence: int = Field(128, ge=1)
+    threads: int = Field(1, ge=1)
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+
+
+class CalibrationSpec(_Part):
+    examples: int = Field(2048, ge=8)
+    batch: int = Field(32, ge=1)
+    seed: int = 0
+
+
+class Budget(_Part):
+    """Exactly one: a share of the dense model's measured latency, or of its FLOPs."""
+
+    latency: float | None = Field(None, gt=0, lt=1)
+    flops: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Budget":
+        if self.latency is not None and self.flops is not None:
+            raise ValueError("give latency or flops, not both")
+        return self
+
+
+class Method(_Part):
+    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the known combinations."""
+
+    name: str = "custom"
+    scorer: str = "fisher"
+    gradients: Literal["example", "batch"] = "example"
+    search: str = "knapsack"
+    refine: Literal["best", "reference", "none"] = "best"
+    compensate: Literal["scales", "none"] = "scales"
+    tuning: Literal["kwon", "kwon-reference"] = "kwon"
+    schedule: Literal["oneshot"] = "oneshot"
+    replacement: bool = False  # draw the calibration examples with replacement, as the reference does
+
+
+PRESETS: dict[str, Method] = {
+    # Kwon et al. 2022 as their code does it, for parity alone.
+    "kwon-reference": Method(
+        name="kwon-reference", gradients="batch", refine="reference", tuning="kwon-reference", replacement=True
+    ),
+    # The paper repaired: dense teacher, every site, per-site acceptance.
+    "kwon": Method(name="kwon"),
+    # Controls.
+    "magnitude": Method(name="magnitude", scorer="magnitude", refine="none", compensate="none"),
+    "random": Method(name="random", scorer="random", refine="none", compensate="none"),
+}
+
+
+class Recipe(_Part):
+    """The whole request. See recipes/ for ready ones."""
+
+    schema_version: Literal[1] = 1
+    name: str = "custom"
+    model: str | None = None  # local folder or hub name; None with `quickstart` data
+    task: TaskName | None = None
+    metric: str | None = None  # default: the task's first
+    max_length: int = Field(128, ge=2)
+    task_options: dict[str, Any] = Field(default_factory=dict)  # doc_stride, n_best, ...
+    data: DataSpec = Field(default_factory=DataSpec)
+    quickstart: bool = False  # the embedded model and data
+    target: str = "auto"  # a runtime's name, or the best one of this machine
+    budget: Budget = Field(default_factory=Budget)
+    max_drop: float | None = Field(None, ge=0)  # points of the metric, 1.0 = one of a hundred
+    min_speedup: float | None = Field(None, gt=0)
+    conditions: ConditionsSpec = Field(default_factory=ConditionsSpec)
+    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
+    method: Method = Field(default_factory=lambda: PRESETS["kwon"].model_copy())
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("method"), str):
+            name = data["method"]
+            if name not in PRESETS:
+                raise ValueError(f"method: {name!r} is not a known method; known: {', '.join(PRESETS)}")
+            data = {**data, "method": PRESETS[name].model_copy()}
+        return data
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The ready recipes that come with rfx, by name."""
+    here = Path(__file__).parent
+    folder = next((f for f in (here / "_recipes", here.parent / "recipes") if f.is_dir()), None)
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Validate; every mistake is named with its place, what was got and what is allowed.
+
+    Raises:
+        UsageError: unknown keys, wrong types, values out of range.
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            place = ".".join(str(p) for p in e["loc"]) or "the document"
+            got = "" if e["type"] == "missing" else f" (got {e['input']!r:.80})"
+            problems.append(f"{place}: {e['msg']}{got}")
+        raise UsageError(
+            f"{where} is not valid: " + "; ".join(problems),
+            allowed="the keys " + ", ".join(Recipe.model_fields),
+            next_step="correct these keys; recipes/ has ready examples",
+        ) from None
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a YAML recipe; a bare name means one of the bundled ones.
+
+    Raises:
+        UsageError: no such file, not YAML, or not a valid recipe.
+    """
+    import yaml
+
+    bundled = bundled_recipes()
+    file = bundled[str(path)] if str(path) in bundled else Path(path)
+    if not file.is_file():
+        raise UsageError(
+            "The recipe file does not exist.", got=str(path), allowed="a YAML file, or one of " + ", ".join(bundled)
+        )
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not readable as YAML.", got=str(error).replace("\n", " ")) from None
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{file} does not hold a recipe.", got=type(data).__name__, allowed="a mapping of keys")
+    recipe = make_recipe(data, str(file))
+    return _relative_to(recipe, file.parent)
+
+
+def _relative_to(recipe: Recipe, folder: Path) -> Recipe:
+    """Files named in a recipe are looked for beside it."""
+
+    def resolve(value: str | None) -> str | None:
+        if value and not Path(value).is_absolute() and not Path(value).exists() and (folder / value).exists():
+            return str(folder / value)
+        return value
+
+    data = recipe.data.model_copy(update={"train": resolve(recipe.data.train), "eval": resolve(recipe.data.eval)})
+    return recipe.model_copy(update={"data": data, "model": resolve(recipe.model)})
