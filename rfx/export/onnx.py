@@ -1,0 +1,193 @@
+"""PyTorch -> ONNX: named inputs, dynamic batch and sequence, checked, with the plan in its metadata.
+
+The exporter folds the transposes of Linear weights into anonymous constants; they get their module's name back here
+(`<module>.weight.T`), so that the shapes in the file can be held against the plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Mapping, Sequence
+
+from rfx.errors import InternalCheckError
+from rfx.plan import Plan, Site
+
+OPSET = 20  # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which RTX refuses
+METADATA_PREFIX = "rfx."
+
+
+def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: Sequence[str],
+                metadata: Mapping[str, str] | None = None) -> Path:
+    """Write `model` (eval mode, fp32) to `path`.
+
+    Inputs are int64 [batch, sequence], both dynamic; outputs are the fields `output_names` of the model's output.
+
+    Raises:
+        InternalCheckError: the exporter failed, or its result does not pass the checker.
+    """  # fmt: skip
+    import onnx
+    import torch
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors):
+            out = self.model(**dict(zip(input_names, tensors)))
+            return tuple(getattr(out, name) for name in output_names)
+
+    implementation = model.config._attn_implementation
+    limit = int(getattr(model.config, "max_position_embeddings", 512) or 512)
+    # RoBERTa keeps two positions for itself: stay clear of the end.
+    batch, sequence = torch.export.Dim("batch", min=1, max=65535), torch.export.Dim("sequence", min=1, max=limit - 2)
+    example = tuple(torch.ones(2, 8, dtype=torch.long) * (name != "token_type_ids") for name in input_names)
+    model.config._attn_implementation = "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                Wrapper().eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=list(input_names), output_names=list(output_names),
+                dynamic_shapes=(tuple({0: batch, 1: sequence} for _ in input_names),),
+            )  # fmt: skip
+        proto = program.model_proto
+    except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
+        raise InternalCheckError(
+            f"The ONNX export of {type(model).__name__} failed.", got=str(error).strip().splitlines()[0][:300],
+            next_step="report it with `rfx env` and the model's configuration",
+        ) from error  # fmt: skip
+    finally:
+        model.config._attn_implementation = implementation
+
+    name_weights(proto)
+    onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in (metadata or {}).items()})
+    for node in proto.graph.node:  # stack traces of the exporter name files of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        onnx.save(proto, temporary)
+        onnx.checker.check_model(str(temporary), full_check=False)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        os.replace(temporary, path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InternalCheckError(
+            "The exported ONNX file does not pass the checker.", got=str(error).strip().splitlines()[0][:300]
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def name_weights(proto) -> None:
+    """Rename folded weights after their module: the scope of the MatMul or Gemm that reads one says which."""
+    initializers = {i.name: i for i in proto.graph.initializer}
+    renames: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
+            continue
+        weight = node.input[1]
+        if weight not in initializers or weight in renames or not re.fullmatch(r"val_\d+|t_?\d*|.*_t", weight):
+            continue
+        scope = _scope(node)
+        if scope:
+            renames[weight] = f"{scope}.weight.T"
+    for old, new in renames.items():
+        initializers[old].name = new
+    for node in proto.graph.node:
+        for i, name in enumerate(node.input):
+            if name in renames:
+                node.input[i] = renames[name]
+    strip = {i.name: i.name.removeprefix("model.") for i in proto.graph.initializer if i.name.startswith("model.")}
+    for initializer in proto.graph.initializer:
+        initializer.name = strip.get(initializer.name, initializer.name)
+    for node in proto.graph.node:
+        for i, name in enumerate(node.input):
+            if name in strip:
+                node.input[i] = strip[name]
+    # Recorded shapes of the exporter speak of the old names; shape inference makes its own.
+    kept = [v for v in proto.graph.value_info if v.name not in renames and v.name not in strip]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+
+
+def _scope(node) -> str:
+    """Path of the module a node came from, e.g. `bert.encoder.layer.0.attention.self.query`; "" where not known."""
+    import ast
+
+    for prop in node.metadata_props:
+        if prop.key == "pkg.torch.onnx.name_scopes":
+            try:
+                scopes = [s for s in ast.literal_eval(prop.value) if s.startswith("model.")]
+            except (ValueError, SyntaxError):
+                return ""
+            return scopes[-1].removeprefix("model.") if scopes else ""
+    return ""
+
+
+def site_shapes(path: Path, sites: Sequence[Site]) -> dict[str, dict[str, int]]:
+    """Channels of each site as they stand in an exported file: {site: {module path: channels}}.
+
+    For q, k, v and the first FFN linear the output channels, for the output projection its input channels; a module
+    without a weight in the file counts 0 (an emptied sublayer).
+    """
+    import onnx
+
+    shapes = {i.name: list(i.dims) for i in onnx.load(str(path), load_external_data=False).graph.initializer}
+
+    def outputs_inputs(module: str) -> tuple[int, int]:
+        if f"{module}.weight.T" in shapes:
+            n_in, n_out = shapes[f"{module}.weight.T"]
+        elif f"{module}.weight" in shapes:
+            n_out, n_in = shapes[f"{module}.weight"]
+        else:
+            return 0, 0
+        return n_out, n_in
+
+    found = {}
+    for site in sites:
+        rows = {module: outputs_inputs(module)[0] for module in site.inputs}
+        found[site.name] = {**rows, site.output: outputs_inputs(site.output)[1]}
+    return found
+
+
+def shape_mismatches(path: Path, sites: Sequence[Site], plan: Plan) -> list[str]:
+    """What the file has against what the plan says, one sentence a module; [] is the proof that it is shrunk."""
+    wrong = []
+    for name, modules in site_shapes(path, sites).items():
+        expected = plan[name].count * plan[name].width
+        wrong += [f"{m} has {n} channels, the plan keeps {expected}" for m, n in modules.items() if n != expected]
+    return wrong
+
+
+def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:
+    """Metadata of an exported file: plan hash and kept counts, with what else is given."""
+    from rfx import __version__
+
+    layers = plan.layers
+    return {
+        "tool": f"rfx {__version__}",
+        "plan": plan.hash,
+        "heads": ",".join(str(row.get("heads", "")) for row in layers),
+        "filters": ",".join(str(row.get("filters", "")) for row in layers),
+        **{k: str(v) for k, v in more.items()},
+    }
+
+
+@contextmanager
+def _quiet():
+    """torch.onnx logs and warns on every export, to no use for our users."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,89 @@
+"""A heterogeneous checkpoint: safetensors and a config with per-layer sizes. No pickle.
+
+`config.pruned_layers` has the sizes for people (`[{heads, filters}, ...]`), `config.rfx` the sites for the loader.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Sequence
+
+from rfx.errors import UsageError
+from rfx.plan import Plan, Site
+
+
+def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
+    """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not there)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.pruned_layers = plan.layers
+    model.config.rfx = {
+        "schema_version": 1,
+        "plan": plan.hash,
+        "sites": [{**site.to_json(), "count": plan[site.name].count} for site in sites],
+    }
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def load(path: str | Path):
+    """The pruned model in `path`: a stock transformers model with per-layer sizes, in eval mode.
+
+    It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is for.
+
+    Raises:
+        UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes.
+    """
+    folder = Path(path)
+    if (folder / "model" / "config.json").is_file():  # the output folder of prune-export
+        folder = folder / "model"
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UsageError(
+            "There is no checkpoint here.", got=str(path), allowed="a folder with config.json and model.safetensors"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        entry = config.get("rfx")
+        sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]] if entry else []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is damaged.", got=f"{type(error).__name__}: {error}") from None
+    if not entry:
+        raise UsageError(
+            "This checkpoint was not made by rfx.", got=str(file),
+            allowed="a configuration with an `rfx` entry", next_step="load it with transformers",
+        )  # fmt: skip
+    return _build(folder, config["architectures"][0], sites, {s["name"]: s["count"] for s in entry["sites"]})
+
+
+def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]):
+    import transformers
+
+    from rfx.surgery.shrink import resize
+
+    base = getattr(transformers, architecture, None)
+    if base is None:
+        raise UsageError(
+            f"transformers {transformers.__version__} has no class {architecture}.",
+            next_step="install the transformers version the checkpoint was made with",
+        )
+
+    def __init__(self, config, *args, **kwargs):
+        base.__init__(self, config, *args, **kwargs)
+        resize(self, sites, counts)
+
+    # A subclass under the same name: from_pretrained builds it with the small shapes, then reads the weights into it.
+    small = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
+    try:
+        model, info = small.from_pretrained(folder, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"The checkpoint in {folder} does not load.", got=str(error).splitlines()[0]) from None
+    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise UsageError(
+            f"The weights in {folder} do not fit its configuration.", got=", ".join(map(str, wrong[:4])),
+            next_step="make the checkpoint again with rfx prune-export",
+        )  # fmt: skip
+    return model.eval()
