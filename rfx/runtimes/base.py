@@ -6,9 +6,10 @@ Nothing here knows of pruning.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Engine(ABC):
     @abstractmethod
     def bind(self, inputs: Arrays) -> BoundRun: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many engines have nothing to give back
         """Give back what the engine holds. Safe to call twice."""
 
 
@@ -62,6 +63,7 @@ class Runtime(ABC):
     clock: ClassVar[str]  # what time_ms measures, in words
     filter_grid: ClassVar[int] = 32  # FFN widths are measured and chosen on multiples of this
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    smooth: ClassVar[bool] = False  # latency is near linear in the counts, so noise of a table may be smoothed away
 
     @classmethod
     @abstractmethod
@@ -74,6 +76,10 @@ class Runtime(ABC):
     @abstractmethod
     def device(self) -> str:
         """The device the engine runs on, e.g. the CPU's or GPU's model name."""
+
+    def clock_for(self, conditions: Conditions) -> str:
+        """What `time_ms` measures under these conditions, in words."""
+        return self.clock
 
     @abstractmethod
     def build(self, onnx_path: Path, conditions: Conditions) -> Engine: ...
