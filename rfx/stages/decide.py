@@ -1,0 +1,73 @@
+"""Score and search: how much each unit matters, and which counts fit the budget."""
+
+from __future__ import annotations
+
+from rfx.calibration import Batches
+from rfx.cost.flops import unit_costs
+from rfx.cost.table import LatencyTable
+from rfx.plan import Counts, Plan, Site
+from rfx.recipe import Recipe
+from rfx.scores import scorer
+from rfx.scores.base import Scores
+from rfx.search import search
+from rfx.search.problem import SearchResult
+from rfx.search.rearrange import rearrange
+from rfx.stages.load import Model, Workload
+from rfx.stages.run import Run
+
+
+def batches(run: Run, workload: Workload) -> Batches:
+    """The calibration examples as batches of (inputs, targets) tensors, dynamic padding, in a fixed order."""
+    return Batches(workload.task, workload.calibration_features, run.recipe.calibration.batch)
+
+
+def score(run: Run, loaded: Model, workload: Workload) -> Scores:
+    """Scores of every unit, from the store where the same model, examples and scorer have been scored before."""
+    method = run.recipe.method
+    key = run.store.key(
+        "scores", loaded.hash, workload.data.calibration_hash, method.scorer, method.gradients,
+        run.recipe.calibration.batch, run.recipe.max_length, run.recipe.seed, workload.task.name,
+    )  # fmt: skip
+    with run.stage("score") as clock:
+        stored = run.store.get_arrays("scores", key)
+        if stored is not None:
+            clock.cached = True
+            parts: dict[str, dict] = {"importance": {}, "gradients": {}}
+            for name, array in stored.items():
+                part, site = name.split("/", 1)
+                parts[part][site] = array
+            return Scores(**parts)
+        scores = scorer(method.scorer)(per=method.gradients, seed=run.recipe.seed).score(
+            loaded.model, loaded.sites, batches(run, workload), workload.task, progress=run.progress
+        )
+        arrays = {f"importance/{k}": v for k, v in scores.importance.items()}
+        run.store.put_arrays("scores", key, arrays | {f"gradients/{k}": v for k, v in scores.gradients.items()})
+        return scores
+
+
+def search_latency(recipe: Recipe, sites: list[Site], scores: Scores, table: LatencyTable, budget_ms: float) -> SearchResult:
+    """The plan of greatest kept importance whose predicted latency is within `budget_ms`."""
+    return search(recipe.method.search).latency(sites, scores, table, budget_ms)
+
+
+def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int, sequence: float) -> SearchResult:
+    """The same for a share of the FLOPs of the prunable sublayers."""
+    costs = unit_costs(sites, sequence, hidden)
+    dense = sum(costs[s.name] * s.units for s in sites)
+    # With all units of a kind at one price, enumeration is the paper's Algorithm 1; the knapsack agrees with it.
+    method = "enumeration" if recipe.method.search == "piecewise" else recipe.method.search
+    return search(method).unit_costs(sites, scores, costs, recipe.budget.flops * dense)
+
+
+def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
+    """Which units stay, the counts given."""
+    kept = dict(result.kept)
+    mode = run.recipe.method.refine
+    with run.stage("rearrange"):
+        if mode != "none" and scores.gradients:
+            kept = rearrange(loaded.sites, kept, scores, mode=mode)
+    return Plan.of(loaded.sites, kept, search=result.method, predicted=result.cost, budget=result.budget)
+
+
+def dense_counts(sites: list[Site]) -> Counts:
+    return {s.name: s.units for s in sites}

@@ -1,0 +1,84 @@
+"""Finish: compensate, bake, shrink, export. Everything lands in a folder beside the output, renamed at the end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rfx.compensate.scales import tune
+from rfx.cost.flops import unit_costs
+from rfx.plan import Plan, Update
+from rfx.scores.base import Scores
+from rfx.search import search
+from rfx.stages.decide import batches
+from rfx.stages.load import Model, Workload
+from rfx.stages.measure import export_model
+from rfx.stages.run import Run
+from rfx.surgery.checkpoint import save
+from rfx.surgery.shrink import shrink
+from rfx.verify.evidence import SiteTuning
+
+
+@dataclass
+class Finished:
+    model: Any  # the small torch model
+    plan: Plan
+    update: Update
+    tuning: list[SiteTuning]
+    onnx: Path
+    table_hash: str
+
+
+def compensate(run: Run, loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> tuple[Update, list[SiteTuning]]:
+    """Tune the mask to real values (Kwon et al. 2022, section 4.3), site by site from the first."""
+    method = run.recipe.method
+    if method.compensate == "none":
+        return Update(), []
+    masks = {s.name: np.isin(np.arange(s.units), s.kept).astype(np.float64) for s in plan.sites}
+    with run.stage("tune"):
+        result = tune(
+            loaded.model, loaded.sites, masks, batches(run, workload), mode=method.tuning,
+            head_positions="first" if workload.task.name == "text-classification" else "all",
+            teacher_masks=_teacher(loaded, workload, plan, scores) if method.tuning == "kwon-reference" else None,
+            progress=run.progress,
+        )  # fmt: skip
+    rows = [
+        SiteTuning(site=r.site, accepted=r.accepted, held_out_before=r.held_out_before,
+                   held_out_after=r.held_out_after, reason=r.reason)
+        for r in result.sites
+    ]  # fmt: skip
+    return Update(scales=result.scales), rows
+
+
+def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> dict[str, np.ndarray]:
+    """The reference's teacher: the binary mask that the search gives at the square root of the kept share of FLOPs."""
+    sequence = float(np.mean([f.tokens for f in workload.calibration_features]))
+    costs = unit_costs(loaded.sites, sequence, loaded.hidden)
+    dense = sum(costs[s.name] * s.units for s in loaded.sites)
+    share = sum(costs[s.name] * s.count for s in plan.sites) / dense
+    result = search("enumeration").unit_costs(loaded.sites, scores, costs, np.sqrt(share) * dense)
+    return {s.name: np.isin(np.arange(s.units), result.kept[s.name]).astype(np.float64) for s in loaded.sites}
+
+
+def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, tuning: list[SiteTuning],
+          folder: Path, table_hash: str = "") -> Finished:
+    """Bake and shrink, save the checkpoint, export the ONNX file, write the plan, all into `folder`."""  # fmt: skip
+    with run.stage("bake, shrink, export"):
+        small = shrink(loaded.model, loaded.sites, plan, update)
+        save(small, loaded.sites, plan, folder / "model", loaded.tokenizer)
+        for parameter in small.parameters():
+            parameter.requires_grad_(False)
+        file = export_model(
+            loaded, small, folder / "model.onnx", workload.task.output_names, plan,
+            table=table_hash or "none", precision=run.recipe.conditions.precision, recipe=run.recipe.method.name,
+        )  # fmt: skip
+        (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
+        if update.scales or update.weights or update.biases:
+            from safetensors.numpy import save_file
+
+            save_file(update.to_arrays(), folder / "update.safetensors")
+    return Finished(small, plan, update, tuning, file, table_hash)

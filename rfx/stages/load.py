@@ -1,0 +1,217 @@
+"""Load: the checkpoint, its sites (proved), its task, and its examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+from rfx.anatomy import family_name, find_sites
+from rfx.calibration import choose, drop_overlap, overlap, set_hash
+from rfx.errors import EnvironmentMissingError, UnsupportedModelError, UsageError
+from rfx.plan import Kind, Site
+from rfx.stages.run import Run
+from rfx.surgery.prove import prove
+from rfx.tasks import task as task_class
+from rfx.tasks.base import Example, Feature, Task
+from rfx.tasks.data import load_examples
+from rfx.verify.evidence import DataPart
+
+HEADLESS = "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
+
+
+@dataclass
+class Model:
+    """A dense model with what rfx knows of it."""
+
+    model: Any  # transformers.PreTrainedModel, eval mode
+    tokenizer: Any
+    sites: list[Site]
+    source: str
+    hash: str  # of weights and configuration
+
+    @property
+    def hidden(self) -> int:
+        return int(self.model.get_submodule(self.sites[0].output).out_features)
+
+    @property
+    def layers(self) -> int:
+        return 1 + max(s.layer for s in self.sites)
+
+    def describe(self) -> dict[str, Any]:
+        first = {kind: next(s for s in self.sites if s.kind is kind) for kind in Kind}
+        return {
+            "source": self.source,
+            "family": family_name(self.model),
+            "class": type(self.model).__name__,
+            "layers": self.layers,
+            "hidden": self.hidden,
+            "heads": first[Kind.MHA].units,
+            "head_dim": first[Kind.MHA].width,
+            "filters": first[Kind.FFN].units,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "hash": self.hash,
+        }
+
+
+@dataclass
+class Workload:
+    """The examples of a run, disjoint: calibration is drawn from the training set, evaluation takes part in no choice."""
+
+    task: Task
+    calibration: list[Example]
+    evaluation: list[Example]
+    data: DataPart
+    calibration_features: list[Feature] = field(default_factory=list)
+    evaluation_features: list[Feature] = field(default_factory=list)
+
+
+def load_model(run: Run, source: str, task_name: str | None) -> Model:
+    """A checkpoint from a local folder or the hub, in float32 and eval mode, with its sites proved.
+
+    Raises:
+        UsageError: no such model, no head for the task.
+        UnsupportedModelError: a family rfx cannot prune.
+    """
+    import transformers
+
+    from rfx.tasks import TASKS
+
+    if task_name is None:
+        raise UsageError("The task is not known.", allowed=", ".join(TASKS), next_step="add --task")
+    auto = getattr(transformers, TASKS[task_name].auto_class)
+    folder = Path(source).expanduser()
+    local = folder.exists()
+    if local and not (folder / "config.json").is_file():
+        raise UsageError(
+            "This folder holds no Hugging Face checkpoint.", got=str(folder),
+            allowed="a folder with config.json and model.safetensors", next_step="save it with save_pretrained",
+        )  # fmt: skip
+    name = str(folder) if local else source
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(source, local, error) from None
+    _refuse_early(config)
+    try:
+        model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, RuntimeError, ImportError) as error:
+        raise _not_loaded(source, local, error) from None
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"transformers has no {task_name} head for {config.model_type}.", got=str(error).splitlines()[0][:200]
+        ) from None
+    if info["missing_keys"]:
+        raise UsageError(
+            HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
+            got=f"{source} ({', '.join(config.architectures or ['no architecture named'])})",
+            allowed="a model fine-tuned for the task",
+            next_step="fine-tune it first, or give the --task it was fine-tuned for",
+        )
+    model = model.float().eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    sites = find_sites(model)
+    prove(model, sites)
+    return Model(model, tokenizer, sites, source, _model_hash(model))
+
+
+def _refuse_early(config) -> None:
+    """Families known not to work are refused before their weights are read."""
+    from types import SimpleNamespace
+
+    from rfx.anatomy import REFUSED
+
+    if config.model_type in REFUSED or getattr(config, "pruned_layers", None):
+        find_sites(SimpleNamespace(config=config))
+
+
+def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
+    first = str(error).strip().splitlines()[0][:300]
+    if local:
+        return UsageError("The checkpoint does not load.", got=f"{source}: {first}")
+    return UsageError(
+        "There is no such model: not a folder here, and not to be had from the hub.", got=f"{source}: {first}",
+        allowed="a local folder with config.json and model.safetensors, or a hub name",
+        next_step="check the path; offline, download the model first and give its folder",
+    )  # fmt: skip
+
+
+def _model_hash(model) -> str:
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_workload(run: Run, loaded: Model) -> Workload:
+    """Examples and features of the recipe, calibration and evaluation proved disjoint.
+
+    Raises:
+        UsageError: whatever is wrong with a file, a column or a label; too few examples.
+    """
+    recipe = run.recipe
+    config = loaded.model.config
+    cls = task_class(recipe.task)
+    task = cls(
+        loaded.tokenizer, num_labels=int(config.num_labels), id2label=dict(config.id2label),
+        max_length=recipe.max_length, metric=recipe.metric, columns=recipe.data.columns,
+        label_names=recipe.data.labels, **recipe.task_options,
+    )  # fmt: skip
+    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
+    if limit:
+        reserved = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "esm") else 0
+        task.check_length(limit - reserved)
+        _check_sequence(recipe.conditions.sequence, limit - reserved)
+    if not recipe.data.train or not recipe.data.eval:
+        missing = "--train" if not recipe.data.train else "--eval"
+        raise UsageError(
+            f"There are no {'training' if missing == '--train' else 'evaluation'} examples.", got="nothing",
+            allowed="a file, or a datasets name such as glue/sst2", next_step=f"add {missing}",
+        )  # fmt: skip
+    train = task.examples(load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train))
+    evaluation = task.examples(load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval))
+    train, dropped = drop_overlap(train, evaluation)
+    if dropped:
+        run.warn(f"{dropped} training examples stand in the evaluation set too; they are left out of calibration.")
+    if len(train) < 8:
+        raise UsageError(
+            "Too few training examples are left to calibrate on.", got=f"{len(train)} after leaving out {dropped} that "
+            "are in the evaluation set", allowed="at least 8, better 512 to 2048",
+            next_step="give a --train file other than the --eval file",
+        )  # fmt: skip
+    wanted = recipe.calibration.examples
+    rows = choose(train, wanted, recipe.calibration.seed, replacement=recipe.method.replacement)
+    if len(rows) < wanted:
+        run.progress.note(f"calibrating on all {len(rows)} training examples ({wanted} asked)")
+    calibration = [train[i] for i in rows]
+    data = DataPart(
+        calibration=len(calibration), evaluation=len(evaluation), calibration_hash=set_hash(calibration),
+        evaluation_hash=set_hash(evaluation), training_hash=set_hash(train),
+        overlap=overlap(calibration, evaluation), dropped_overlap=dropped,
+    )  # fmt: skip
+    workload = Workload(task, calibration, evaluation, data)
+    workload.calibration_features = task.encode(calibration)
+    workload.evaluation_features = task.encode(evaluation)
+    return workload
+
+
+def _check_sequence(sequence: int, limit: int) -> None:
+    if sequence > limit:
+        raise UsageError(
+            "The sequence length to be timed is longer than the model takes.", got=f"--sequence {sequence}",
+            allowed=f"at most {limit} tokens", next_step=f"use --sequence {limit} or less",
+        )  # fmt: skip
+
+
+def quickstart_recipe(run_recipe, prepared: dict[str, Path]):
+    """The recipe with the embedded model and data in place of what the user did not give."""
+    data = run_recipe.data.model_copy(update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])})
+    return run_recipe.model_copy(update={"data": data, "model": str(prepared["model_dir"])})
+
+
+__all__ = ["EnvironmentMissingError", "Model", "Sequence", "Workload", "load_model", "load_workload", "quickstart_recipe"]

@@ -1,0 +1,151 @@
+"""Measure: the dense baseline on the target, and the latency table with its additivity error."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rfx.cost.latency import check_additivity, load_or_measure, table_key
+from rfx.cost.table import LatencyTable
+from rfx.errors import UsageError
+from rfx.export.blocks import BlockShape
+from rfx.export.onnx import export_onnx, plan_metadata
+from rfx.plan import Kind, Plan
+from rfx.runtimes.base import Engine
+from rfx.stages.load import Model
+from rfx.stages.run import Run
+from rfx.surgery.shrink import shrink
+
+ADDITIVITY_LIMIT = 0.05
+ADDITIVITY_PLANS = 3
+
+
+@dataclass
+class Baseline:
+    """The dense model through the same export and runtime as the pruned one."""
+
+    onnx: Path
+    engine: Engine
+
+
+def input_names(loaded: Model) -> tuple[str, ...]:
+    """Inputs of the exported file: those the tokenizer gives and the model takes."""
+    import inspect
+
+    accepted = inspect.signature(type(loaded.model).forward).parameters
+    names = [n for n in loaded.tokenizer.model_input_names if n in accepted]
+    return tuple(dict.fromkeys(["input_ids", "attention_mask", *names]))
+
+
+def export_model(loaded: Model, model, path: Path, outputs: tuple[str, ...], plan: Plan, **metadata: object) -> Path:
+    return export_onnx(
+        model, path, input_names=input_names(loaded), output_names=outputs,
+        metadata=plan_metadata(plan, source=loaded.source, **metadata),
+    )  # fmt: skip
+
+
+def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
+    """Export and build the dense model once; the file is kept in the store."""
+    key = run.store.key("dense", loaded.hash, outputs, input_names(loaded))
+    with run.stage("dense baseline") as clock:
+        folder = run.store.get_folder("dense", key)
+        if folder is None:
+            plan = Plan.dense(loaded.sites)
+
+            def fill(target: Path) -> None:
+                export_model(loaded, loaded.model, target / "model.onnx", outputs, plan, role="dense baseline")
+
+            folder = run.store.put_folder("dense", key, fill)
+        else:
+            clock.cached = True
+        return Baseline(folder / "model.onnx", run.runtime.build(folder / "model.onnx", run.conditions))
+
+
+def block_shape(loaded: Model) -> BlockShape:
+    first = {kind: next(s for s in loaded.sites if s.kind is kind) for kind in Kind}
+    mha = first[Kind.MHA]
+    post_ln = mha.norm.startswith(mha.layer_path + ".attention") or "sa_layer_norm" in mha.norm
+    config = loaded.model.config
+    activation = getattr(config, "hidden_act", None) or getattr(config, "activation", "gelu")
+    return BlockShape(
+        hidden=loaded.hidden, heads_total=mha.units, head_dim=mha.width, filters_total=first[Kind.FFN].units,
+        layout="post-ln" if post_ln else "pre-ln", activation=str(activation),
+    )  # fmt: skip
+
+
+def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, ...],
+                  given: LatencyTable | None = None) -> tuple[LatencyTable, bool]:
+    """The table of this model on this runtime under these conditions, measured or from the store.
+
+    `given` is a table the user brought; it is taken if its key fits, and refused if not.
+
+    Returns:
+        The table and whether it was measured before.
+    """  # fmt: skip
+    shape = block_shape(loaded)
+    key = table_key(run.runtime, run.conditions, shape)
+    if given is not None:
+        if given.key != key or given.layers != loaded.layers:
+            raise UsageError(
+                "The latency table belongs to another runtime, device, shape or condition.",
+                got=_difference(given, key, loaded.layers), allowed="a table whose key fits this run",
+                next_step="measure one here with `rfx profile`, or run where the table was measured",
+            )  # fmt: skip
+        return given, True
+    with run.stage("latency table") as clock:
+        # The fixed part belongs to this model (vocabulary, head), hence the hash.
+        table, cached = load_or_measure(
+            run.store, run.runtime, run.conditions, shape, loaded.layers, dense=dense.engine, model_hash=loaded.hash,
+            vocab_size=int(loaded.model.config.vocab_size), progress=run.progress, seed=run.recipe.seed,
+            finish=lambda fresh: _with_additivity(run, loaded, dense, outputs, fresh),
+        )  # fmt: skip
+        clock.cached = cached
+    error = table.additivity_error
+    if error is not None and error > ADDITIVITY_LIMIT:
+        run.warn(
+            f"The latency table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}); the closed "
+            "loop corrects for it. A quieter machine gives a better table."
+        )
+    return table, cached
+
+
+def _with_additivity(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, ...], table: LatencyTable) -> LatencyTable:
+    """Predicted against measured latency of random plans of the whole model."""
+    rng = np.random.default_rng(run.recipe.seed)
+    folder = run.store.scratch("additivity")
+    try:
+        engines: list[tuple[Plan, Engine]] = []
+        with run.progress.bar("checking the table on whole models", ADDITIVITY_PLANS) as bar:
+            for i in range(ADDITIVITY_PLANS):
+                plan = random_plan(loaded, table, rng)
+                file = export_model(loaded, shrink(loaded.model, loaded.sites, plan), folder / f"{i}.onnx", outputs, plan)
+                engines.append((plan, run.runtime.build(file, run.conditions)))
+                bar.advance()
+        return check_additivity(
+            table, loaded.sites, engines, dense.engine, run.conditions,
+            vocab_size=int(loaded.model.config.vocab_size), progress=run.progress, seed=run.recipe.seed,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def random_plan(loaded: Model, table: LatencyTable, rng: np.random.Generator) -> Plan:
+    """Random measured counts at every site, random units."""
+    kept = {}
+    for site in loaded.sites:
+        count = int(rng.choice(sorted(table.curve(site.kind))))
+        kept[site.name] = rng.permutation(site.units)[:count].tolist()
+    return Plan.of(loaded.sites, kept)
+
+
+def _difference(given: LatencyTable, key, layers: int) -> str:
+    from dataclasses import asdict
+
+    ours, theirs = asdict(key), asdict(given.key)
+    rows = [f"{k}: table {theirs[k]!r}, here {ours[k]!r}" for k in ours if ours[k] != theirs[k]]
+    if given.layers != layers:
+        rows.append(f"layers: table {given.layers}, here {layers}")
+    return "; ".join(rows)
