@@ -1,0 +1,236 @@
+"""The story, in order: load, measure, score, search, close the loop, rearrange, compensate, shrink, export, verify."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from pathlib import Path
+
+from rfx.cost.flops import flops
+from rfx.cost.table import LatencyTable
+from rfx.environment import environment
+from rfx.errors import UsageError
+from rfx.plan import Plan
+from rfx.progress import Progress, Silent
+from rfx.recipe import Recipe
+from rfx.report import write_reports
+from rfx.runtimes import runtime as find_runtime
+from rfx.stages import check, close, decide, finish, load, measure
+from rfx.stages.run import Run
+from rfx.store import Store, atomic_dir
+from rfx.surgery.shrink import parameter_count
+from rfx.verify.evidence import Evidence, SearchPart, TablePart
+from rfx.verify.gates import accuracy_gate, latency_gate
+
+
+def start(recipe: Recipe, store: Store | None = None, progress: Progress | None = None) -> Run:
+    """A run: the runtime is asked for first, so that a missing one costs nothing."""
+    recipe_runtime = find_runtime(recipe.target)
+    if recipe.conditions.precision not in recipe_runtime.precisions:
+        raise UsageError(
+            f"The runtime {recipe_runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
+            allowed=", ".join(recipe_runtime.precisions),
+        )  # fmt: skip
+    return Run(recipe, store or Store(), recipe_runtime, progress or Silent())
+
+
+def prepare(run: Run) -> tuple[load.Model, load.Workload]:
+    """Load and prove the model, load the data; the quickstart's are made on the first run."""
+    if run.recipe.quickstart and run.recipe.model is None:
+        from rfx.tasks.quickstart import prepare as prepare_quickstart
+
+        with run.stage("quickstart model"):
+            prepared = prepare_quickstart(run.store.root / "quickstart", run.progress)
+        run.recipe = load.quickstart_recipe(run.recipe, prepared)
+    if run.recipe.model is None:
+        raise UsageError("There is no model.", next_step="name a folder, a hub model or a recipe; or run the quickstart")
+    with run.stage("load"):
+        loaded = load.load_model(run, run.recipe.model, run.recipe.task)
+        return loaded, load.load_workload(run, loaded)
+
+
+def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None,
+                 table: LatencyTable | None = None) -> Evidence:
+    """From a fine-tuned model and a budget to a smaller model in `out`, with the evidence.
+
+    `out` gets model/ (safetensors, config, tokenizer), model.onnx, plan.json, evidence.json, report.html, junit.xml,
+    summary.md and README.md (the model card). It appears whole or not at all; what was there stays until then.
+
+    Raises:
+        UserError: every mistake and missing piece, each with its exit code (see rfx.errors).
+    """  # fmt: skip
+    run = start(recipe, store, progress)
+    _require_budget(recipe)
+    _require_ours(Path(out))
+    loaded, workload = prepare(run)
+    outputs = workload.task.output_names
+    dense = measure.baseline(run, loaded, outputs)
+    scores = decide.score(run, loaded, workload)
+    table_part, search_part, result, predicted = _decide(run, loaded, workload, scores, dense, outputs, table)
+    plan = decide.refine(run, loaded, scores, result)
+    update, tuning = finish.compensate(run, loaded, workload, plan, scores)
+
+    with atomic_dir(Path(out)) as folder:
+        done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part.hash if table_part else "")
+        engine = run.runtime.build(done.onnx, run.conditions)
+        same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
+        accuracy = check.accuracy(run, workload, dense, engine)
+        latency = check.latency(run, loaded, dense, engine, predicted)
+        evidence = Evidence(
+            tool=_tool(), created=_now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
+            environment=environment(), data=workload.data, plan=plan.to_json(),
+            dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=search_part,
+            table=table_part, tuning=tuning,
+            gates=[check.shrunk(loaded, done.onnx, plan), same,
+                   accuracy_gate(accuracy, recipe.max_drop),
+                   latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
+            latency=latency, accuracy=accuracy, parity=differences,
+            flops_ratio=_flops(loaded, plan, run) / _flops(loaded, Plan.dense(loaded.sites), run),
+            params_ratio=parameter_count(done.model) / parameter_count(loaded.model),
+            stages=run.stages, files=_hashes(folder), warnings=run.warnings,
+        )  # fmt: skip
+        write_reports(evidence, folder)
+    return evidence
+
+
+def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None,
+              table: LatencyTable | None = None) -> tuple[Plan, SearchPart, float | None]:
+    """Score and search only: the plan, how it was found, and its predicted latency as a share of the dense one."""  # fmt: skip
+    run = start(recipe, store, progress)
+    _require_budget(recipe)
+    loaded, workload = prepare(run)
+    outputs = workload.task.output_names
+    scores = decide.score(run, loaded, workload)
+    if recipe.budget.flops is not None:
+        result = decide.search_flops(recipe, loaded.sites, scores, loaded.hidden, _sequence(workload))
+        return decide.refine(run, loaded, scores, result), _search_part(result, "flops"), None
+    dense = measure.baseline(run, loaded, outputs)
+    measured, _ = measure.latency_table(run, loaded, dense, outputs, table)
+    budget = recipe.budget.latency * measured.predict_ms(loaded.sites, decide.dense_counts(loaded.sites))
+    result = decide.search_latency(recipe, loaded.sites, scores, measured, budget)
+    ratio = close.predicted_ratio(loaded, measured, result)
+    return decide.refine(run, loaded, scores, result), _search_part(result, "ms"), ratio
+
+
+def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None) -> LatencyTable:
+    """Only the latency table of the recipe's model on its target."""
+    run = start(recipe, store, progress)
+    if recipe.quickstart and recipe.model is None:
+        loaded, _ = prepare(run)
+    else:
+        loaded = load.load_model(run, recipe.model or "", recipe.task)
+    from rfx.tasks import task as task_class
+
+    outputs = task_class(run.recipe.task).output_names
+    dense = measure.baseline(run, loaded, outputs)
+    return measure.latency_table(run, loaded, dense, outputs)[0]
+
+
+def verify(out: str | Path, *, store: Store | None = None, progress: Progress | None = None) -> Evidence:
+    """Measure an existing output again, here: shapes, accuracy and latency against the dense model it was made from.
+
+    The evidence of the new measurement is returned; nothing in `out` is changed.
+
+    Raises:
+        UsageError: `out` is not an output of prune-export, or its dense model or data is gone.
+    """
+    from rfx.surgery.checkpoint import load as load_small
+    from rfx.verify.gates import read_evidence
+
+    folder = Path(out)
+    before = read_evidence(folder / "evidence.json")
+    recipe = Recipe.model_validate(before.recipe)
+    run = start(recipe, store, progress)
+    loaded, workload = prepare(run)
+    if loaded.hash != before.model.get("hash"):
+        run.warn("The dense model has changed since this output was made; it is compared against the model of today.")
+    plan = Plan.from_json(before.plan)
+    file = folder / "model.onnx"
+    if not file.is_file():
+        raise UsageError("The exported model is gone.", got=str(file), next_step="run rfx prune-export again")
+    changed = [n for n, h in before.files.items() if not (folder / n).is_file() or _hash(folder / n) != h]
+    if changed:
+        run.warn(f"Files changed since the evidence was written: {', '.join(sorted(changed)[:5])}.")
+    dense = measure.baseline(run, loaded, workload.task.output_names)
+    engine = run.runtime.build(file, run.conditions)
+    small = load_small(folder)
+    same, differences = check.parity_of_files(run, workload, small, engine)
+    accuracy = check.accuracy(run, workload, dense, engine)
+    latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
+    return before.model_copy(update=dict(
+        tool=_tool(), created=_now(), environment=environment(), data=workload.data, parity=differences,
+        gates=[check.shrunk(loaded, file, plan), same, accuracy_gate(accuracy, recipe.max_drop),
+               latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
+        latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
+    ))  # fmt: skip
+
+
+def _decide(run, loaded, workload, scores, dense, outputs, table):
+    recipe = run.recipe
+    if recipe.budget.flops is not None:
+        with run.stage("search"):
+            result = decide.search_flops(recipe, loaded.sites, scores, loaded.hidden, _sequence(workload))
+        return None, _search_part(result, "flops"), result, None
+    measured, cached = measure.latency_table(run, loaded, dense, outputs, table)
+    with run.stage("search and closed loop"):
+        closed = close.close_loop(run, loaded, scores, measured, dense, outputs)
+    part = TablePart(
+        key=measured.to_json()["key"], hash=measured.hash, costs_ms={k: dict(v) for k, v in measured.costs_ms.items()},
+        fixed_ms=measured.fixed_ms, additivity=[dict(r) for r in measured.additivity],
+        additivity_error=measured.additivity_error, from_cache=cached,
+    )  # fmt: skip
+    search_part = _search_part(closed.result, "ms").model_copy(update={"rounds": closed.rounds})
+    return part, search_part, closed.result, closed.predicted_ratio
+
+
+def _search_part(result, unit: str) -> SearchPart:
+    return SearchPart(
+        method=result.method, budget=result.budget, budget_unit=unit, value_kept=result.value_share,
+        optimality_gap=result.optimality_gap, price=result.price,
+    )  # fmt: skip
+
+
+def _sequence(workload) -> float:
+    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al. use the task's)."""
+    return sum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
+
+
+def _flops(loaded, plan: Plan, run: Run) -> float:
+    return flops(loaded.sites, plan.counts, run.recipe.conditions.sequence, loaded.hidden)
+
+
+def _require_budget(recipe: Recipe) -> None:
+    if recipe.budget.latency is None and recipe.budget.flops is None:
+        raise UsageError(
+            "There is no budget.", got="neither a latency nor a FLOPs target", allowed="a share between 0 and 1",
+            next_step="add --latency 0.7 (a share of the dense model's latency) or --flops 0.6",
+        )  # fmt: skip
+
+
+def _require_ours(out: Path) -> None:
+    """An existing folder is replaced only if rfx made it."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "evidence.json").is_file()):
+        raise UsageError(
+            "The output folder holds something that rfx did not write.", got=str(out),
+            allowed="a new or empty folder, or an earlier output of rfx", next_step="give another --out",
+        )  # fmt: skip
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
+            hashlib.sha256(stream.read()).hexdigest()  # fmt: skip
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): _hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _tool() -> str:
+    from rfx import __version__
+
+    return f"rfx {__version__}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,104 @@
+"""Verify: four proofs. Shrunk, same, accurate, fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from rfx.calibration import run_features
+from rfx.export.onnx import shape_mismatches
+from rfx.masks import MaskTap, plan_masks
+from rfx.plan import Plan, Update
+from rfx.runtimes.base import Engine
+from rfx.stages.load import Model, Workload
+from rfx.stages.measure import Baseline
+from rfx.stages.run import Run
+from rfx.verify.accuracy import compare
+from rfx.verify.evidence import AccuracyPart, Gate, LatencyPart
+from rfx.verify.gates import same_gate, shrunk_gate
+from rfx.verify.latency import measure_pair
+from rfx.tasks.base import MetricResult
+
+EVAL_BATCH = 32
+PARITY_EXAMPLES = 64
+PARITY_TOLERANCE = 2e-4  # of the logits' scale, fp32: masked torch = shrunk torch = engine
+
+
+def shrunk(loaded: Model, file: Path, plan: Plan) -> Gate:
+    return shrunk_gate(shape_mismatches(file, loaded.sites, plan))
+
+
+def parity(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, small, engine: Engine) -> tuple[Gate, dict]:
+    """Largest differences of the raw outputs on calibration examples, masked torch and shrunk torch and engine."""
+    features = workload.calibration_features[:PARITY_EXAMPLES]
+    names = workload.task.output_names
+
+    def collect(call) -> np.ndarray:
+        logits = run_features(call, workload.task, features, EVAL_BATCH)
+        return np.concatenate([np.ravel(a) for name in names for a in logits[name]])
+
+    with run.stage("parity"):
+        with MaskTap(loaded.model, loaded.sites, plan_masks(plan, update.scales or None)):
+            masked = None if update.weights or update.biases else collect(torch_call(loaded.model, names))
+        shrunk_ = collect(torch_call(small, names))
+        engine_ = collect(engine.run)
+    scale = max(1.0, float(np.abs(shrunk_).max()))
+    differences = {"shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale}
+    if masked is not None:
+        differences = {"masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale, **differences}
+    return same_gate(differences, PARITY_TOLERANCE), differences
+
+
+def parity_of_files(run: Run, workload: Workload, small, engine: Engine) -> tuple[Gate, dict]:
+    """The reloaded checkpoint against the engine, where the masked model is not at hand."""
+    features, names = workload.calibration_features[:PARITY_EXAMPLES], workload.task.output_names
+    with run.stage("parity"):
+        pair = [
+            np.concatenate([np.ravel(a) for name in names for a in logits[name]])
+            for logits in (run_features(c, workload.task, features, EVAL_BATCH) for c in (torch_call(small, names), engine.run))
+        ]
+    scale = max(1.0, float(np.abs(pair[0]).max()))
+    differences = {"shrunk-engine": float(np.abs(pair[0] - pair[1]).max()) / scale}
+    return same_gate(differences, PARITY_TOLERANCE), differences
+
+
+def torch_call(model, names) -> Callable:
+    """A torch model as a function from named int64 arrays to named arrays, like an engine's `run`."""
+    import torch
+
+    def call(inputs):
+        with torch.inference_mode():
+            out = model(**{k: torch.from_numpy(np.asarray(v)) for k, v in inputs.items()})
+        return {name: getattr(out, name).numpy() for name in names}
+
+    return call
+
+
+def evaluate(run: Run, workload: Workload, engine: Engine, title: str) -> MetricResult:
+    """Predictions and metric of an engine on the whole evaluation set."""
+    task, features, examples = workload.task, workload.evaluation_features, workload.evaluation
+    with run.progress.bar(title, len(features)) as bar:
+        logits = run_features(engine.run, task, features, EVAL_BATCH, advance=bar.advance)
+    predictions = task.predict(logits, features, examples)
+    return MetricResult(task.metric_name, task.metric(predictions, examples), predictions)
+
+
+def accuracy(run: Run, workload: Workload, dense: Baseline, engine: Engine) -> AccuracyPart:
+    with run.stage("accuracy"):
+        before = evaluate(run, workload, dense.engine, "evaluating the dense model")
+        after = evaluate(run, workload, engine, "evaluating the pruned model")
+        return compare(
+            workload.task, before, after, workload.evaluation, max_drop=run.recipe.max_drop, seed=run.recipe.seed
+        )
+
+
+def latency(run: Run, loaded: Model, dense: Baseline, engine: Engine, predicted_ratio: float | None) -> LatencyPart:
+    """A fresh interleaved measurement of the final artefact."""
+    with run.stage("latency"):
+        return measure_pair(
+            dense.engine, engine, run.conditions, clock=run.runtime.clock, target=run.recipe.budget.latency,
+            predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size),
+            seed=run.recipe.seed + 1, min_seconds=6.0,
+        )  # fmt: skip
