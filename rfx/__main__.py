@@ -1,0 +1,3 @@
+from rfx.cli import main
+
+main()

@@ -1,0 +1,315 @@
+"""The command line: parse, call, print. It decides nothing.
+
+stdout is the result (`--json`: one object), stderr is log and progress. Exit codes are those of `rfx.errors.ExitCode`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Iterator, Optional
+
+import typer
+
+from rfx.errors import ExitCode, UsageError, UserError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Retraining-free exporter: prune a fine-tuned Transformer to a latency target on the runtime that serves it.",
+    epilog="Exit codes: 0 pass, 1 a gate failed, 2 usage, 3 target infeasible, 4 environment missing, 5 unsupported "
+    "model, 6 internal check failed, 7 inconclusive, 130 interrupted.",
+)  # fmt: skip
+
+Source = Annotated[Optional[str], typer.Argument(
+    help="A recipe (YAML file or the name of a bundled one), or a model (folder or hub name). Default: the quickstart.")]
+Task = Annotated[Optional[str], typer.Option("--task", help="text-classification, question-answering or token-classification.")]
+Train = Annotated[Optional[str], typer.Option("--train", help="Labelled examples to calibrate on: JSONL, CSV, TSV, Parquet, SQuAD JSON, or a datasets name such as glue/sst2.")]
+Eval = Annotated[Optional[str], typer.Option("--eval", help="Labelled examples to evaluate on; they take part in no choice.")]
+Target = Annotated[Optional[str], typer.Option("--target", help="Runtime that will serve the model: ort, trt, or auto (the best one here).")]
+Latency = Annotated[Optional[float], typer.Option("--latency", help="Latency budget as a share of the dense model's, e.g. 0.7.")]
+Flops = Annotated[Optional[float], typer.Option("--flops", help="FLOPs budget as a share of the dense model's, in place of --latency.")]
+MaxDrop = Annotated[Optional[float], typer.Option("--max-drop", help="Largest drop of the metric, in points (1.0 = one of a hundred).")]
+MinSpeedup = Annotated[Optional[float], typer.Option("--min-speedup", help="Least speedup over dense, e.g. 1.3.")]
+Metric = Annotated[Optional[str], typer.Option("--metric", help="Metric of the task; default: its usual one.")]
+MethodName = Annotated[Optional[str], typer.Option("--method", help="kwon (default), kwon-reference, magnitude or random.")]
+Batch = Annotated[Optional[int], typer.Option("--batch", help="Batch size of the latency measurement (1).")]
+Sequence = Annotated[Optional[int], typer.Option("--sequence", help="Tokens of the latency measurement (128).")]
+Threads = Annotated[Optional[int], typer.Option("--threads", help="CPU threads of the runtime (1).")]
+Precision = Annotated[Optional[str], typer.Option("--precision", help="fp32; fp16 and bf16 where the runtime has them.")]
+MaxLength = Annotated[Optional[int], typer.Option("--max-length", help="Longest input in tokens (128).")]
+Examples = Annotated[Optional[int], typer.Option("--examples", help="Calibration examples (2048).")]
+Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random choice (0).")]
+Column = Annotated[Optional[list[str]], typer.Option("--column", help="Where a column has another name: ROLE=NAME, e.g. text=review. Repeatable.")]
+Labels = Annotated[Optional[str], typer.Option("--labels", help="Label names in the model's order, comma separated.")]
+TableFile = Annotated[Optional[Path], typer.Option("--table", help="A latency table file made by `rfx profile` on the same device.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder; it appears whole or not at all.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log; errors only.")]
+AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="Exit 0 where a gate is inconclusive and none failed.")]
+
+
+@contextmanager
+def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
+    """Progress for one command; user errors become a message and their exit code, an interrupt 130."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from rfx.terminal import Terminal
+
+    terminal = Terminal(quiet=quiet)
+    try:
+        with terminal:
+            yield terminal
+    except UserError as error:
+        if as_json:
+            parts = {"what": error.what, "got": error.got, "allowed": error.allowed, "next_step": error.next_step}
+            _print_json({"error": {k: None if v is None else str(v) for k, v in parts.items()},
+                         "exit_code": int(error.exit_code)})  # fmt: skip
+        terminal.error(error.render())
+        raise typer.Exit(int(error.exit_code)) from None
+    except KeyboardInterrupt:
+        terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
+        raise typer.Exit(int(ExitCode.INTERRUPT)) from None
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def _recipe(source: str | None, *, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
+            max_drop=None, min_speedup=None, metric=None, method=None, batch=None, sequence=None, threads=None,
+            precision=None, max_length=None, examples=None, seed=None, column=None, labels=None):
+    """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
+    from rfx.recipe import PRESETS, bundled_recipes, make_recipe, read_recipe
+
+    def is_recipe(s: str) -> bool:
+        return s in bundled_recipes() or s.endswith((".yaml", ".yml"))
+
+    base: dict[str, Any]
+    if source is None:
+        base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
+    elif is_recipe(source):
+        base = read_recipe(source).model_dump(mode="json", exclude_unset=True)
+    else:
+        base = {"name": Path(source).name, "model": source}
+
+    def put(path: str, value: Any) -> None:
+        if value is None:
+            return
+        *parents, last = path.split(".")
+        at = base
+        for p in parents:
+            at = at.setdefault(p, {})
+        at[last] = value
+
+    if latency is not None or flops is not None:
+        base["budget"] = {}
+    for path, value in {
+        "task": task, "data.train": train, "data.eval": eval_, "target": target, "budget.latency": latency,
+        "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
+        "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
+        "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
+        "calibration.seed": seed, "seed": seed, "data.labels": labels.split(",") if labels else None,
+    }.items():  # fmt: skip
+        put(path, value)
+    if method is not None:
+        if method not in PRESETS:
+            raise UsageError("There is no method of this name.", got=method, allowed=", ".join(PRESETS))
+        base["method"] = method
+    for pair in column or []:
+        role, _, name = pair.partition("=")
+        if not role or not name:
+            raise UsageError("--column is not understood.", got=pair, allowed="ROLE=NAME, e.g. --column text=review")
+        put(f"data.columns.{role}", name)
+    return make_recipe(base, source or "the command line")
+
+
+def _table(path: Path | None):
+    from rfx.cost.table_file import read_table
+
+    return read_table(path) if path else None
+
+
+def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None) -> None:
+    from rfx.report import print_summary, publish
+    from rfx.verify.gates import exit_code
+
+    if as_json:
+        _print_json(evidence.model_dump(mode="json"))
+    elif not quiet:
+        print_summary(evidence, out)
+    publish(evidence)
+    raise typer.Exit(int(exit_code(evidence, allow_inconclusive)))
+
+
+@app.command("prune-export")
+def prune_export_command(
+    source: Source = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
+    latency: Latency = None, flops: Flops = None, max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
+    metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
+    threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
+    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
+    out: Out = Path("rfx-out"), json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
+) -> None:  # fmt: skip
+    """Prune a fine-tuned model to a budget, export it, and prove the result."""
+    with _session(json_, quiet) as progress:
+        recipe = _recipe(source, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+                         max_drop=max_drop, min_speedup=min_speedup, metric=metric, method=method, batch=batch,
+                         sequence=sequence, threads=threads, precision=precision, max_length=max_length,
+                         examples=examples, seed=seed, column=column, labels=labels)  # fmt: skip
+        from rfx.pipeline import prune_export
+
+        evidence = prune_export(recipe, out, progress=progress, table=_table(table))
+        progress.stop()
+        _close(evidence, json_, quiet, allow_inconclusive, out)
+
+
+@app.command("plan")
+def plan_command(
+    source: Source = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
+    latency: Latency = None, flops: Flops = None, metric: Metric = None, method: MethodName = None, batch: Batch = None,
+    sequence: Sequence = None, threads: Threads = None, precision: Precision = None, max_length: MaxLength = None,
+    examples: Examples = None, seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
+    json_: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Score and search only: the plan and its predicted latency. No model is written."""
+    with _session(json_, quiet) as progress:
+        recipe = _recipe(source, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+                         metric=metric, method=method, batch=batch, sequence=sequence, threads=threads,
+                         precision=precision, max_length=max_length, examples=examples, seed=seed, column=column,
+                         labels=labels)  # fmt: skip
+        from rfx.pipeline import plan_only
+        from rfx.terminal import print_plan
+
+        plan, found, ratio = plan_only(recipe, progress=progress, table=_table(table))
+        progress.stop()
+        if json_:
+            _print_json({"plan": plan.to_json(), "search": found.model_dump(mode="json"), "predicted_ratio": ratio})
+        else:
+            print_plan(plan, found, ratio)
+
+
+@app.command("profile")
+def profile_command(
+    source: Source = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
+    threads: Threads = None, precision: Precision = None, seed: Seed = None,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the table to this JSON file.")] = None,
+    json_: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one JSON file."""
+    with _session(json_, quiet) as progress:
+        recipe = _recipe(source, task=task or _task_of(source), target=target, batch=batch, sequence=sequence,
+                         threads=threads, precision=precision, seed=seed)  # fmt: skip
+        from rfx.cost.table_file import write_table
+        from rfx.pipeline import profile
+        from rfx.terminal import print_table
+
+        measured = profile(recipe, progress=progress)
+        progress.stop()
+        if out:
+            write_table(measured, out)
+        if json_:
+            _print_json(measured.to_json())
+        else:
+            print_table(measured, out)
+
+
+def _task_of(source: str | None) -> str | None:
+    """The task of a local checkpoint, read off its architecture; None where it says nothing."""
+    config = Path(source or "") / "config.json"
+    if source is None or not config.is_file():
+        return None
+    try:
+        architecture = (json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""])[0]
+    except (ValueError, AttributeError):
+        return None
+    endings = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
+               "ForQuestionAnswering": "question-answering"}  # fmt: skip
+    return next((task for ending, task in endings.items() if architecture.endswith(ending)), "text-classification")
+
+
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="An output folder of prune-export.")],
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the new evidence and its reports here.")] = None,
+    json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
+) -> None:  # fmt: skip
+    """Measure an existing output again, here: shapes, parity, accuracy and latency."""
+    with _session(json_, quiet) as progress:
+        from rfx.pipeline import verify
+        from rfx.report import write_reports
+        from rfx.store import atomic_dir
+
+        evidence = verify(folder, progress=progress)
+        progress.stop()
+        if out:
+            with atomic_dir(out) as new:
+                write_reports(evidence, new)
+        _close(evidence, json_, quiet, allow_inconclusive, out)
+
+
+@app.command("gate")
+def gate_command(
+    evidence: Annotated[Path, typer.Argument(help="evidence.json, or the folder that holds it.")],
+    max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
+    baseline: Annotated[Optional[Path], typer.Option("--baseline", help="Another evidence.json that this one must not be worse than.")] = None,
+    junit: Annotated[Optional[Path], typer.Option("--junit", help="Write JUnit XML here.")] = None,
+    json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
+) -> None:  # fmt: skip
+    """Judge evidence by new limits, from its numbers alone. For CI."""
+    with _session(json_, quiet):
+        from rfx.report import publish, render
+        from rfx.store import atomic_write_text
+        from rfx.terminal import print_gates
+        from rfx.verify.gates import check, exit_code, read_evidence
+
+        found = read_evidence(evidence)
+        gates = check(found, max_drop=max_drop, min_speedup=min_speedup,
+                      baseline=read_evidence(baseline) if baseline else None)  # fmt: skip
+        judged = found.model_copy(update={"gates": gates})
+        if junit:
+            atomic_write_text(junit, render(judged, "junit"))
+        if json_:
+            _print_json({"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]})
+        elif not quiet:
+            print_gates(judged)
+        publish(judged)
+        raise typer.Exit(int(exit_code(judged, allow_inconclusive)))
+
+
+@app.command("env")
+def env_command(json_: Json = False) -> None:
+    """What is installed, which runtimes can run here, and why the others cannot."""
+    with _session(json_, True):
+        from rfx.environment import environment, runtimes_report
+        from rfx.terminal import print_environment
+
+        here, runtimes = environment(), runtimes_report()
+        if json_:
+            rows = [dict(zip(("name", "ok", "reason", "next_step"), row)) for row in runtimes]
+            _print_json({"environment": here, "runtimes": rows})
+        else:
+            print_environment(here, runtimes)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from rfx import __version__
+
+        typer.echo(f"rfx {__version__}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.INTERRUPT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What a person sees: progress on stderr (drawn only on a TTY), results on stdout. Colours obey NO_COLOR."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, task) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1) -> None:
+        self._progress.advance(self._task, steps)
+
+
+class Terminal:
+    """The CLI's progress. Off a TTY it draws no bars and says each stage once."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=self.console, transient=True,
+            disable=quiet or not self.console.is_terminal,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Terminal":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[_RichBar]:
+        if not self.quiet and not self.console.is_terminal:
+            self.console.print(title, markup=False)
+        task = self._bars.add_task(title, total=total)
+        try:
+            yield _RichBar(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    def error(self, text: str) -> None:
+        self.console.print(f"error: {text}", markup=False, style="red")
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_plan(plan, found, ratio: float | None) -> None:
+    """Kept heads and filters of each layer, and what the search says of them."""
+    console = _out()
+    table = Table(title="Plan (nothing written)", title_justify="left")
+    for column in ("layer", "heads", "filters"):
+        table.add_column(column, justify="right")
+    by_layer: dict[int, dict[str, str]] = {}
+    for s in plan.sites:
+        by_layer.setdefault(s.layer, {})[s.kind.value] = f"{s.count} / {s.units}"
+    for layer, row in sorted(by_layer.items()):
+        table.add_row(str(layer), row.get("mha", "-"), row.get("ffn", "-"))
+    console.print(table)
+    if ratio is not None:
+        console.print(f"predicted latency: {ratio:.3f} of dense, from the table (prune-export measures it)")
+    if found.value_kept is not None:
+        console.print(f"importance kept: {found.value_kept:.2%}   search: {found.method}")
+    if found.optimality_gap is not None:
+        console.print(f"optimality gap: at most {found.optimality_gap:.2e} of the kept importance")
+    if found.price is not None:
+        unit = "millisecond" if found.budget_unit == "ms" else "MAC"
+        console.print(f"price of a {unit}: {found.price:.4g} of importance")
+
+
+def print_table(measured, out) -> None:
+    """A latency table with its additivity error."""
+    console = _out()
+    key = measured.key
+    console.print(f"{key.version} on {key.device}")
+    console.print(f"batch {key.batch}, {key.sequence} tokens, {key.threads} thread(s), {key.precision}, {key.clock}")
+    for kind, unit in (("mha", "heads"), ("ffn", "filters")):
+        curve = measured.curve(kind)
+        table = Table(title=f"{kind.upper()}: ms by kept {unit}", title_justify="left")
+        table.add_column(unit, justify="right")
+        table.add_column("ms", justify="right")
+        table.add_column("of full", justify="right")
+        full = curve[max(curve)]
+        for count in sorted(curve):
+            table.add_row(str(count), f"{curve[count]:.4f}", f"{curve[count] / full:.2f}" if full else "-")
+        console.print(table)
+    console.print(f"fixed part: {measured.fixed_ms:.4f} ms; {measured.layers} layers")
+    if measured.additivity_error is not None:
+        rows = ", ".join(f"{float(r['error']):+.1%}" for r in measured.additivity)
+        console.print(f"additivity error on {len(measured.additivity)} whole models: {rows} (limit 5%)")
+    if out:
+        console.print(f"written to {out}")
+
+
+def print_gates(evidence) -> None:
+    """Gates, one a line."""
+    console = _out()
+    table = Table(title=f"Gates: {evidence.outcome}", title_justify="left")
+    for column in ("gate", "outcome", "value", "95 % interval", "limit", ""):
+        table.add_column(column)
+    style = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    for g in evidence.gates:
+        interval = f"{g.interval[0]:.4g} .. {g.interval[1]:.4g}" if g.interval else ""
+        table.add_row(
+            g.name, f"[{style[g.outcome]}]{g.outcome}[/]", "" if g.value is None else f"{g.value:.4g} {g.unit}".strip(),
+            interval, "" if g.limit is None else f"{g.limit:.4g}", g.detail,
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_environment(here: dict, runtimes) -> None:
+    """What pastes into an issue."""
+    console = _out()
+    from rfx import __version__
+
+    console.print(f"rfx: {__version__}")
+
+    def show(data: dict, indent: int = 0) -> None:
+        for name, value in data.items():
+            if isinstance(value, dict):
+                console.print(" " * indent + f"{name}:")
+                show(value, indent + 2)
+            else:
+                console.print(" " * indent + f"{name}: {value}", markup=False)
+
+    show(here)
+    console.print("runtimes:")
+    for name, ok, reason, next_step in runtimes:
+        console.print(f"  {name}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False)
+        if not ok and next_step:
+            console.print(f"    next: {next_step}", markup=False)
