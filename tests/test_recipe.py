@@ -1,0 +1,60 @@
+"""The recipe: presets, files, and mistakes that are named."""
+
+import pytest
+import yaml
+
+from rfx.errors import UsageError
+from rfx.recipe import PRESETS, make_recipe, read_recipe
+
+
+def test_defaults_are_the_stated_ones():
+    recipe = make_recipe({})
+    assert recipe.conditions.model_dump() == {"batch": 1, "sequence": 128, "threads": 1, "precision": "fp32"}
+    assert recipe.method == PRESETS["kwon"] and recipe.calibration.examples == 2048
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_method_is_named_by_its_preset(name):
+    assert make_recipe({"method": name}).method == PRESETS[name]
+
+
+def test_round_trip(tmp_path):
+    recipe = make_recipe({"model": "m", "task": "text-classification", "budget": {"latency": 0.7}, "method": "kwon-reference"})
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert read_recipe(tmp_path / "r.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        ({"latency": 0.7}, "latency"),
+        ({"budget": {"latency": 1.2}}, "budget.latency"),
+        ({"budget": {"latency": 0.7, "flops": 0.6}}, "not both"),
+        ({"method": "magic"}, "kwon-reference"),
+        ({"conditions": {"precision": "int8"}}, "conditions.precision"),
+        ({"calibration": {"examples": 1}}, "calibration.examples"),
+        ({"task": "translation"}, "text-classification"),
+    ],
+)
+def test_mistakes_are_named(data, says):
+    with pytest.raises(UsageError, match=says):
+        make_recipe(data)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "\x00"])
+def test_files_that_hold_no_recipe(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError):
+        read_recipe(tmp_path / "r.yaml")
+
+
+def test_a_missing_file_names_the_bundled_ones():
+    with pytest.raises(UsageError, match="does not exist"):
+        read_recipe("nowhere.yaml")
+
+
+def test_files_beside_a_recipe_are_found(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}")
+    (tmp_path / "r.yaml").write_text("data: {train: train.jsonl, eval: glue/sst2}")
+    recipe = read_recipe(tmp_path / "r.yaml")
+    assert recipe.data.train == str(tmp_path / "train.jsonl") and recipe.data.eval == "glue/sst2"
