@@ -14,8 +14,8 @@ PACKAGE = ROOT / "rfx"
 LAYERS = [
     {"errors", "progress", "plan", "store", "device", "recipe"},
     {"anatomy", "masks", "calibration"},
-    {"tasks", "export", "surgery", "runtimes"},
-    {"verify", "report", "compensate", "search", "scores", "cost", "environment"},
+    {"tasks", "export", "surgery", "runtimes", "environment"},
+    {"verify", "report", "compensate", "search", "scores", "cost"},
     {"stages"},
     {"pipeline"},
     {"cli", "terminal", "__main__", "__init__"},
