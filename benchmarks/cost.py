@@ -1,0 +1,154 @@
+"""What pruning costs: scoring, search, rearrangement and tuning against plain forward-and-backward passes; memory.
+
+    python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base] [--examples 2048] [--tokens 128]
+
+A random model of the named shape and random examples: the cost does not depend on what the weights say. The unit is
+one plain forward-and-backward pass over the same examples in the same batches, with gradients of the inputs only.
+Process CPU time and wall time of the same run; memory is the process's peak beyond what the model and the plain pass took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rfx.anatomy import find_sites
+from rfx.compensate.scales import tune
+from rfx.cost.flops import unit_costs
+from rfx.environment import environment
+from rfx.plan import Kind, Site
+from rfx.scores import scorer
+from rfx.scores.base import Scores
+from rfx.search import search
+from rfx.search.knapsack import knapsack
+from rfx.search.problem import Problem
+from rfx.search.rearrange import rearrange
+from rfx.stages.run import peak_memory_mb
+from rfx.store import atomic_write_text
+from rfx.terminal import Terminal
+
+SHAPES = {
+    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
+}
+
+
+class ClassTask:
+    """Just the loss of a text classifier."""
+
+    @staticmethod
+    def losses(outputs, targets):
+        import torch
+
+        return torch.nn.functional.cross_entropy(outputs.logits, targets["labels"], reduction="none")
+
+
+def clock():
+    return time.perf_counter(), time.process_time()
+
+
+def since(start):
+    return {"wall_s": time.perf_counter() - start[0], "cpu_s": time.process_time() - start[1]}
+
+
+def plain_pass(model, batches) -> None:
+    """Forward and backward with gradients of the inputs (the embeddings) only."""
+    import torch
+
+    embed = model.get_input_embeddings()
+    for inputs, targets in batches:
+        x = embed(inputs["input_ids"]).detach().requires_grad_(True)
+        out = model(inputs_embeds=x, attention_mask=inputs["attention_mask"])
+        torch.autograd.grad(ClassTask.losses(out, targets).sum(), x)
+
+
+def bert_large_search() -> dict:
+    """Search at BERT-large size: 48 sites, FFN counts on a grid of 16."""
+    rng = np.random.default_rng(0)
+    sites, importance, curves = [], {}, {}
+    for layer in range(24):
+        for kind, units, width in ((Kind.MHA, 16, 64), (Kind.FFN, 4096, 1)):
+            site = Site(f"layer.{layer}.{kind.value}", layer, kind, units, width, (), "", "", "", "")
+            sites.append(site)
+            importance[site.name] = rng.pareto(1.5, units)
+            step = 1 if kind is Kind.MHA else 16
+            unit_ms = 0.08 if kind is Kind.MHA else 0.0006
+            curves[site.name] = {n: 0.02 + unit_ms * n for n in range(0, units + 1, step)}
+    problem = Problem(tuple(sites), importance, curves, fixed=1.0)
+    seconds = []
+    for share in (0.7, 0.5, 0.3):
+        start = time.perf_counter()
+        knapsack(problem, share * problem.dense_cost)
+        seconds.append(time.perf_counter() - start)
+    return {"sites": 48, "ffn_grid": 16, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--examples", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--kept", type=float, default=0.6, help="share of the FLOPs kept")
+    args = parser.parse_args()
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=30522, num_labels=2, **SHAPES[args.shape])
+    model = transformers.BertForSequenceClassification(config).eval().requires_grad_(False)
+    sites = find_sites(model)
+    ids = torch.randint(1000, 30000, (args.examples, args.tokens))
+    labels = torch.randint(0, 2, (args.examples,))
+    batches = [
+        ({"input_ids": ids[i : i + args.batch], "attention_mask": torch.ones_like(ids[i : i + args.batch])},
+         {"labels": labels[i : i + args.batch]})
+        for i in range(0, args.examples, args.batch)
+    ]  # fmt: skip
+    result: dict = {"benchmark": "cost", "arguments": {k: str(v) for k, v in vars(args).items()}}
+    with Terminal() as progress:
+        progress.note("plain forward and backward")
+        plain_pass(model, batches[:2])  # warm-up
+        before_mb = peak_memory_mb()
+        start = clock()
+        plain_pass(model, batches)
+        result["plain"] = since(start)
+        plain_mb = peak_memory_mb()
+
+        progress.note("pruning")
+        start = clock()
+        scores: Scores = scorer("fisher")(per="example", seed=0).score(model, sites, batches, ClassTask, progress=progress)
+        result["score"] = since(start)
+        start = clock()
+        costs = unit_costs(sites, float(args.tokens), config.hidden_size)
+        dense = sum(costs[s.name] * s.units for s in sites)
+        found = search("enumeration").unit_costs(sites, scores, costs, args.kept * dense)
+        result["search"] = since(start)
+        start = clock()
+        kept = rearrange(sites, dict(found.kept), scores, mode="best")
+        result["rearrange"] = since(start)
+        start = clock()
+        masks = {s.name: np.isin(np.arange(s.units), kept[s.name]).astype(np.float64) for s in sites}
+        tune(model, sites, masks, batches, mode="kwon", head_positions="first", progress=progress)
+        result["tune"] = since(start)
+        result["peak_beyond_model_mb"] = peak_memory_mb() - before_mb
+        result["peak_beyond_plain_pass_mb"] = peak_memory_mb() - plain_mb
+        stages = [result[k] for k in ("score", "search", "rearrange", "tune")]
+        for unit in ("wall_s", "cpu_s"):
+            result[f"ratio_to_plain_{unit}"] = sum(s[unit] for s in stages) / result["plain"][unit]
+        result["bert_large_search"] = bert_large_search()
+        result["environment"] = environment()
+        atomic_write_text(args.out, json.dumps(result, indent=1) + "\n")
+        for key in ("plain", "score", "search", "rearrange", "tune"):
+            progress.note(f"{key:10s} {result[key]['wall_s']:8.1f} s wall {result[key]['cpu_s']:8.1f} s CPU")
+        progress.note(f"ratio to one plain pass: {result['ratio_to_plain_wall_s']:.2f} (wall)")
+        progress.note(f"peak beyond the model: {result['peak_beyond_model_mb']:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
