@@ -1,0 +1,152 @@
+"""Bad input, one by one: a message and an exit code, no traceback, nothing half-written, nothing lost."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from rfx.cli import app
+from tests.conftest import sentences, write_jsonl
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture
+def call(trained, cache, tmp_path):
+    """prune-export on the trained model with some options replaced; returns exit code and message."""
+
+    def go(model=None, task="text-classification", train=None, evaluation=None, out=None, extra=()):
+        result = run(
+            "prune-export", model or trained["model"], "--task", task, "--train", train or trained["train"],
+            "--eval", evaluation or trained["eval"], "--target", "ort", "--sequence", "16", "--flops", "0.5",
+            "--out", out or tmp_path / "out", *extra,
+        )  # fmt: skip
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        if out is None:
+            assert not (tmp_path / "out").exists()
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") or "tmp" in p.name]
+        return result.exit_code, result.output
+
+    return go
+
+
+def test_missing_files(call, tmp_path):
+    code, text = call(train=tmp_path / "nowhere.jsonl")
+    assert code == 2 and "nowhere.jsonl" in text
+    code, text = call(model=tmp_path / "nomodel")
+    assert code == 2 and "nomodel" in text
+
+
+def test_wrong_columns(call, tmp_path):
+    file = write_jsonl(tmp_path / "x.jsonl", [{"a": "b", "c": 1}] * 20)
+    code, text = call(train=file)
+    assert code == 2 and "a" in text and "c" in text
+
+
+def test_empty_data(call, tmp_path):
+    code, text = call(train=write_jsonl(tmp_path / "x.jsonl", []))
+    assert code == 2
+
+
+@pytest.mark.parametrize("label", [float("nan"), 2, -1, "nonsense", None])
+def test_labels_that_cannot_be(call, tmp_path, label):
+    rows = sentences(30, 5)
+    rows[7]["label"] = label
+    code, text = call(train=write_jsonl(tmp_path / "x.jsonl", rows))
+    assert code == 2
+
+
+def test_a_broken_line_is_named(call, tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"text": "a", "label": 0}\n{"text": "b", "lab\n')
+    code, text = call(train=file)
+    assert code == 2 and "2" in text
+
+
+def test_sequence_too_long(call):
+    code, text = call(extra=["--max-length", "500"])
+    assert code == 2 and "64" in text
+    code, text = call(extra=["--sequence", "500"])
+    assert code == 2 and "64" in text
+
+
+def test_a_model_without_a_head(call, trained, tmp_path):
+    import transformers
+
+    headless = transformers.AutoModel.from_pretrained(trained["model"])
+    headless.save_pretrained(tmp_path / "headless")
+    shutil.copy(trained["model"] / "tokenizer.json", tmp_path / "headless")
+    shutil.copy(trained["model"] / "tokenizer_config.json", tmp_path / "headless")
+    code, text = call(model=tmp_path / "headless")
+    assert code == 2 and "head" in text
+
+
+def test_an_unsupported_family(call, tmp_path, trained):
+    import transformers
+
+    model = transformers.AlbertForSequenceClassification(transformers.AlbertConfig(
+        vocab_size=50, embedding_size=16, hidden_size=32, num_attention_heads=4, intermediate_size=48))  # fmt: skip
+    model.save_pretrained(tmp_path / "albert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(trained["model"] / name, tmp_path / "albert")
+    code, text = call(model=tmp_path / "albert")
+    assert code == 5 and "share one set of weights" in text
+
+
+def test_calibration_and_evaluation_are_one_file(call, trained):
+    code, text = call(train=trained["eval"])
+    assert code == 2 and "evaluation" in text
+
+
+def test_budgets_that_cannot_be(trained, cache):
+    assert run("prune-export", trained["model"], "--task", "text-classification", "--latency", "1.5").exit_code == 2
+    assert run("prune-export", trained["model"], "--latency", "0.5", "--flops", "0.5").exit_code == 2
+    nothing = run("prune-export", trained["model"], "--task", "text-classification", "--train", trained["train"],
+                  "--eval", trained["eval"])  # fmt: skip
+    assert nothing.exit_code == 2 and "--latency" in nothing.output
+
+
+def test_unknown_names(call):
+    assert call(task="translation")[0] == 2
+    assert call(extra=["--method", "magic"])[0] == 2
+    assert call(extra=["--metric", "bleu"])[0] == 2
+    assert call(extra=["--column", "text"])[0] == 2
+
+
+def test_tensorrt_says_what_is_missing(trained, cache):
+    result = run("prune-export", trained["model"], "--task", "text-classification", "--train", trained["train"],
+                 "--eval", trained["eval"], "--latency", "0.7", "--target", "trt", "--json")  # fmt: skip
+    assert result.exit_code == 4
+    error = json.loads(result.stdout)["error"]
+    assert "ort" in error["allowed"] and error["next_step"]
+
+
+def test_an_output_folder_of_someone_else_is_left_alone(call, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    code, text = call(out=mine)
+    assert code == 2 and "did not write" in text
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_evidence_that_is_none(tmp_path):
+    assert run("gate", tmp_path / "nothing.json").exit_code == 2
+    (tmp_path / "evidence.json").write_text("{}")
+    assert run("gate", tmp_path / "evidence.json").exit_code == 2
+    (tmp_path / "evidence.json").write_text("{")
+    assert run("gate", tmp_path).exit_code == 2
+    assert run("verify", tmp_path).exit_code == 2
+    assert run("verify", tmp_path / "nowhere").exit_code == 2
+
+
+def test_env_tells_of_every_runtime():
+    result = run("env", "--json")
+    assert result.exit_code == 0
+    rows = {r["name"]: r for r in json.loads(result.stdout)["runtimes"]}
+    assert rows["ort"]["ok"] and not rows["trt"]["ok"] and rows["trt"]["reason"]
+    assert "runs here" in run("env").stdout

@@ -1,0 +1,149 @@
+"""A whole prune-export on a real trained model, by the command line, and what it leaves behind."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from typer.testing import CliRunner
+
+import rfx
+from rfx.cli import app
+from rfx.export.onnx import site_shapes
+from rfx.plan import Plan, Site
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def options(trained):
+    return [trained["model"], "--task", "text-classification", "--train", trained["train"], "--eval", trained["eval"],
+            "--target", "ort", "--sequence", "16", "--examples", "256"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(trained, tmp_path_factory):
+    """One FLOPs-budget run, shared: no latency table, so it takes seconds."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RFX_CACHE", str(folder / "cache"))
+        result = run("prune-export", *options(trained), "--flops", "0.5", "--max-drop", "20", "--out", folder / "out", "--json")
+    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+    return folder, json.loads(result.stdout)
+
+
+def test_the_model_is_smaller_in_every_form(built, trained):
+    folder, evidence = built
+    assert evidence["flops_ratio"] < 0.55 and evidence["params_ratio"] < 1
+    plan = Plan.from_json(json.loads((folder / "out" / "plan.json").read_text()))
+    config = json.loads((folder / "out" / "model" / "config.json").read_text())
+    assert config["pruned_layers"] == plan.layers
+    sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in config["rfx"]["sites"]]
+    for name, modules in site_shapes(folder / "out" / "model.onnx", sites).items():
+        assert set(modules.values()) == {plan[name].count * plan[name].width}
+    assert (folder / "out" / "model.onnx").stat().st_size < (trained["model"] / "model.safetensors").stat().st_size * 1.2
+
+
+def test_the_gates_that_need_no_clock_pass(built):
+    _, evidence = built
+    outcome = {g["name"]: g["outcome"] for g in evidence["gates"]}
+    assert outcome["shrunk"] == "pass" and outcome["same"] == "pass" and outcome["accuracy"] == "pass"
+    assert set(outcome) == {"shrunk", "same", "accuracy", "latency"}
+    assert evidence["data"]["overlap"] == 0
+    assert evidence["accuracy"]["dense"] > 0.9
+
+
+def test_the_checkpoint_and_the_engine_agree(built, trained):
+    import torch
+    import transformers
+
+    folder, _ = built
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "out" / "model")
+    inputs = tokenizer(["a good great film", "bad awful sad plot with a very sad scene"], padding=True, return_tensors="pt")
+    session = ort.InferenceSession(str(folder / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    fed = {i.name: inputs[i.name].numpy() for i in session.get_inputs()}
+    with torch.no_grad():
+        logits = rfx.load(folder / "out")(**inputs).logits
+    assert np.allclose(session.run(["logits"], fed)[0], logits.numpy(), atol=1e-4)
+    assert logits.argmax(-1).tolist() == [1, 0]
+
+
+def test_every_report_is_there(built):
+    folder, _ = built
+    out = folder / "out"
+    assert {"evidence.json", "report.html", "junit.xml", "README.md", "plan.json", "model.onnx"} <= {p.name for p in out.iterdir()}
+    assert len(ET.parse(out / "junit.xml").getroot().findall(".//testcase")) == 4
+    assert "<svg" in (out / "report.html").read_text()
+    assert not [p for p in folder.iterdir() if "tmp" in p.name]
+
+
+def test_a_second_run_takes_scores_and_baseline_from_the_store(built, trained, monkeypatch):
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    result = run("prune-export", *options(trained), "--flops", "0.3", "--out", folder / "second", "--json")
+    stages = {s["name"]: s["cached"] for s in json.loads(result.stdout)["stages"]}
+    assert stages["score"] and stages["dense baseline"]
+
+
+def test_verify_measures_again(built, monkeypatch):
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    result = run("verify", folder / "out", "--json")
+    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+    evidence = json.loads(result.stdout)
+    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["shrunk"] == "pass"
+
+
+def test_verify_finds_a_model_that_is_not_shrunk(built, monkeypatch, tmp_path):
+    """The regression that broke others: an exported file whose shapes are not smaller."""
+    import shutil
+
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    shutil.copytree(folder / "out", tmp_path / "out")
+    dense = next((folder / "cache").rglob("model.onnx"))
+    shutil.copy(dense, tmp_path / "out" / "model.onnx")
+    result = run("verify", tmp_path / "out", "--json")
+    assert result.exit_code == 6
+    gates = {g["name"]: g for g in json.loads(result.stdout)["gates"]}
+    assert gates["shrunk"]["outcome"] == "fail" and "the plan keeps" in gates["shrunk"]["detail"]
+
+
+def test_gate_judges_by_new_limits(built):
+    folder, evidence = built
+    file = folder / "out" / "evidence.json"
+    assert run("gate", file, "--min-speedup", "1000").exit_code == 1
+    strict = run("gate", file, "--max-drop", "50", "--json", "--junit", folder / "gate.xml")
+    assert json.loads(strict.stdout)["gates"]
+    assert ET.parse(folder / "gate.xml").getroot() is not None
+
+
+def test_plan_writes_nothing(built, trained, monkeypatch, tmp_path):
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(tmp_path)
+    result = run("plan", *options(trained), "--flops", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["search"]["budget_unit"] == "flops" and not list(tmp_path.iterdir())
+
+
+def test_a_latency_target_closes_its_loop(trained, cache, tmp_path):
+    """The real runtime, a real table; what the clock says is for the benchmark, what is recorded is tested here."""
+    result = run("prune-export", *options(trained), "--latency", "0.8", "--out", tmp_path / "out", "--json")
+    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+    evidence = json.loads(result.stdout)
+    assert evidence["table"]["additivity"] and len(evidence["table"]["additivity"]) >= 3
+    assert 1 <= len(evidence["search"]["rounds"]) <= 3
+    counts = {int(n) for n in evidence["table"]["costs_ms"]["mha"]}
+    assert counts == set(range(5))
+    assert evidence["latency"]["target"] == 0.8 and evidence["latency"]["clock"]
+    profile = run("profile", trained["model"], "--target", "ort", "--sequence", "16", "--out", tmp_path / "table.json", "--json")
+    assert profile.exit_code == 0, profile.output
+    assert json.loads((tmp_path / "table.json").read_text())["key"] == evidence["table"]["key"]
+    again = run("plan", *options(trained), "--latency", "0.8", "--table", tmp_path / "table.json", "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout)["predicted_ratio"] <= 0.8
+    hopeless = run("plan", *options(trained), "--latency", "0.001", "--json")
+    assert hopeless.exit_code == 3 and "fastest reachable" in hopeless.stdout
