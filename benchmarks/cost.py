@@ -23,10 +23,7 @@ from rfx.environment import environment
 from rfx.plan import Kind, Site
 from rfx.scores import scorer
 from rfx.scores.base import Scores
-from rfx.search import search
-from rfx.search.knapsack import knapsack
-from rfx.search.problem import Problem
-from rfx.search.rearrange import rearrange
+from rfx.search import Problem, rearrange, search
 from rfx.stages.run import peak_memory_mb
 from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
@@ -82,7 +79,7 @@ def bert_large_search() -> dict:
     seconds = []
     for share in (0.7, 0.5, 0.3):
         start = time.perf_counter()
-        knapsack(problem, share * problem.dense_cost)
+        search("knapsack")(problem, share * problem.dense_cost)
         seconds.append(time.perf_counter() - start)
     return {"sites": 48, "ffn_grid": 16, "seconds": seconds}
 
@@ -127,10 +124,10 @@ def main() -> None:
         start = clock()
         costs = unit_costs(sites, float(args.tokens), config.hidden_size)
         dense = sum(costs[s.name] * s.units for s in sites)
-        found = search("enumeration").unit_costs(sites, scores, costs, args.kept * dense)
+        found = search("enumeration")(Problem.from_unit_costs(sites, scores, costs), args.kept * dense)
         result["search"] = since(start)
         start = clock()
-        kept = rearrange(sites, dict(found.kept), scores, mode="best")
+        kept = rearrange(found.kept, scores, mode="best").kept
         result["rearrange"] = since(start)
         start = clock()
         masks = {s.name: np.isin(np.arange(s.units), kept[s.name]).astype(np.float64) for s in sites}

@@ -14,7 +14,7 @@ from rfx.cost.table import LatencyTable
 from rfx.errors import InfeasibleError
 from rfx.plan import Plan
 from rfx.scores.base import Scores
-from rfx.search.problem import SearchResult
+from rfx.search import SearchResult
 from rfx.stages.decide import dense_counts, search_latency
 from rfx.stages.load import Model
 from rfx.stages.measure import Baseline, export_model

@@ -9,9 +9,7 @@ from rfx.plan import Counts, Plan, Site
 from rfx.recipe import Recipe
 from rfx.scores import scorer
 from rfx.scores.base import Scores
-from rfx.search import search
-from rfx.search.problem import SearchResult
-from rfx.search.rearrange import rearrange
+from rfx.search import Problem, SearchResult, rearrange, search
 from rfx.stages.load import Model, Workload
 from rfx.stages.run import Run
 
@@ -47,7 +45,7 @@ def score(run: Run, loaded: Model, workload: Workload) -> Scores:
 
 def search_latency(recipe: Recipe, sites: list[Site], scores: Scores, table: LatencyTable, budget_ms: float) -> SearchResult:
     """The plan of greatest kept importance whose predicted latency is within `budget_ms`."""
-    return search(recipe.method.search).latency(sites, scores, table, budget_ms)
+    return search(recipe.method.search)(Problem.from_table(sites, scores, table), budget_ms)
 
 
 def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int, sequence: float) -> SearchResult:
@@ -56,7 +54,7 @@ def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int,
     dense = sum(costs[s.name] * s.units for s in sites)
     # With all units of a kind at one price, enumeration is the paper's Algorithm 1; the knapsack agrees with it.
     method = "enumeration" if recipe.method.search == "piecewise" else recipe.method.search
-    return search(method).unit_costs(sites, scores, costs, recipe.budget.flops * dense)
+    return search(method)(Problem.from_unit_costs(sites, scores, costs), recipe.budget.flops * dense)
 
 
 def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
@@ -65,7 +63,7 @@ def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Pla
     mode = run.recipe.method.refine
     with run.stage("rearrange"):
         if mode != "none" and scores.gradients:
-            kept = rearrange(loaded.sites, kept, scores, mode=mode)
+            kept = rearrange(kept, scores, mode=mode).kept
     return Plan.of(loaded.sites, kept, search=result.method, predicted=result.cost, budget=result.budget)
 
 

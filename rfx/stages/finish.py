@@ -13,7 +13,7 @@ from rfx.compensate.scales import tune
 from rfx.cost.flops import unit_costs
 from rfx.plan import Plan, Update
 from rfx.scores.base import Scores
-from rfx.search import search
+from rfx.search import Problem, search
 from rfx.stages.decide import batches
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import export_model
@@ -60,7 +60,7 @@ def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> d
     costs = unit_costs(loaded.sites, sequence, loaded.hidden)
     dense = sum(costs[s.name] * s.units for s in loaded.sites)
     share = sum(costs[s.name] * s.count for s in plan.sites) / dense
-    result = search("enumeration").unit_costs(loaded.sites, scores, costs, np.sqrt(share) * dense)
+    result = search("enumeration")(Problem.from_unit_costs(loaded.sites, scores, costs), float(np.sqrt(share)) * dense)
     return {s.name: np.isin(np.arange(s.units), result.kept[s.name]).astype(np.float64) for s in loaded.sites}
 
 
