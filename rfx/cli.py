@@ -57,6 +57,7 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from rfx.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
@@ -70,6 +71,14 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
                          "exit_code": int(error.exit_code)})  # fmt: skip
         terminal.error(error.render())
         raise typer.Exit(int(error.exit_code)) from None
+    except OSError as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
+        if error.errno is None or error.filename is None:
+            raise
+        message = f"{os.strerror(error.errno)}: {error.filename}"
+        if as_json:
+            _print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
+        terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
+        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
         terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
         raise typer.Exit(int(ExitCode.INTERRUPT)) from None

@@ -6,11 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from rfx.anatomy import family_name, find_sites
 from rfx.calibration import choose, drop_overlap, overlap, set_hash
-from rfx.errors import EnvironmentMissingError, UnsupportedModelError, UsageError
+from rfx.errors import UnsupportedModelError, UsageError
 from rfx.plan import Kind, Site
 from rfx.stages.run import Run
 from rfx.surgery.prove import prove
@@ -81,6 +81,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
 
     if task_name is None:
         raise UsageError("The task is not known.", allowed=", ".join(TASKS), next_step="add --task")
+    transformers.utils.logging.disable_progress_bar()  # progress is drawn by whoever called us, or by nobody
     auto = getattr(transformers, TASKS[task_name].auto_class)
     folder = Path(source).expanduser()
     local = folder.exists()
@@ -213,5 +214,3 @@ def quickstart_recipe(run_recipe, prepared: dict[str, Path]):
     data = run_recipe.data.model_copy(update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])})
     return run_recipe.model_copy(update={"data": data, "model": str(prepared["model_dir"])})
 
-
-__all__ = ["EnvironmentMissingError", "Model", "Sequence", "Workload", "load_model", "load_workload", "quickstart_recipe"]

@@ -1,0 +1,110 @@
+"""Interrupted in each stage: nothing half-written, what was there stays, the next run resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from rfx.cli import app
+from rfx.stages.run import Run
+
+STAGES = ["load", "dense baseline", "score", "search", "rearrange", "tune", "bake, shrink, export", "parity", "accuracy",
+          "latency"]  # fmt: skip
+
+
+def command(trained, out):
+    return ["prune-export", str(trained["model"]), "--task", "text-classification", "--train", str(trained["train"]),
+            "--eval", str(trained["eval"]), "--target", "ort", "--sequence", "16", "--examples", "64", "--flops", "0.5",
+            "--out", str(out), "--json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_interrupt_leaves_nothing_behind(stage, trained, cache, tmp_path, monkeypatch):
+    real = Run.stage
+
+    @contextmanager
+    def interrupted(self, name):
+        with real(self, name) as clock:
+            yield clock
+            if name == stage:  # at its end, when most could be half-done
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "stage", interrupted)
+        result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    assert result.exit_code == 130, result.output + str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
+def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_path, monkeypatch):
+    first = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    assert first.exit_code in (0, 1, 7), first.output + str(first.exception)
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    real = Run.stage
+
+    @contextmanager
+    def interrupted(self, name):
+        with real(self, name) as clock:
+            yield clock
+            if name == "accuracy":
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "stage", interrupted)
+        assert CliRunner().invoke(app, command(trained, tmp_path / "out")).exit_code == 130
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+    again = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    cached = {s["name"] for s in json.loads(again.stdout)["stages"] if s["cached"]}
+    assert {"dense baseline", "score"} <= cached
+
+
+def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
+    environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen([sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")], env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "cache").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_place_is_named(trained, cache, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    result = CliRunner().invoke(app, command(trained, locked / "out"))
+    assert result.exit_code == 2 and "locked" in result.output
+
+
+def test_an_output_that_cannot_be_made_is_named(trained, cache, tmp_path):
+    (tmp_path / "file").write_text("a file, not a folder")
+    result = CliRunner().invoke(app, command(trained, tmp_path / "file" / "out"))
+    assert result.exit_code == 2 and "file" in result.output, result.output + str(result.exception)
+    assert (tmp_path / "file").read_text() == "a file, not a folder"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a small file system")
+def test_a_full_disk_is_named(trained, cache, tmp_path, monkeypatch):
+    """The write of the final folder meets a full disk: a message, no traceback, no output."""
+    import errno
+
+    import rfx.pipeline as pipeline
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out"))
+
+    monkeypatch.setattr(pipeline, "write_reports", full)
+    result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    assert result.exit_code == 4 and "No space left" in result.output, result.output + str(result.exception)
+    assert not (tmp_path / "out").exists()
