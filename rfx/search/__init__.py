@@ -1,0 +1,28 @@
+"""Searches: how many units each site keeps under a budget. A new one is a function registered in `SEARCHES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rfx.errors import UsageError
+from rfx.search.enumeration import enumeration
+from rfx.search.knapsack import knapsack
+from rfx.search.piecewise import piecewise
+from rfx.search.problem import Problem, SearchResult
+from rfx.search.rearrange import Rearranged, rearrange
+
+SEARCHES: dict[str, Callable[..., SearchResult]] = {
+    "knapsack": knapsack,
+    "enumeration": enumeration,
+    "piecewise": piecewise,
+}
+
+
+def search(name: str) -> Callable[..., SearchResult]:
+    """The search called `name`: a function (problem, budget) -> SearchResult."""
+    if name not in SEARCHES:
+        raise UsageError("There is no such search.", got=name, allowed=", ".join(SEARCHES))
+    return SEARCHES[name]
+
+
+__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "rearrange", "search"]
