@@ -1,0 +1,21 @@
+"""Scorers: how much each unit matters. A new one is a file with a class registered in `SCORERS`."""
+
+from __future__ import annotations
+
+from rfx.errors import UsageError
+from rfx.scores.base import Scorer, Scores
+from rfx.scores.fisher import Fisher
+from rfx.scores.magnitude import Magnitude
+from rfx.scores.random import Random
+
+SCORERS: dict[str, type[Scorer]] = {s.name: s for s in (Fisher, Magnitude, Random)}
+
+
+def scorer(name: str) -> type[Scorer]:
+    """The scorer class called `name`; make it with its options, `scorer("fisher")(per="batch")`."""
+    if name not in SCORERS:
+        raise UsageError("There is no such scorer.", got=name, allowed=", ".join(SCORERS))
+    return SCORERS[name]
+
+
+__all__ = ["SCORERS", "Scorer", "Scores", "scorer"]

@@ -61,7 +61,7 @@ def candidates(problem: Problem) -> list[Candidates]:
 def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = None) -> Relaxation:
     """Solve the relaxation of `problem` at `budget`. Price 0 where the budget does not bind."""
     fronts = candidates(problem) if fronts is None else fronts
-    room = budget - problem.least_cost
+    room = (budget - problem.least_cost) * (1 + 1e-12)  # sums of costs in another order round differently
     upper = math.fsum(float(c.values[0]) for c in fronts)
     chosen = {c.name: int(c.counts[0]) for c in fronts}
     owners, ends, costs, gains = [], [], [], []
