@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
+from rfx.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Example:
@@ -59,17 +61,50 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     auto_class: ClassVar[str]  # transformers Auto class that loads a model with this head
     output_names: ClassVar[tuple[str, ...]]  # fields of the model's output, e.g. ("logits",)
+    token_outputs: ClassVar[bool] = False  # whether the outputs have one row a token
 
     metric_name: str
     max_length: int
+    truncated: int = 0  # examples cut at max_length by the last `encode`
+
+    def __init__(self, tokenizer: Any, *, num_labels: int, id2label: Mapping[int, str], max_length: int = 128,
+                 metric: str | None = None, columns: Mapping[str, str] | None = None,
+                 label_names: Sequence[str] | None = None):
+        if metric is not None and metric not in self.metrics:
+            raise UsageError(f"{self.name} has no such metric.", got=metric, allowed=", ".join(self.metrics))
+        self.tokenizer, self.num_labels, self.max_length = tokenizer, num_labels, max_length
+        self.id2label = {int(k): str(v) for k, v in id2label.items()}
+        self.columns = dict(columns or {})
+        self.label_names = list(label_names) if label_names else [self.id2label[i] for i in sorted(self.id2label)]
+        self.metric_name = metric or self.metrics[0]
+
+    def check_length(self, limit: int) -> None:
+        """Raises UsageError where `max_length` is above what the model takes."""
+        if self.max_length > limit:
+            raise UsageError(
+                "Inputs may be longer than the model takes.", got=f"max_length {self.max_length}",
+                allowed=f"at most {limit} tokens", next_step=f"use --max-length {limit} or less",
+            )  # fmt: skip
+
+    @abstractmethod
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list["Example"]:
+        """Examples from rows of a file, labels validated. Raises UsageError naming row and column."""
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         """Tokenise. Raises UsageError for labels out of range and the like."""
 
-    @abstractmethod
     def collate(self, features: Sequence[Feature], pad_to: int | None = None) -> dict[str, np.ndarray]:
         """Pad to the longest of the batch (or to `pad_to`): named int64 arrays [batch, tokens]."""
+        tokens = max(max(len(f.ids["input_ids"]) for f in features), pad_to or 0)
+        fill = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id or 0}
+        out = {}
+        for name in features[0].ids:
+            array = np.full((len(features), tokens), fill.get(name, 0), dtype=np.int64)
+            for row, f in enumerate(features):
+                array[row, : len(f.ids[name])] = f.ids[name]
+            out[name] = array
+        return out
 
     @abstractmethod
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:

@@ -1,0 +1,110 @@
+"""Which examples, in which batches; disjoint from the evaluation set, proved by hashes in the evidence."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rfx.tasks.base import Example, Feature, MetricResult, Task
+
+RunFunction = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+class Batches:
+    """Calibration features as batches of `(inputs, targets)`: dicts of torch tensors [batch, tokens], padded to the
+    longest of the batch, in the order given. Can be gone through again and again; `len()` is the number of batches."""
+
+    def __init__(self, task: "Task", features: Sequence["Feature"], batch_size: int):
+        self.task, self.features, self.batch_size = task, list(features), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.features) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        import torch
+
+        for start in range(0, len(self.features), self.batch_size):
+            part = self.features[start : start + self.batch_size]
+            inputs = {k: torch.from_numpy(v) for k, v in self.task.collate(part).items()}
+            yield inputs, {k: torch.from_numpy(v) for k, v in self.task.targets(part).items()}
+
+
+def choose(examples: Sequence["Example"], n: int, seed: int, replacement: bool = False) -> np.ndarray:
+    """Indices of `n` examples drawn with `seed`, all of them where there are fewer; with replacement as the reference
+    of Kwon et al. draws (duplicates occur)."""
+    rng = np.random.default_rng(seed)
+    if replacement:
+        return rng.integers(0, len(examples), n)
+    return rng.permutation(len(examples))[:n]
+
+
+def set_hash(examples: Sequence["Example"]) -> str:
+    """Hash of a set of examples, whatever their order."""
+    return hashlib.sha256("".join(sorted({e.hash for e in examples})).encode()).hexdigest()[:16]
+
+
+def overlap(first: Sequence["Example"], second: Sequence["Example"]) -> int:
+    """How many examples of `second` have the inputs of an example of `first`."""
+    known = {e.hash for e in first}
+    return sum(e.hash in known for e in second)
+
+
+def drop_overlap(train: Sequence["Example"], evaluation: Sequence["Example"]) -> tuple[list["Example"], int]:
+    """`train` without the examples whose inputs stand in `evaluation`, and how many those were."""
+    known = {e.hash for e in evaluation}
+    kept = [e for e in train if e.hash not in known]
+    return kept, len(train) - len(kept)
+
+
+def run_features(run: RunFunction, task: "Task", features: Sequence["Feature"], batch_size: int, *,
+                 pad_multiple: int = 8, advance: Callable[[int], None] | None = None) -> dict[str, list[np.ndarray]]:
+    """Raw outputs of every feature, in the order given.
+
+    Features are run sorted by length, so that little is padded; token-wise outputs are cut to the feature's own tokens.
+
+    Args:
+        run: named int64 arrays [batch, tokens] -> named arrays, first axis the batch: a model or an engine.
+        pad_multiple: batches are padded to a multiple of this, which spares engines new shapes.
+        advance: called with the number of features done.
+
+    Returns:
+        Output name -> one array a feature, [labels] or [tokens, labels] or [tokens].
+    """  # fmt: skip
+    order = sorted(range(len(features)), key=lambda i: len(features[i].ids["input_ids"]))
+    results: dict[str, list[np.ndarray]] = {name: [None] * len(features) for name in task.output_names}  # type: ignore[list-item]
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        part = [features[i] for i in rows]
+        longest = max(len(f.ids["input_ids"]) for f in part)
+        padded = min(-(-longest // pad_multiple) * pad_multiple, max(task.max_length, longest))
+        inputs = task.collate(part, pad_to=padded)
+        out = run(inputs)
+        tokens = inputs["input_ids"].shape[1]
+        for name in task.output_names:
+            for row, i in enumerate(rows):
+                array = np.asarray(out[name][row])
+                token_wise = array.ndim >= 1 and task.token_outputs and array.shape[0] == tokens
+                results[name][i] = array[: len(features[i].ids["input_ids"])] if token_wise else array
+        if advance:
+            advance(len(rows))
+    return results
+
+
+def evaluate_torch(model, task: "Task", features: Sequence["Feature"], examples: Sequence["Example"], *,
+                   batch_size: int = 32) -> tuple[dict[str, list[np.ndarray]], "MetricResult"]:
+    """Raw outputs and metric of a torch model in eval mode."""  # fmt: skip
+    import torch
+
+    from rfx.tasks.base import MetricResult
+
+    def call(inputs):
+        with torch.inference_mode():
+            out = model(**{k: torch.from_numpy(np.asarray(v)) for k, v in inputs.items()})
+        return {name: getattr(out, name).numpy() for name in task.output_names}
+
+    logits = run_features(call, task, features, batch_size)
+    predictions = task.predict(logits, features, examples)
+    return logits, MetricResult(task.metric_name, task.metric(predictions, examples), predictions)

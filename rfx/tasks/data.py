@@ -1,0 +1,196 @@
+"""Labelled examples from files or the `datasets` library, as rows: plain dicts of columns."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from rfx.errors import EnvironmentMissingError, UsageError
+
+Row = dict[str, Any]
+FORMATS = ".jsonl, .json, .csv, .tsv, .parquet (text formats also with .gz), SQuAD JSON, or a datasets name such as glue/sst2"
+
+# Usual names of a role, the likeliest first. Overridden by `columns` of the recipe (or --column ROLE=NAME).
+ROLES: dict[str, tuple[str, ...]] = {
+    "text": ("text", "sentence", "sentence1", "premise", "question1", "question", "content", "review", "tweet", "title"),
+    "text_pair": ("text_pair", "sentence2", "hypothesis", "question2", "passage", "sentence"),
+    "label": ("label", "labels", "category", "class", "sentiment", "score", "target", "similarity"),
+    "tokens": ("tokens", "words"),
+    "tags": ("tags", "ner_tags", "pos_tags", "labels", "chunk_tags"),
+    "id": ("id", "idx", "guid"),
+    "question": ("question",),
+    "context": ("context", "passage", "paragraph"),
+    "answers": ("answers", "answer"),
+}
+
+
+def load_examples(source: str | Path, *, split: str | None = None, limit: int | None = None) -> list[Row]:
+    """Rows of a file or of a split of a dataset, at most `limit` of them.
+
+    Raises:
+        UsageError: no such file, an unknown format, a broken line (named), no rows.
+        EnvironmentMissingError: a `datasets` name, and the library is not installed.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise UsageError("This is a folder, not a file of examples.", got=str(path), allowed=FORMATS)
+    if path.is_file():
+        rows = _read_file(path)
+    elif path.suffixes or str(source).startswith((".", "/", "~")):
+        raise UsageError("The file of examples does not exist.", got=str(source), allowed=FORMATS)
+    else:
+        rows = _read_dataset(str(source), split or "train")
+    if not rows:
+        raise UsageError("There are no examples in it.", got=str(source), next_step="give a file with labelled examples")
+    return rows[:limit] if limit else rows
+
+
+def _read_file(path: Path) -> list[Row]:
+    suffixes = [s.lower() for s in path.suffixes]
+    zipped = bool(suffixes) and suffixes[-1] == ".gz"
+    kind = (suffixes[-2] if len(suffixes) > 1 else "") if zipped else (suffixes[-1] if suffixes else "")
+    if kind == ".parquet":
+        return _frame(path, "read_parquet")
+    if kind in (".csv", ".tsv"):
+        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", keep_default_na=False, na_values=[""])
+    if kind not in (".json", ".jsonl"):
+        raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error)) from None
+    return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
+
+
+def _frame(path: Path, reader: str, **options: Any) -> list[Row]:
+    import pandas
+
+    try:
+        frame = getattr(pandas, reader)(path, **options)
+    except pandas.errors.EmptyDataError:
+        return []
+    except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise many kinds for a damaged file
+        raise UsageError(f"{path} cannot be read.", got=str(error).strip().splitlines()[0][:200]) from None
+    return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """Python values in place of NumPy's, so that rows of every format are alike."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _parse_lines(path: Path, text: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"Line {number} of {path} is not JSON.", got=f"{line[:80]!r} ({error})") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"Line {number} of {path} is not an object.", got=line[:80], allowed='{"text": ..., "label": ...}')
+        rows.append(row)
+    return rows
+
+
+def _parse_json(path: Path, text: str) -> list[Row]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON.", got=str(error), next_step="one object a line? call it .jsonl") from None
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        if data["data"] and "paragraphs" in data["data"][0]:
+            return _squad(path, data["data"])
+        data = data["data"]
+    if not isinstance(data, list) or not all(isinstance(r, dict) for r in data):
+        raise UsageError(f"{path} holds no list of examples.", got=type(data).__name__, allowed="a list of objects, or SQuAD JSON")
+    return data
+
+
+def _squad(path: Path, articles: Sequence[Mapping]) -> list[Row]:
+    """Official SQuAD JSON (v1.1 and v2.0), one row a question."""
+    rows = []
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for qa in paragraph["qas"]:
+                    answers = [] if qa.get("is_impossible") else qa["answers"]
+                    rows.append({
+                        "id": str(qa["id"]), "question": qa["question"], "context": paragraph["context"],
+                        "answers": {"text": [a["text"] for a in answers],
+                                    "answer_start": [int(a["answer_start"]) for a in answers]},
+                    })  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not SQuAD JSON.", got=f"{type(error).__name__} {error}",
+                         allowed="data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}") from None  # fmt: skip
+    return rows
+
+
+def _read_dataset(name: str, split: str) -> list[Row]:
+    try:
+        import datasets
+    except ImportError:
+        raise EnvironmentMissingError(
+            "Neither a file here nor, without the datasets library, a dataset.", got=name, allowed=FORMATS,
+            next_step='check the path, or: pip install "rfx-exporter[hub]"',
+        ) from None  # fmt: skip
+    path, _, config = name.rpartition("/") if name.count("/") == 1 and name.startswith("glue/") else (name, "", "")
+    try:
+        datasets.disable_progress_bars()
+        data = datasets.load_dataset(path, config, split=split) if config else datasets.load_dataset(path, split=split)
+    except Exception as error:  # noqa: BLE001 - hub, network, script and split errors alike: the reason is what helps
+        raise UsageError(
+            "Neither a file here nor a dataset that can be had.", got=f"{name}, split {split}: {str(error).splitlines()[0][:200]}",
+            allowed=FORMATS, next_step="check the path; offline, give a local file",
+        ) from None  # fmt: skip
+    rows = [dict(r) for r in data]
+    features = getattr(data, "features", {})
+    for column, feature in features.items():  # class names in place of numbers say more, and are checked by name
+        names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+        if names:
+            for row in rows:
+                row.setdefault("__names__", {})[column] = names
+    return rows
+
+
+def column(rows: Sequence[Row], role: str, columns: Mapping[str, str], *, required: bool = True,
+           exclude: Sequence[str] = ()) -> str | None:
+    """The column that plays `role`: the one named in `columns`, else the first usual name that is there.
+
+    Raises:
+        UsageError: none is there, or the one named is not; says which columns are.
+    """  # fmt: skip
+    there = [c for c in rows[0] if c != "__names__"]
+    if role in columns:
+        if columns[role] not in there:
+            raise UsageError(f"There is no column {columns[role]!r}.", got=", ".join(there), allowed="one of these columns",
+                             next_step=f"--column {role}=NAME")  # fmt: skip
+        return columns[role]
+    found = next((c for c in ROLES[role] if c in there and c not in exclude), None)
+    if found is None and required:
+        raise UsageError(
+            f"No column is known to be the {role}.", got=f"columns {', '.join(there)}",
+            allowed=f"{', '.join(ROLES[role])}, or any with --column {role}=NAME", next_step=f"--column {role}=NAME",
+        )  # fmt: skip
+    return found
+
+
+def text_of(row: Row, name: str, number: int) -> str:
+    """A text value. Raises UsageError naming the row where it is missing or not a text."""
+    value = row.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise UsageError(f"Row {number} has no {name!r}.", got=repr(row)[:120], next_step="remove it or fill it in")
+    return value if isinstance(value, str) else str(value)
+
+
+def missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,178 @@
+"""Extractive question answering: SQuAD 1.1 and 2.0, long contexts cut into overlapping spans."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from typing import Any, ClassVar, Mapping, Sequence
+
+import numpy as np
+
+from rfx.errors import UsageError
+from rfx.tasks.base import Example, Feature, Task
+from rfx.tasks.data import column, text_of
+from rfx.tasks.metrics import bootstrap_ratio
+
+
+class QuestionAnswering(Task):
+    """Predictions are answer texts, "" for no answer.
+
+    Args (beside those of every task):
+        doc_stride: tokens that neighbouring spans share.
+        n_best: starts and ends looked at in each span.
+        max_answer_tokens: longest answer.
+        version_2: whether a question may have no answer (default: whether any example has none).
+        null_threshold: how much the no-answer score must exceed the best answer's.
+    """
+
+    name: ClassVar[str] = "question-answering"
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+    output_names: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
+    token_outputs: ClassVar[bool] = True
+
+    def __init__(self, tokenizer: Any, *, doc_stride: int = 128, n_best: int = 20, max_answer_tokens: int = 30,
+                 version_2: bool | None = None, null_threshold: float = 0.0, **more):  # fmt: skip
+        super().__init__(tokenizer, **more)
+        if not 0 < doc_stride < self.max_length:
+            doc_stride = max(1, self.max_length // 3)
+        self.doc_stride, self.n_best, self.max_answer_tokens = doc_stride, n_best, max_answer_tokens
+        self.version_2, self.null_threshold = version_2, null_threshold
+
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+        question, context, answers = (column(rows, r, self.columns) for r in ("question", "context", "answers"))
+        out = []
+        for number, row in enumerate(rows, 1):
+            text = text_of(row, context, number)
+            given = self._answers(row.get(answers), text, number)
+            out.append(Example({"question": text_of(row, question, number), "context": text}, given))
+        if self.version_2 is None:
+            self.version_2 = any(not e.label["text"] for e in out)
+        elif not self.version_2 and any(not e.label["text"] for e in out):
+            raise UsageError("Some questions have no answer, and version_2 is off.", got="questions without answers",
+                             allowed="an answer to every question", next_step="set version_2: true in task_options")  # fmt: skip
+        return out
+
+    @staticmethod
+    def _answers(value: Any, context: str, number: int) -> dict[str, list]:
+        if isinstance(value, str):
+            value = {"text": [value], "answer_start": [context.find(value)]}
+        if isinstance(value, list) and all(isinstance(a, dict) for a in value):
+            value = {"text": [a.get("text") for a in value], "answer_start": [a.get("answer_start") for a in value]}
+        if not isinstance(value, dict) or "text" not in value or "answer_start" not in value:
+            raise UsageError(f"Row {number} has no answers.", got=repr(value)[:100], allowed="{text: [...], answer_start: [...]}")
+        texts, starts = list(value["text"]), [int(s) for s in value["answer_start"]]
+        for text, start in zip(texts, starts):
+            if start < 0 or context[start : start + len(text)] != text:
+                raise UsageError(f"An answer of row {number} does not stand in its context where it says.",
+                                 got=f"{text!r} at {start}", next_step="correct answer_start (in characters)")  # fmt: skip
+        return {"text": texts, "answer_start": starts}
+
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        full = self.tokenizer(
+            [e.inputs["question"].lstrip() for e in examples], [e.inputs["context"] for e in examples],
+            truncation="only_second", max_length=self.max_length, stride=min(self.doc_stride, self.max_length // 2),
+            return_overflowing_tokens=True, return_offsets_mapping=True,
+        )  # fmt: skip
+        names = [n for n in self.tokenizer.model_input_names if n in full]
+        features = []
+        for i in range(len(full["input_ids"])):
+            example = int(full["overflow_to_sample_mapping"][i])
+            context = np.asarray([s == 1 for s in full.sequence_ids(i)])  # which tokens are the context's
+            offsets = np.asarray(full["offset_mapping"][i], dtype=np.int64)  # [tokens, 2] characters
+            label = examples[example].label
+            targets = {} if label is None else _span(label, context, offsets)
+            ids = {n: np.asarray(full[n][i], dtype=np.int64) for n in names}
+            features.append(Feature(example, ids, targets, {"context": context, "offsets": offsets}))
+        return features
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
+        """{"start", "end": int64 [batch]}, token positions, 0 (the first token) where the span has no answer."""
+        if any("start" not in f.targets for f in features):
+            return {}
+        return {k: np.stack([f.targets[k] for f in features]) for k in ("start", "end")}
+
+    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
+        """Mean of the cross-entropies of start and end: torch [batch]."""
+        from torch.nn import functional
+
+        start = functional.cross_entropy(outputs.start_logits, targets["start"], reduction="none")
+        end = functional.cross_entropy(outputs.end_logits, targets["end"], reduction="none")
+        return (start + end) / 2
+
+    def predict(self, logits, features, examples) -> list[Any]:
+        """The best answer text of each example over its spans."""
+        best: list[tuple[float, str]] = [(-np.inf, "")] * len(examples)
+        null = np.full(len(examples), np.inf)
+        for i, f in enumerate(features):
+            start, end = logits["start_logits"][i], logits["end_logits"][i]
+            null[f.example] = min(null[f.example], float(start[0] + end[0]))
+            score, text = self._best(f, start, end, examples[f.example].inputs["context"])
+            if score > best[f.example][0]:
+                best[f.example] = (score, text)
+        if not self.version_2:
+            return [text for _, text in best]
+        return ["" if null[i] > score + self.null_threshold else text for i, (score, text) in enumerate(best)]
+
+    def _best(self, f: Feature, start: np.ndarray, end: np.ndarray, context: str) -> tuple[float, str]:
+        inside = f.extra["context"]
+        starts = [int(s) for s in np.argsort(-start)[: self.n_best] if inside[s]]
+        ends = [int(e) for e in np.argsort(-end)[: self.n_best] if inside[e]]
+        best, where = -np.inf, None
+        for s in starts:
+            for e in ends:
+                if s <= e < s + self.max_answer_tokens and start[s] + end[e] > best:
+                    best, where = float(start[s] + end[e]), (s, e)
+        if where is None:
+            return -np.inf, ""
+        offsets = f.extra["offsets"]
+        return best, context[offsets[where[0]][0] : offsets[where[1]][1]]
+
+    def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
+        return float(self._parts(predictions, examples)[:, 0].mean())
+
+    def bootstrap(self, first, second, examples, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+        a, b = self._parts(first, examples), self._parts(second, examples)
+        return bootstrap_ratio(a, b, lambda s: s[0] / s[1], resamples, seed)
+
+    def _parts(self, predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+        """Score of each example and 1: float64 [examples, 2]."""
+        score = squad_f1 if self.metric_name == "f1" else squad_exact
+        rows = [max((score(p, t) for t in (e.label["text"] or [""])), default=0.0) for p, e in zip(predictions, examples)]
+        return np.stack([np.asarray(rows, dtype=np.float64), np.ones(len(rows))], axis=1)
+
+
+def _span(label: Mapping[str, list], context: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """Token positions of the first answer in this span; the first token where it is not wholly inside."""
+    none = {"start": np.asarray(0), "end": np.asarray(0)}
+    inside = np.flatnonzero(context)
+    if not label["text"] or not len(inside):
+        return none
+    first = label["answer_start"][0]
+    last = first + len(label["text"][0])
+    if offsets[inside[0]][0] > first or offsets[inside[-1]][1] < last:
+        return none
+    start = inside[np.flatnonzero(offsets[inside, 0] <= first)[-1]]
+    end = inside[np.flatnonzero(offsets[inside, 1] >= last)[0]]
+    return {"start": np.asarray(start), "end": np.asarray(max(start, end))}
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no punctuation, no articles, single blanks: the normalisation of the official SQuAD evaluation."""
+    text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def squad_exact(predicted: str, true: str) -> float:
+    """1 where the normalised texts are equal."""
+    return float(normalize_answer(predicted) == normalize_answer(true))
+
+
+def squad_f1(predicted: str, true: str) -> float:
+    """F1 over the words of the normalised texts; where either is empty, 1 if both are."""
+    a, b = normalize_answer(predicted).split(), normalize_answer(true).split()
+    if not a or not b:
+        return float(a == b)
+    same = sum((Counter(a) & Counter(b)).values())
+    return 2 * same / (len(a) + len(b))

@@ -1,0 +1,157 @@
+"""One tag a word: named entities, parts of speech, edits. The first piece of a word carries its tag."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Mapping, Sequence
+
+import numpy as np
+
+from rfx.errors import UsageError
+from rfx.tasks.base import Example, Feature, Task
+from rfx.tasks.data import column, missing
+from rfx.tasks.metrics import bootstrap_ratio
+
+IGNORED = -100  # the label of pieces that carry no tag
+
+
+class TokenClassification(Task):
+    """`f1` is entity-level where the tags are BIO (or IOB2), else micro-averaged over tags other than O. Words cut off at
+    `max_length` are predicted as O (tag 0 where there is no O) and counted."""
+
+    name: ClassVar[str] = "token-classification"
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    token_outputs: ClassVar[bool] = True
+
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+        tokens, tags = column(rows, "tokens", self.columns), column(rows, "tags", self.columns)
+        names = rows[0].get("__names__", {}).get(tags)
+        out = []
+        for number, row in enumerate(rows, 1):
+            words, labels = row.get(tokens), row.get(tags)
+            if isinstance(words, str):  # CSV: words and tags separated by blanks
+                words = words.split()
+            if isinstance(labels, str):
+                labels = labels.split()
+            if not isinstance(words, (list, tuple)) or not isinstance(labels, (list, tuple)) or not words:
+                raise UsageError(f"Row {number} has no words or no tags.", got=f"{tokens}: {words!r:.60}, {tags}: {labels!r:.60}",
+                                 allowed="two lists of one length")  # fmt: skip
+            if len(words) != len(labels):
+                raise UsageError(f"Row {number} has {len(words)} words and {len(labels)} tags.", allowed="one tag a word")
+            ids = [self._tag(t, number, names) for t in labels]
+            out.append(Example({"tokens": [str(w) for w in words]}, ids))
+        return out
+
+    def _tag(self, value: Any, number: int, names: Sequence[str] | None) -> int:
+        if names and isinstance(value, int) and 0 <= value < len(names) and names[value] in self.label_names:
+            value = names[value]
+        if isinstance(value, str) and value in self.label_names:
+            return self.label_names.index(value)
+        try:
+            index = -1 if missing(value) else int(value)
+        except (TypeError, ValueError):
+            index = -1
+        if not 0 <= index < self.num_labels:
+            raise UsageError(
+                f"A tag of row {number} is not one of the model's.", got=repr(value),
+                allowed=f"0..{self.num_labels - 1}, or {', '.join(self.label_names[:12])}",
+                next_step="correct it, or name the tags in the model's order with --labels",
+            )  # fmt: skip
+        return index
+
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        words = [e.inputs["tokens"] for e in examples]
+        full = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.max_length)
+        names = [n for n in self.tokenizer.model_input_names if n in full]
+        features = []
+        self.truncated = 0
+        for i, e in enumerate(examples):
+            starts: dict[int, int] = {}  # word -> its first piece
+            for position, word in enumerate(full.word_ids(i)):
+                if word is not None:
+                    starts.setdefault(word, position)
+            self.truncated += len(starts) < len(words[i])
+            labels = np.full(len(full["input_ids"][i]), IGNORED, dtype=np.int64)
+            if e.label is not None:
+                for word, position in starts.items():
+                    labels[position] = e.label[word]
+            ids = {n: np.asarray(full[n][i], dtype=np.int64) for n in names}
+            features.append(Feature(i, ids, {} if e.label is None else {"labels": labels}, {"starts": starts}))
+        return features
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
+        """{"labels": int64 [batch, tokens]}, -100 where there is no tag; {} for unlabelled examples."""
+        if any("labels" not in f.targets for f in features):
+            return {}
+        tokens = max(len(f.ids["input_ids"]) for f in features)
+        out = np.full((len(features), tokens), IGNORED, dtype=np.int64)
+        for row, f in enumerate(features):
+            out[row, : len(f.targets["labels"])] = f.targets["labels"]
+        return {"labels": out}
+
+    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
+        """Mean cross-entropy over the tagged pieces of each example: torch [batch]."""
+        from torch.nn import functional
+
+        labels = targets["labels"]
+        losses = functional.cross_entropy(outputs.logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        tagged = (labels != IGNORED).sum(1).clamp(min=1)
+        return losses.sum(1) / tagged
+
+    def predict(self, logits, features, examples) -> list[Any]:
+        """A list of tag indices an example, one a word."""
+        outside = self.label_names.index("O") if "O" in self.label_names else 0
+        out = []
+        for f in features:
+            tags = np.argmax(logits["logits"][len(out)], axis=-1)
+            words = len(examples[f.example].inputs["tokens"])
+            out.append([int(tags[f.extra["starts"][w]]) if w in f.extra["starts"] else outside for w in range(words)])
+        return out
+
+    def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
+        return _value(self.metric_name)(self._parts(predictions, examples).sum(0))
+
+    def bootstrap(self, first, second, examples, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+        a, b = self._parts(first, examples), self._parts(second, examples)
+        return bootstrap_ratio(a, b, _value(self.metric_name), resamples, seed)
+
+    def _parts(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
+        """Counts an example, float64 [examples, 3]: right, predicted, true (for accuracy: right, words, words)."""
+        rows = []
+        for predicted, e in zip(predictions, examples):
+            if self.metric_name == "accuracy":
+                right = sum(p == t for p, t in zip(predicted, e.label))
+                rows.append((right, len(e.label), len(e.label)))
+            else:
+                found, true = self._spans(predicted), self._spans(e.label)
+                rows.append((len(found & true), len(found), len(true)))
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 3)
+
+    def _spans(self, tags: Sequence[int]) -> set[tuple]:
+        """Entities as (type, start, end) of BIO tags; (tag, place) of other tags but O."""
+        names = [self.label_names[t] for t in tags]
+        if not self._bio:
+            return {(n, i) for i, n in enumerate(names) if n != "O"}
+        spans, start, kind = set(), None, ""
+        for i, name in enumerate([*names, "O"]):
+            prefix, _, tag = name.partition("-")
+            continues = prefix == "I" and tag == kind and start is not None
+            if start is not None and not continues:
+                spans.add((kind, start, i))
+                start = None
+            if prefix == "B" or (prefix == "I" and start is None):  # an I without its B starts one, as conlleval has it
+                start, kind = i, tag
+        return spans
+
+    @property
+    def _bio(self) -> bool:
+        return any(n.startswith("B-") for n in self.label_names) and all(
+            n == "O" or n[:2] in ("B-", "I-") for n in self.label_names
+        )
+
+
+def _value(metric: str):
+    if metric == "accuracy":
+        return lambda s: float(s[0] / s[1]) if s[1] else 0.0
+    return lambda s: float(2 * s[0] / (s[1] + s[2])) if s[1] + s[2] else 0.0
