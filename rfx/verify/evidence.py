@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-GateName = Literal["shrunk", "same", "accuracy", "latency"]
+# The first four are of every evidence; the last two come from a comparison with a baseline.
+GateName = Literal["shrunk", "same", "accuracy", "latency", "baseline-accuracy", "baseline-latency"]
+
+
+def _null_if_not_finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as null, however deep they stand."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _null_if_not_finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_null_if_not_finite(v) for v in value]
+    return value
+
+
+def _nan_if_null(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# A measured number. One that is not finite is null in JSON and NaN when it is read again: a gate over it fails.
+Number = Annotated[
+    float, BeforeValidator(_nan_if_null), PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")
+]
+Facts = Annotated[dict[str, Any], PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")]
 
 
 class _Part(BaseModel):
@@ -19,50 +43,56 @@ class Gate(_Part):
     outcome: Outcome
     value: float | None = None
     limit: float | None = None
-    interval: tuple[float, float] | None = None  # 95 %
+    interval: tuple[Number, Number] | None = None  # 95 %
     unit: str = ""
     detail: str = ""
 
 
 class Percentiles(_Part):
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    mean: float
+    p50: Number
+    p90: Number
+    p95: Number
+    p99: Number
+    mean: Number
     samples: int
 
 
 class LatencyPart(_Part):
-    dense_ms: float  # median
-    pruned_ms: float  # median
-    ratio: float  # pruned / dense, of medians
-    interval: tuple[float, float]  # bootstrap, 95 %
+    dense_ms: Number  # median
+    pruned_ms: Number  # median
+    ratio: Number  # pruned / dense, of medians
+    interval: tuple[Number, Number]  # bootstrap, 95 %
     target: float | None = None  # the ratio asked for; None for a FLOPs budget
     predicted_ratio: float | None = None  # from the table, before anything was built
     dense: Percentiles
     pruned: Percentiles
     clock: str
-    conditions: dict[str, Any]
+    conditions: Facts  # batch, sequence, threads, precision; runtime, version and device where there is no table
+
+    @property
+    def speedup(self) -> float:
+        """Dense over pruned."""
+        return 1 / self.ratio if self.ratio else math.inf
 
 
 class AccuracyPart(_Part):
     metric: str
-    dense: float  # natural unit, 0..1
-    pruned: float
-    drop: float  # points: 100 * (dense - pruned)
-    interval: tuple[float, float]  # of the drop, points, 95 %
+    dense: Number  # natural unit, 0..1
+    pruned: Number
+    drop: Number  # points: 100 * (dense - pruned)
+    interval: tuple[Number, Number]  # of the drop, points, 95 %
     examples: int
     max_drop: float | None = None  # points
     agreement: float | None = None  # share of examples with the dense model's prediction
+    predictions_hash: str | None = None  # of the pruned model's predictions: equal hashes, equal model in effect
 
 
 class TablePart(_Part):
-    key: dict[str, Any]
+    key: Facts
     hash: str
-    costs_ms: dict[str, dict[int, float]]
-    fixed_ms: float
-    additivity: list[dict[str, Any]]
+    costs_ms: dict[str, dict[int, Number]]
+    fixed_ms: Number
+    additivity: list[Facts]
     additivity_error: float | None
     from_cache: bool = False
 
@@ -70,15 +100,15 @@ class TablePart(_Part):
 class Round(_Part):
     """One turn of the closed loop."""
 
-    budget_ms: float
-    predicted_ms: float
-    measured_ratio: float
+    budget_ms: Number
+    predicted_ms: Number
+    measured_ratio: Number
     note: str = ""
 
 
 class SearchPart(_Part):
     method: str
-    budget: float
+    budget: Number
     budget_unit: Literal["ms", "flops"]
     value_kept: float | None = None  # share of the dense importance that stays
     optimality_gap: float | None = None  # relative, of the kept importance
@@ -89,8 +119,8 @@ class SearchPart(_Part):
 class SiteTuning(_Part):
     site: str
     accepted: bool
-    held_out_before: float
-    held_out_after: float
+    held_out_before: Number
+    held_out_after: Number
     reason: str = ""
 
 
@@ -108,7 +138,7 @@ class DataPart(_Part):
 
 class Stage(_Part):
     name: str
-    seconds: float
+    seconds: Number
     peak_mb: float | None = None  # peak resident memory of the process so far
     cached: bool = False
 
@@ -117,11 +147,11 @@ class Evidence(_Part):
     schema_version: Literal[1] = 1
     tool: str  # "rfx 0.1.0"
     created: str  # ISO 8601, UTC
-    recipe: dict[str, Any]
-    model: dict[str, Any]  # source, family, layers, heads, filters, hidden
-    environment: dict[str, Any]
+    recipe: Facts
+    model: Facts  # source, family, layers, heads, filters, hidden
+    environment: Facts
     data: DataPart
-    plan: dict[str, Any]  # Plan.to_json()
+    plan: Facts  # Plan.to_json()
     dense_layers: list[dict[str, int]]  # [{heads, filters}] before
     kept_layers: list[dict[str, int]]  # after
     search: SearchPart
@@ -130,14 +160,15 @@ class Evidence(_Part):
     gates: list[Gate]
     latency: LatencyPart | None = None
     accuracy: AccuracyPart | None = None
-    parity: dict[str, float] = Field(default_factory=dict)  # largest absolute differences of logits, by pair
-    flops_ratio: float
-    params_ratio: float
+    parity: dict[str, Number] = Field(default_factory=dict)  # largest absolute differences of logits, by pair
+    flops_ratio: Number
+    params_ratio: Number
     stages: list[Stage] = Field(default_factory=list)
     files: dict[str, str] = Field(default_factory=dict)  # relative path -> sha256
     warnings: list[str] = Field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
-        outcomes = {g.outcome for g in self.gates}
+        """The verdict over all gates; evidence without any gate proves nothing."""
+        outcomes = {g.outcome for g in self.gates} or {"inconclusive"}
         return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"

