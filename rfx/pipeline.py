@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 from pathlib import Path
 
 from rfx.cost.flops import flops
@@ -17,7 +16,7 @@ from rfx.report import write_reports
 from rfx.runtimes import runtime as find_runtime
 from rfx.stages import check, close, decide, finish, load, measure
 from rfx.stages.run import Run
-from rfx.store import Store, atomic_dir
+from rfx.store import Store, atomic_dir, file_hash
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.evidence import Evidence, SearchPart, TablePart
 from rfx.verify.gates import accuracy_gate, latency_gate
@@ -31,7 +30,9 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
             f"The runtime {recipe_runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
             allowed=", ".join(recipe_runtime.precisions),
         )  # fmt: skip
-    return Run(recipe, store or Store(), recipe_runtime, progress or Silent())
+    run = Run(recipe, store or Store(), recipe_runtime, progress or Silent())
+    run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
+    return run
 
 
 def prepare(run: Run) -> tuple[load.Model, load.Workload]:
@@ -148,7 +149,7 @@ def verify(out: str | Path, *, store: Store | None = None, progress: Progress | 
     file = folder / "model.onnx"
     if not file.is_file():
         raise UsageError("The exported model is gone.", got=str(file), next_step="run rfx prune-export again")
-    changed = [n for n, h in before.files.items() if not (folder / n).is_file() or _hash(folder / n) != h]
+    changed = [n for n, h in before.files.items() if not (folder / n).is_file() or file_hash(folder / n) != h]
     if changed:
         run.warn(f"Files changed since the evidence was written: {', '.join(sorted(changed)[:5])}.")
     dense = measure.baseline(run, loaded, workload.task.output_names)
@@ -216,14 +217,8 @@ def _require_ours(out: Path) -> None:
         )  # fmt: skip
 
 
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
-            hashlib.sha256(stream.read()).hexdigest()  # fmt: skip
-
-
 def _hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): _hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _tool() -> str:

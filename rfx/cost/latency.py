@@ -1,0 +1,286 @@
+"""Measuring a latency table: what keeping n heads or n filters costs on the runtime that will serve the model.
+
+Stacks of whole Transformer blocks are built at several depths, one kind of sublayer with n units, the other full. The
+slope of latency over depth is the cost of one such block: overheads that do not grow with depth cancel, and the runtime
+fuses the block as it fuses the model's. With S(h, f) the slope at h heads and f filters and D = S(H, F), a layer costs
+a(h) + b(f) = S(h, F) + S(H, f) - D. The split between a and b is a matter of convention: empty sublayers cost the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rfx.cost.table import LatencyTable, TableKey
+from rfx.cost.table_file import parse_table
+from rfx.errors import UsageError
+from rfx.export.blocks import BlockShape, stack
+from rfx.plan import Kind, Plan, Site
+from rfx.progress import Progress
+from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
+from rfx.runtimes.timing import interleave, token_inputs
+from rfx.store import Store
+
+MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
+MAX_DEPTH = 12
+MIN_ROUNDS = 24
+SECONDS = (8.0, 90.0)  # at least and at most, of timing in all groups together
+GROUP_BYTES = 3 << 29  # weights of the engines that are alive at once
+RESAMPLES = 200
+
+Point = tuple[int, int]  # heads, filters
+
+
+def table_key(runtime: Runtime, conditions: Conditions, shape: BlockShape) -> TableKey:
+    """Where a table measured now would be valid."""
+    return TableKey(
+        runtime=runtime.name, version=runtime.version(), device=runtime.device(), clock=runtime.clock_for(conditions),
+        threads=conditions.threads, precision=conditions.precision, batch=conditions.batch,
+        sequence=conditions.sequence, hidden=shape.hidden, heads=shape.heads_total, head_dim=shape.head_dim,
+        filters=shape.filters_total, layout=shape.name,
+    )  # fmt: skip
+
+
+def filter_counts(total: int, grid: int) -> list[int]:
+    """Multiples of the runtime's grid from 0 to all, thinned by doubling the step where they are too many."""
+    step = max(1, grid)
+    while total / step > MAX_FILTER_COUNTS - 1:
+        step *= 2
+    return sorted({*range(0, total + 1, step), total})
+
+
+def depths(layers: int) -> list[int]:
+    """Three depths where the model has as many layers, never less than two."""
+    deepest = min(max(layers, 2), MAX_DEPTH)
+    return sorted({max(1, deepest // 3), max(1, 2 * deepest // 3), deepest})
+
+
+def load_or_measure(
+    store: Store, runtime: Runtime, conditions: Conditions, shape: BlockShape, layers: int, *, dense: Engine,
+    model_hash: str, vocab_size: int, progress: Progress, seed: int,
+    finish: Callable[[LatencyTable], LatencyTable] = lambda table: table,
+) -> tuple[LatencyTable, bool]:  # fmt: skip
+    """The table of a model of `layers` blocks of `shape`, from the store or measured now.
+
+    The curves belong to the shape, the fixed part to the model (vocabulary, head); a corrupt entry is measured again.
+
+    Args:
+        dense: the dense model's engine, from which the fixed part is taken.
+        finish: adds the whole-model checks to a table that was just measured.
+
+    Returns:
+        The table, and whether it was in the store.
+    """
+    key = table_key(runtime, conditions, shape)
+    entry = store.key("table", key.hash, layers, model_hash)
+    stored = store.get_json("latency-table", entry)
+    if stored is not None:
+        try:
+            table = parse_table(stored, "the cache")
+            if table.key == key and table.layers == layers:
+                return table, True
+            store.warn("A cached latency table has another key than it is filed under: it is measured again.")
+        except UsageError as error:
+            store.warn(f"The cached latency table is not valid ({error.got}): it is measured again.")
+        store.remove("latency-table", entry)
+
+    curves, errors, facts = _curves(store, runtime, conditions, shape, layers, key, progress, seed)
+    fixed, scale = _fixed_part(store, runtime, conditions, shape, layers, dense, vocab_size, curves, facts, seed)
+    if scale != 1.0:
+        curves = {k: {n: ms * scale for n, ms in c.items()} for k, c in curves.items()}
+    table = finish(LatencyTable(key, curves, fixed, layers, errors, (), facts))
+    store.put_json("latency-table", entry, table.to_json())
+    return table, False
+
+
+def _curves(store, runtime, conditions, shape, layers, key, progress, seed):
+    """Costs by kind and count, their errors, and the facts of the measurement; from the store where it has them."""
+    entry = store.key("curves", key.hash, depths(layers), seed)
+    done = store.get_json("latency-curves", entry)
+    if done is None:
+        done = _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry)
+        store.put_json("latency-curves", entry, done)
+    by_count = [
+        {kind: {int(n): float(v) for n, v in curve.items()} for kind, curve in done[part].items()}
+        for part in ("costs_ms", "errors_ms")
+    ]
+    return by_count[0], by_count[1], done["facts"]
+
+
+def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry) -> dict:
+    H, F = shape.heads_total, shape.filters_total
+    heads, filters = list(range(H + 1)), filter_counts(F, runtime.filter_grid)
+    dense: Point = (H, F)
+    points = sorted({(h, F) for h in heads} | {(H, f) for f in filters} | {(0, 0)}, reverse=True)
+    groups = _groups(points, dense, shape, layers, seed)
+    started = time.time()
+    slopes: dict[Point, np.ndarray] = {}  # bootstrap samples, the first the estimate itself: [1 + RESAMPLES]
+    reference: list[float] = []
+    rounds: list[int] = []
+    with progress.bar("measuring the latency table", len(groups)) as bar:
+        for number, group in enumerate(groups):
+            part = store.key(entry, number, group)
+            saved = store.get_json("latency-part", part)
+            if saved is None:
+                saved = _measure_group(store, runtime, conditions, shape, layers, group, len(groups), seed + number)
+                store.put_json("latency-part", part, saved)
+            reference.append(saved["reference_ms"])
+            rounds.append(saved["rounds"])
+            for (h, f), values in saved["slopes"]:
+                # Machines drift between groups: each is measured in units of the reference that it has in common.
+                slopes[h, f] = np.asarray(values) / saved["reference_ms"]
+            bar.advance()
+    unit = float(np.median(reference))
+    samples = {p: s * unit for p, s in slopes.items()}
+    costs, errors, notes = _split(samples, heads, filters, dense, runtime.smooth)
+    for number, group in enumerate(groups):
+        store.remove("latency-part", store.key(entry, number, group))
+    facts = {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": round(time.time() - started, 1),
+        "depths": depths(layers), "rounds": int(min(rounds)), "reference_ms": unit, **notes,
+    }  # fmt: skip
+    return {"costs_ms": costs, "errors_ms": errors, "facts": facts}
+
+
+def _groups(points: Sequence[Point], dense: Point, shape: BlockShape, layers: int, seed: int) -> list[list[Point]]:
+    """The points in parts whose engines fit into memory together; the dense point is in each. Shuffled, so that what
+    one part has in common is no step in a curve."""
+    per_layer = 4 * (4 * shape.hidden * shape.heads_total * shape.head_dim + 2 * shape.hidden * shape.filters_total)
+    each = per_layer * sum(depths(layers))
+    size = max(2, min(16, int(GROUP_BYTES // each)))
+    others = [p for p in points if p != dense]
+    order = np.random.default_rng(seed).permutation(len(others))
+    return [[dense, *(others[i] for i in order[start : start + size])] for start in range(0, len(others), size)]
+
+
+def _measure_group(store, runtime, conditions, shape, layers, group, groups, seed) -> dict:
+    """Slopes over depth of the points of one group."""
+    ds = depths(layers)
+    folder = store.scratch("stacks")
+    engines: list[Engine] = []
+    try:
+        runs: dict[str, BoundRun] = {}
+        for point in group:
+            for depth in ds:
+                engine = _build_stack(runtime, conditions, shape, [point] * depth, folder, seed)
+                engines.append(engine)
+                runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(_stack_inputs(shape, conditions, seed))
+        times = interleave(
+            runs, min_rounds=MIN_ROUNDS, min_seconds=SECONDS[0] / groups, max_seconds=SECONDS[1] / groups,
+            warmup_ms=20.0, seed=seed,
+        )  # fmt: skip
+    finally:
+        for engine in engines:
+            engine.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    rows = len(next(iter(times.values())))
+    rng = np.random.default_rng(seed)
+    draws = np.concatenate([np.arange(rows)[None], rng.integers(0, rows, (RESAMPLES, rows))])  # [1 + R, rounds]
+    x = np.asarray(ds, dtype=np.float64) - np.mean(ds)
+    slopes = []
+    for h, f in group:
+        medians = np.stack([np.median(times[f"{h}/{f}/{d}"][draws], axis=1) for d in ds])  # [depths, 1 + R]
+        slopes.append(((h, f), (x @ medians / (x @ x)).tolist()))
+    top = times[f"{group[0][0]}/{group[0][1]}/{ds[-1]}"]
+    return {"slopes": slopes, "reference_ms": float(np.median(top)), "rounds": rows}
+
+
+def _build_stack(runtime, conditions, shape, layers: list[Point], folder: Path, seed: int) -> Engine:
+    import onnx
+
+    file = folder / "stack.onnx"
+    onnx.save(stack(shape, layers, seed=seed), str(file))
+    try:
+        return runtime.build(file, conditions)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _stack_inputs(shape: BlockShape, conditions: Conditions, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    b, t = conditions.batch, conditions.sequence
+    return {
+        "hidden": rng.standard_normal((b, t, shape.hidden)).astype(np.float32),
+        "mask": np.zeros((b, 1, t, t), dtype=np.float32),
+    }
+
+
+def _split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smooth: bool):
+    """Slopes S(h, f) -> costs a(h), b(f) and the half-widths of their 95 % intervals."""
+    H, F = dense
+    D = samples[dense]
+    empty = np.maximum(0.0, samples[0, F] + samples[H, 0] - D) / 2  # a(0) = b(0)
+    curves = {
+        Kind.MHA.value: {h: samples[h, F] - samples[0, F] + empty for h in heads},
+        Kind.FFN.value: {f: samples[H, f] - samples[H, 0] + empty for f in filters},
+    }
+    costs: dict[str, dict[int, float]] = {}
+    errors: dict[str, dict[int, float]] = {}
+    for kind, curve in curves.items():
+        values = np.asarray([curve[n][0] for n in sorted(curve)])
+        spread = np.asarray([np.ptp(np.percentile(curve[n][1:], (2.5, 97.5))) / 2 for n in sorted(curve)])
+        if smooth:
+            values = _monotone(sorted(curve), values)
+        costs[kind] = {n: max(0.0, float(v)) for n, v in zip(sorted(curve), values)}
+        errors[kind] = {n: float(e) for n, e in zip(sorted(curve), spread)}
+    notes = {"block_ms": float(D[0]), "empty_block_ms": float(samples[0, 0][0]), "smoothed": smooth}
+    return costs, errors, notes
+
+
+def _monotone(counts: Sequence[int], values: np.ndarray) -> np.ndarray:
+    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the clock's noise."""
+    from sklearn.isotonic import IsotonicRegression
+
+    return IsotonicRegression().fit_transform(np.asarray(counts, dtype=np.float64), values)
+
+
+def _fixed_part(store, runtime, conditions, shape, layers, dense, vocab_size, curves, facts, seed) -> tuple[float, float]:
+    """What the whole model costs beyond its blocks, on the table's scale; and a factor for the curves (1, but where
+    noise would make that part negative)."""
+    folder = store.scratch("fixed")
+    H, F = shape.heads_total, shape.filters_total
+    reference = _build_stack(runtime, conditions, shape, [(H, F)] * depths(layers)[-1], folder, seed)
+    try:
+        times = interleave(
+            {"reference": reference.bind(_stack_inputs(shape, conditions, seed)),
+             "dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed))},
+            min_rounds=MIN_ROUNDS, min_seconds=2.0, max_seconds=20.0, seed=seed,
+        )  # fmt: skip
+    finally:
+        reference.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    model_ms = float(np.median(times["dense"]) / np.median(times["reference"])) * float(facts["reference_ms"])
+    blocks = layers * (curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F])
+    return (model_ms - blocks, 1.0) if model_ms >= blocks else (0.0, model_ms / blocks)
+
+
+def check_additivity(
+    table: LatencyTable, sites: Sequence[Site], engines: Sequence[tuple[Plan, Engine]], dense: Engine,
+    conditions: Conditions, *, vocab_size: int, progress: Progress, seed: int,
+) -> LatencyTable:  # fmt: skip
+    """The table with `additivity` filled in: predicted against measured latency of whole pruned models.
+
+    Both are shares of the dense model's latency, from one interleaved run, put on the table's scale.
+    """
+    from dataclasses import replace
+
+    runs = {"dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed))}
+    for i, (_, engine) in enumerate(engines):
+        runs[str(i)] = engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
+    try:
+        times = interleave(runs, min_rounds=MIN_ROUNDS, min_seconds=3.0, max_seconds=30.0, seed=seed)
+    finally:
+        for _, engine in engines:
+            engine.close()
+    dense_ms = table.predict_ms(list(sites), {s.name: s.units for s in sites})
+    rows = []
+    for i, (plan, _) in enumerate(engines):
+        predicted = table.predict_ms(list(sites), plan.counts)
+        measured = dense_ms * float(np.median(times[str(i)]) / np.median(times["dense"]))
+        rows.append({"plan": plan.hash, "layers": plan.layers, "predicted_ms": predicted, "measured_ms": measured,
+                     "error": predicted / measured - 1})  # fmt: skip
+    return replace(table, additivity=tuple(rows))

@@ -1,0 +1,75 @@
+"""A latency table as one JSON file that can be shared: written whole, read with every mistake named."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rfx.cost.table import LatencyTable, TableKey
+from rfx.errors import UsageError
+from rfx.plan import Kind
+from rfx.store import atomic_write_text
+
+
+def write_table(table: LatencyTable, path: str | Path) -> None:
+    """Raises UsageError where `path` cannot be written."""
+    atomic_write_text(path, json.dumps(table.to_json(), indent=1) + "\n")
+
+
+def read_table(path: str | Path) -> LatencyTable:
+    """Read and check a table.
+
+    Raises:
+        UsageError: no such file, not JSON, not a table, or numbers that cannot be latencies.
+    """
+    file = Path(path)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            "The latency table cannot be read.", got=f"{file}: {error.strerror}", allowed="a JSON file of `rfx profile --out`"
+        ) from None
+    except ValueError as error:
+        raise _corrupt(file, f"not JSON ({error})") from None
+    return parse_table(data, str(file))
+
+
+def parse_table(data: Any, where: str) -> LatencyTable:
+    """A table from its JSON form.
+
+    Raises:
+        UsageError: as `read_table`.
+    """
+    if not isinstance(data, dict) or data.get("schema_version") != 1:
+        got = data.get("schema_version") if isinstance(data, dict) else type(data).__name__
+        raise _corrupt(where, f"schema_version {got!r}, not 1")
+    names = {f.name for f in fields(TableKey)}
+    key = data.get("key")
+    if not isinstance(key, dict) or set(key) != names:
+        raise _corrupt(where, f"its key needs exactly: {', '.join(sorted(names))}")
+    try:
+        table = LatencyTable.from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _corrupt(where, f"{type(error).__name__}: {error}") from None
+    if set(table.costs_ms) != {k.value for k in Kind}:
+        raise _corrupt(where, f"costs_ms needs {' and '.join(k.value for k in Kind)}")
+    for kind, units in ((Kind.MHA, table.key.heads), (Kind.FFN, table.key.filters)):
+        curve = table.curve(kind)
+        bad = [n for n, ms in curve.items() if not 0 <= n <= units or not (math.isfinite(ms) and ms >= 0)]
+        if bad:
+            raise _corrupt(where, f"{kind.value}: counts {bad[:5]} are outside 0..{units} or have no valid latency")
+        if 0 not in curve or units not in curve:
+            raise _corrupt(where, f"{kind.value}: the empty and the full sublayer (0 and {units}) must be there")
+    if not math.isfinite(table.fixed_ms) or table.fixed_ms < 0 or table.layers < 1:
+        raise _corrupt(where, f"fixed_ms {table.fixed_ms}, layers {table.layers}")
+    return table
+
+
+def _corrupt(where: str | Path, why: str) -> UsageError:
+    return UsageError(
+        "This is not a valid latency table.", got=f"{where}: {why}", allowed="a JSON file of `rfx profile --out`",
+        next_step="measure it again: rfx profile MODEL --out table.json",
+    )  # fmt: skip
