@@ -86,7 +86,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
                    accuracy_gate(accuracy, recipe.max_drop),
                    latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
             latency=latency, accuracy=accuracy, parity=differences,
-            flops_ratio=_flops(loaded, plan, run) / _flops(loaded, Plan.dense(loaded.sites), run),
+            flops_ratio=_flops(loaded, workload, plan) / _flops(loaded, workload, Plan.dense(loaded.sites)),
             params_ratio=parameter_count(done.model) / parameter_count(loaded.model),
             stages=run.stages, files=_hashes(folder), warnings=run.warnings,
         )  # fmt: skip
@@ -196,8 +196,8 @@ def _sequence(workload) -> float:
     return sum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
 
 
-def _flops(loaded, plan: Plan, run: Run) -> float:
-    return flops(loaded.sites, plan.counts, run.recipe.conditions.sequence, loaded.hidden)
+def _flops(loaded, workload, plan: Plan) -> float:
+    return flops(loaded.sites, plan.counts, _sequence(workload), loaded.hidden)
 
 
 def _require_budget(recipe: Recipe) -> None:

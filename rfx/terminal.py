@@ -115,18 +115,9 @@ def print_table(measured, out) -> None:
 
 def print_gates(evidence) -> None:
     """Gates, one a line."""
-    console = _out()
-    table = Table(title=f"Gates: {evidence.outcome}", title_justify="left")
-    for column in ("gate", "outcome", "value", "95 % interval", "limit", ""):
-        table.add_column(column)
-    style = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-    for g in evidence.gates:
-        interval = f"{g.interval[0]:.4g} .. {g.interval[1]:.4g}" if g.interval else ""
-        table.add_row(
-            g.name, f"[{style[g.outcome]}]{g.outcome}[/]", "" if g.value is None else f"{g.value:.4g} {g.unit}".strip(),
-            interval, "" if g.limit is None else f"{g.limit:.4g}", g.detail,
-        )  # fmt: skip
-    console.print(table)
+    from rfx.report import gates_table
+
+    Console(highlight=False).print(gates_table(evidence))
 
 
 def print_environment(here: dict, runtimes) -> None:

@@ -98,7 +98,6 @@ def latency(run: Run, loaded: Model, dense: Baseline, engine: Engine, predicted_
     """A fresh interleaved measurement of the final artefact."""
     with run.stage("latency"):
         return measure_pair(
-            dense.engine, engine, run.conditions, clock=run.runtime.clock, target=run.recipe.budget.latency,
-            predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size),
+            run.runtime, dense.engine, engine, run.conditions, target=run.recipe.budget.latency, predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size),
             seed=run.recipe.seed + 1, min_seconds=6.0,
         )  # fmt: skip

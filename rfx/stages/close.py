@@ -94,8 +94,7 @@ def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchRe
     engine = run.runtime.build(file, run.conditions)
     try:
         part = measure_pair(
-            dense.engine, engine, run.conditions, clock=run.runtime.clock,
-            vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=3.0,
+            run.runtime, dense.engine, engine, run.conditions, vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=3.0,
         )  # fmt: skip
     finally:
         engine.close()

@@ -18,7 +18,7 @@ from rfx.store import atomic_dir
 
 LABELS = ("negative", "neutral", "positive")
 CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
-TRAIN, EVAL = 7000, 2500
+TRAIN, EVAL = 5000, 5000
 EPOCHS, BATCH, RATE, MAX_LENGTH = 2, 32, 1e-4, 64
 VERSION = 1  # of this procedure: another number, another folder
 

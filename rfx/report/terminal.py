@@ -1,0 +1,86 @@
+"""The summary a person reads in the terminal, and what a CI service is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rfx.report.facts import (
+    budget_text, conditions_text, headline, interval_text, layer_rows, limit_text, model_name, value_text,
+)  # fmt: skip
+from rfx.verify.evidence import Evidence
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def gates_table(evidence: Evidence) -> Table:
+    """One row a gate."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"gates: {evidence.outcome}", style=f"bold {_STYLE[evidence.outcome]}"), title_justify="left")
+    for column in ("gate", "outcome", "measured", "95 % interval", "limit", "detail"):
+        table.add_column(column, overflow="fold")
+    for g in evidence.gates:
+        table.add_row(
+            g.name, Text(g.outcome, style=_STYLE[g.outcome]), value_text(g), interval_text(g), limit_text(g), Text(g.detail)
+        )
+    return table
+
+
+def print_summary(evidence: Evidence, out: Path | None = None) -> None:
+    """The result on stdout: headline, layers, gates, what was written."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    say(f"{model_name(evidence)}: {headline(evidence)}", "bold")
+    say(f"budget: {budget_text(evidence)}")
+    say(f"measured with {conditions_text(evidence)}")
+    table = Table(title="kept units", title_justify="left")
+    for column in ("layer", "heads", "filters"):
+        table.add_column(column, justify="right")
+    for i, heads, all_heads, filters, all_filters in layer_rows(evidence):
+        table.add_row(str(i), f"{heads} / {all_heads}", f"{filters} / {all_filters}")
+    console.print(table)
+    if evidence.table is not None and evidence.table.additivity_error is not None:
+        say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
+    for i, r in enumerate(evidence.search.rounds, 1):
+        say(f"closed loop, round {i}: ratio {r.measured_ratio:.3f} ({r.note})")
+    console.print(gates_table(evidence))
+    for warning in evidence.warnings:
+        say(f"warning: {warning}", "yellow")
+    if out is not None:
+        say(f"written to {out}: model.onnx, model/, report.html, evidence.json, junit.xml, README.md (model card)")
+
+
+def publish(evidence: Evidence) -> None:
+    """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error` lines on stderr where
+    GITHUB_ACTIONS=true."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        from rfx.report.markdown import summary
+
+        try:
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write(summary(evidence) + "\n")
+        except OSError as error:
+            sys.stderr.write(f"warning: the step summary cannot be written: {error}\n")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for g in evidence.gates:
+            if g.outcome != "pass":
+                level = "error" if g.outcome == "fail" else "warning"
+                text = f"{value_text(g)} {interval_text(g)} {limit_text(g)} {g.detail}".strip()
+                # Workflow commands end at a line break, which they write as %0A.
+                text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+                sys.stderr.write(f"::{level} title=rfx gate {g.name}: {g.outcome}::{text}\n")

@@ -1,0 +1,57 @@
+"""Fast: dense and pruned timed side by side in one process, with a bootstrap interval on the ratio of their medians."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rfx.runtimes.base import Conditions, Engine, Runtime
+from rfx.runtimes.timing import interleave, token_inputs
+from rfx.verify.evidence import LatencyPart, Percentiles
+
+RESAMPLES = 1000
+_CHUNK = 4 << 20  # resampled values held at once
+
+
+def measure_pair(
+    runtime: Runtime, dense: Engine, pruned: Engine, conditions: Conditions, *, vocab_size: int, seed: int,
+    min_seconds: float, target: float | None = None, predicted_ratio: float | None = None,
+) -> LatencyPart:  # fmt: skip
+    """Interleaved rounds of dense and pruned on the same tokens.
+
+    Args:
+        min_seconds: wall-clock seconds of timing (at least 10 rounds).
+        target, predicted_ratio: kept in the evidence beside what was measured.
+    """
+    times = interleave(
+        {"dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed)),
+         "pruned": pruned.bind(token_inputs(pruned.input_names, conditions, vocab_size, seed))},
+        min_seconds=min_seconds, min_rounds=10, seed=seed,
+    )  # fmt: skip
+    d, p = times["dense"], times["pruned"]
+    dense_ms, pruned_ms = float(np.median(d)), float(np.median(p))
+    return LatencyPart(
+        dense_ms=dense_ms, pruned_ms=pruned_ms, ratio=pruned_ms / dense_ms, interval=ratio_interval(d, p, seed),
+        target=target, predicted_ratio=predicted_ratio, dense=percentiles(d), pruned=percentiles(p),
+        clock=runtime.clock_for(conditions),
+        conditions={**conditions.to_json(), "runtime": runtime.name, "version": runtime.version(),
+                    "device": runtime.device()},
+    )  # fmt: skip
+
+
+def ratio_interval(dense: np.ndarray, pruned: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of median(pruned) / median(dense), rounds resampled in pairs. float64 [rounds] each."""
+    rng = np.random.default_rng(seed)
+    n = len(dense)
+    ratios: list[np.ndarray] = []
+    step = max(1, _CHUNK // n)
+    for start in range(0, RESAMPLES, step):
+        rows = rng.integers(0, n, (min(step, RESAMPLES - start), n))
+        ratios.append(np.median(pruned[rows], axis=1) / np.median(dense[rows], axis=1))
+    low, high = np.percentile(np.concatenate(ratios), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def percentiles(times: np.ndarray) -> Percentiles:
+    """Of milliseconds [rounds]."""
+    p50, p90, p95, p99 = (float(x) for x in np.percentile(times, (50, 90, 95, 99)))
+    return Percentiles(p50=p50, p90=p90, p95=p95, p99=p99, mean=float(times.mean()), samples=len(times))
