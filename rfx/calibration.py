@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Batches:
     """Calibration features as batches of `(inputs, targets)`: dicts of torch tensors [batch, tokens], padded to the
     longest of the batch, in the order given. Can be gone through again and again; `len()` is the number of batches."""
 
-    def __init__(self, task: "Task", features: Sequence["Feature"], batch_size: int):
+    def __init__(self, task: Task, features: Sequence[Feature], batch_size: int):
         self.task, self.features, self.batch_size = task, list(features), batch_size
 
     def __len__(self) -> int:
@@ -32,7 +33,7 @@ class Batches:
             yield inputs, {k: torch.from_numpy(v) for k, v in self.task.targets(part).items()}
 
 
-def choose(examples: Sequence["Example"], n: int, seed: int, replacement: bool = False) -> np.ndarray:
+def choose(examples: Sequence[Example], n: int, seed: int, replacement: bool = False) -> np.ndarray:
     """Indices of `n` examples drawn with `seed`, all of them where there are fewer; with replacement as the reference
     of Kwon et al. draws (duplicates occur)."""
     rng = np.random.default_rng(seed)
@@ -41,25 +42,25 @@ def choose(examples: Sequence["Example"], n: int, seed: int, replacement: bool =
     return rng.permutation(len(examples))[:n]
 
 
-def set_hash(examples: Sequence["Example"]) -> str:
+def set_hash(examples: Sequence[Example]) -> str:
     """Hash of a set of examples, whatever their order."""
     return hashlib.sha256("".join(sorted({e.hash for e in examples})).encode()).hexdigest()[:16]
 
 
-def overlap(first: Sequence["Example"], second: Sequence["Example"]) -> int:
+def overlap(first: Sequence[Example], second: Sequence[Example]) -> int:
     """How many examples of `second` have the inputs of an example of `first`."""
     known = {e.hash for e in first}
     return sum(e.hash in known for e in second)
 
 
-def drop_overlap(train: Sequence["Example"], evaluation: Sequence["Example"]) -> tuple[list["Example"], int]:
+def drop_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> tuple[list[Example], int]:
     """`train` without the examples whose inputs stand in `evaluation`, and how many those were."""
     known = {e.hash for e in evaluation}
     kept = [e for e in train if e.hash not in known]
     return kept, len(train) - len(kept)
 
 
-def run_features(run: RunFunction, task: "Task", features: Sequence["Feature"], batch_size: int, *,
+def run_features(run: RunFunction, task: Task, features: Sequence[Feature], batch_size: int, *,
                  pad_multiple: int = 8, advance: Callable[[int], None] | None = None) -> dict[str, list[np.ndarray]]:
     """Raw outputs of every feature, in the order given.
 
@@ -93,8 +94,8 @@ def run_features(run: RunFunction, task: "Task", features: Sequence["Feature"], 
     return results
 
 
-def evaluate_torch(model, task: "Task", features: Sequence["Feature"], examples: Sequence["Example"], *,
-                   batch_size: int = 32) -> tuple[dict[str, list[np.ndarray]], "MetricResult"]:
+def evaluate_torch(model, task: Task, features: Sequence[Feature], examples: Sequence[Example], *,
+                   batch_size: int = 32) -> tuple[dict[str, list[np.ndarray]], MetricResult]:
     """Raw outputs and metric of a torch model in eval mode."""  # fmt: skip
     import torch
 

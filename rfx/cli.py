@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Iterator, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 Source = Annotated[Optional[str], typer.Argument(
     help="A recipe (YAML file or the name of a bundled one), or a model (folder or hub name). Default: the quickstart.")]
+ModelName = Annotated[Optional[str], typer.Option("--model", help="Model folder or hub name, for a recipe that names none or another.")]
 Task = Annotated[Optional[str], typer.Option("--task", help="text-classification, question-answering or token-classification.")]
 Train = Annotated[Optional[str], typer.Option("--train", help="Labelled examples to calibrate on: JSONL, CSV, TSV, Parquet, SQuAD JSON, or a datasets name such as glue/sst2.")]
 Eval = Annotated[Optional[str], typer.Option("--eval", help="Labelled examples to evaluate on; they take part in no choice.")]
@@ -88,7 +90,7 @@ def _print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
-def _recipe(source: str | None, *, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
+def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
             max_drop=None, min_speedup=None, metric=None, method=None, batch=None, sequence=None, threads=None,
             precision=None, max_length=None, examples=None, seed=None, column=None, labels=None):
     """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
@@ -98,6 +100,7 @@ def _recipe(source: str | None, *, task=None, train=None, eval_=None, target=Non
         return s in bundled_recipes() or s.endswith((".yaml", ".yml"))
 
     base: dict[str, Any]
+    source = source or model
     if source is None:
         base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
     elif is_recipe(source):
@@ -117,7 +120,7 @@ def _recipe(source: str | None, *, task=None, train=None, eval_=None, target=Non
     if latency is not None or flops is not None:
         base["budget"] = {}
     for path, value in {
-        "task": task, "data.train": train, "data.eval": eval_, "target": target, "budget.latency": latency,
+        "model": model, "task": task, "data.train": train, "data.eval": eval_, "target": target, "budget.latency": latency,
         "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
         "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
         "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
@@ -156,7 +159,7 @@ def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: 
 
 @app.command("prune-export")
 def prune_export_command(
-    source: Source = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
+    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
     latency: Latency = None, flops: Flops = None, max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
     metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
     threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
@@ -165,7 +168,7 @@ def prune_export_command(
 ) -> None:  # fmt: skip
     """Prune a fine-tuned model to a budget, export it, and prove the result."""
     with _session(json_, quiet) as progress:
-        recipe = _recipe(source, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+        recipe = _recipe(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
                          max_drop=max_drop, min_speedup=min_speedup, metric=metric, method=method, batch=batch,
                          sequence=sequence, threads=threads, precision=precision, max_length=max_length,
                          examples=examples, seed=seed, column=column, labels=labels)  # fmt: skip
@@ -178,7 +181,7 @@ def prune_export_command(
 
 @app.command("plan")
 def plan_command(
-    source: Source = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
+    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
     latency: Latency = None, flops: Flops = None, metric: Metric = None, method: MethodName = None, batch: Batch = None,
     sequence: Sequence = None, threads: Threads = None, precision: Precision = None, max_length: MaxLength = None,
     examples: Examples = None, seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
@@ -186,7 +189,7 @@ def plan_command(
 ) -> None:  # fmt: skip
     """Score and search only: the plan and its predicted latency. No model is written."""
     with _session(json_, quiet) as progress:
-        recipe = _recipe(source, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+        recipe = _recipe(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
                          metric=metric, method=method, batch=batch, sequence=sequence, threads=threads,
                          precision=precision, max_length=max_length, examples=examples, seed=seed, column=column,
                          labels=labels)  # fmt: skip
@@ -203,14 +206,14 @@ def plan_command(
 
 @app.command("profile")
 def profile_command(
-    source: Source = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
+    source: Source = None, model: ModelName = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
     threads: Threads = None, precision: Precision = None, seed: Seed = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the table to this JSON file.")] = None,
     json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one JSON file."""
     with _session(json_, quiet) as progress:
-        recipe = _recipe(source, task=task or _task_of(source), target=target, batch=batch, sequence=sequence,
+        recipe = _recipe(source, model=model, task=task or _task_of(model or source), target=target, batch=batch, sequence=sequence,
                          threads=threads, precision=precision, seed=seed)  # fmt: skip
         from rfx.cost.table_file import write_table
         from rfx.pipeline import profile

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rfx.plan import Plan, Site
 
@@ -21,11 +22,11 @@ class MaskTap:
     ...     masked = model(**batch).logits
     """
 
-    def __init__(self, model: "torch.nn.Module", sites: Sequence[Site], masks: Mapping[str, "torch.Tensor"]):
+    def __init__(self, model: torch.nn.Module, sites: Sequence[Site], masks: Mapping[str, torch.Tensor]):
         self.model, self.sites, self.masks = model, sites, masks
         self._handles: list = []
 
-    def __enter__(self) -> "MaskTap":
+    def __enter__(self) -> MaskTap:
         for site in self.sites:
             if site.name in self.masks:
                 module = self.model.get_submodule(site.output)
@@ -50,7 +51,7 @@ class MaskTap:
         self._handles.clear()
 
 
-def plan_masks(plan: Plan, scales: Mapping | None = None) -> dict[str, "torch.Tensor"]:
+def plan_masks(plan: Plan, scales: Mapping | None = None) -> dict[str, torch.Tensor]:
     """Masks of a plan: float32 [units] by site, 0 where pruned, else 1 or the unit's scale."""
     import torch
 

@@ -44,7 +44,7 @@ def prepare(run: Run) -> tuple[load.Model, load.Workload]:
             prepared = prepare_quickstart(run.store.root / "quickstart", run.progress)
         run.recipe = load.quickstart_recipe(run.recipe, prepared)
     if run.recipe.model is None:
-        raise UsageError("There is no model.", next_step="name a folder, a hub model or a recipe; or run the quickstart")
+        raise UsageError("There is no model.", next_step="add --model with a folder or a hub name")
     with run.stage("load"):
         loaded = load.load_model(run, run.recipe.model, run.recipe.task)
         return loaded, load.load_workload(run, loaded)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Site:
         return {**asdict(self), "kind": self.kind.value, "inputs": list(self.inputs)}
 
     @classmethod
-    def from_json(cls, data: Mapping) -> "Site":
+    def from_json(cls, data: Mapping) -> Site:
         return cls(**{**data, "kind": Kind(data["kind"]), "inputs": tuple(data["inputs"])})
 
 
@@ -80,7 +80,7 @@ class Plan:
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object) -> "Plan":
+    def of(cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object) -> Plan:
         return cls(
             tuple(
                 SitePlan(s.name, s.layer, s.kind, s.units, s.width, tuple(sorted(int(u) for u in kept[s.name])))
@@ -90,7 +90,7 @@ class Plan:
         )
 
     @classmethod
-    def dense(cls, sites: Sequence[Site]) -> "Plan":
+    def dense(cls, sites: Sequence[Site]) -> Plan:
         return cls.of(sites, {s.name: range(s.units) for s in sites})
 
     @property
@@ -129,7 +129,7 @@ class Plan:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, data: Mapping) -> "Plan":
+    def from_json(cls, data: Mapping) -> Plan:
         sites = tuple(
             SitePlan(s["name"], s["layer"], Kind(s["kind"]), s["units"], s["width"], tuple(s["kept"]))
             for s in data["sites"]
@@ -154,7 +154,7 @@ class Update:
         return {f"{part}/{name}": np.ascontiguousarray(a) for part, arrays in parts.items() for name, a in arrays.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Update":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Update:
         parts: dict[str, dict[str, np.ndarray]] = {"scales": {}, "weights": {}, "biases": {}}
         for key, array in arrays.items():
             part, name = key.split("/", 1)

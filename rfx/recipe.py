@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,7 +53,7 @@ class Budget(_Part):
     flops: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="after")
-    def _one(self) -> "Budget":
+    def _one(self) -> Budget:
         if self.latency is not None and self.flops is not None:
             raise ValueError("give latency or flops, not both")
         return self

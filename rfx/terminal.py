@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,7 +30,7 @@ class Terminal:
             disable=quiet or not self.console.is_terminal,
         )  # fmt: skip
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Terminal:
         self._bars.start()
         return self
 

@@ -26,12 +26,12 @@ REFUSED: dict[str, str] = {
 }
 
 
-def family_name(model: "torch.nn.Module") -> str:
+def family_name(model: torch.nn.Module) -> str:
     family = FAMILIES.get(model.config.model_type)
     return family.name if family else f"generic ({model.config.model_type})"
 
 
-def find_sites(model: "torch.nn.Module") -> list[Site]:
+def find_sites(model: torch.nn.Module) -> list[Site]:
     """The prunable sublayers of `model` in execution order, attention before FFN in each layer.
 
     Raises:

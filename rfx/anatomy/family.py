@@ -33,7 +33,7 @@ class Family:
     head_dim: str = "attention_head_size"
     returns: int = 2
 
-    def sites(self, model: "torch.nn.Module") -> list[Site]:
+    def sites(self, model: torch.nn.Module) -> list[Site]:
         """The sites of `model` in execution order, attention before FFN; [] where the layers are not found."""
         path = next((n for n, _ in model.named_modules() if n == self.layers or n.endswith("." + self.layers)), None)
         if path is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HEAD_DIMS = ("attention_head_size", "head_dim", "head_size")
 
 
-def probe_inputs(model: "torch.nn.Module", batch: int = 2, tokens: int = 8) -> dict[str, "torch.Tensor"]:
+def probe_inputs(model: torch.nn.Module, batch: int = 2, tokens: int = 8) -> dict[str, torch.Tensor]:
     """Random token ids [batch, tokens], the last tokens of the second row padded. Seeded, global RNG untouched."""
     import torch
 
@@ -32,7 +32,7 @@ def probe_inputs(model: "torch.nn.Module", batch: int = 2, tokens: int = 8) -> d
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
-def generic_sites(model: "torch.nn.Module") -> list[Site]:
+def generic_sites(model: torch.nn.Module) -> list[Site]:
     """Sites found by watching one forward pass, in execution order; [] where the pattern does not fit."""
     import torch
 

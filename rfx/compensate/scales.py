@@ -331,7 +331,7 @@ def _check(sites, masks, mode, head_positions, teacher_masks) -> None:
             got="no teacher_masks",
             allowed="the binary masks searched at the square root of the constraint",
         )
-    for given in (masks, teacher_masks or {}):
+    for given in (masks,) if teacher_masks is None else (masks, teacher_masks):
         for site in sites:
             mask = np.asarray(given[site.name]) if site.name in given else None
             if mask is None and given is teacher_masks:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Mapping
 
 from rfx.plan import Counts, Kind, Site
 
@@ -86,7 +86,7 @@ class LatencyTable:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping) -> "LatencyTable":
+    def from_json(cls, data: Mapping) -> LatencyTable:
         def curves(part: Mapping) -> dict:
             return {k: {int(n): float(v) for n, v in c.items()} for k, c in part.items()}
 

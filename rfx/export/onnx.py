@@ -10,9 +10,9 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Mapping, Sequence
 
 from rfx.errors import InternalCheckError
 from rfx.plan import Plan, Site

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from rfx.report import plots
 from rfx.report.facts import (
-    GATE_TITLES, budget_text, conditions_text, headline, interval_text, layer_rows, limit_text, model_name, value_text,
+    GATE_TITLES,
+    budget_text,
+    conditions_text,
+    headline,
+    interval_text,
+    layer_rows,
+    limit_text,
+    model_name,
+    value_text,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 

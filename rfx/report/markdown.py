@@ -7,7 +7,15 @@ from typing import Any
 import yaml
 
 from rfx.report.facts import (
-    GATE_TITLES, budget_text, conditions_text, headline, hub_name, interval_text, layer_rows, limit_text, model_name,
+    GATE_TITLES,
+    budget_text,
+    conditions_text,
+    headline,
+    hub_name,
+    interval_text,
+    layer_rows,
+    limit_text,
+    model_name,
     value_text,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfx.report.facts import (
-    budget_text, conditions_text, headline, interval_text, layer_rows, limit_text, model_name, value_text,
+    budget_text,
+    conditions_text,
+    headline,
+    interval_text,
+    layer_rows,
+    limit_text,
+    model_name,
+    value_text,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 

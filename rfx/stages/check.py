@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from rfx.runtimes.base import Engine
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import Baseline
 from rfx.stages.run import Run
+from rfx.tasks.base import MetricResult
 from rfx.verify.accuracy import compare
 from rfx.verify.evidence import AccuracyPart, Gate, LatencyPart
 from rfx.verify.gates import same_gate, shrunk_gate
 from rfx.verify.latency import measure_pair
-from rfx.tasks.base import MetricResult
 
 EVAL_BATCH = 32
 PARITY_EXAMPLES = 64

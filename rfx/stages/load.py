@@ -96,6 +96,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
     except (OSError, ValueError) as error:
         raise _not_loaded(source, local, error) from None
     _refuse_early(config)
+    _fit_lengths(run, config)
     try:
         model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
@@ -163,11 +164,6 @@ def load_workload(run: Run, loaded: Model) -> Workload:
         max_length=recipe.max_length, metric=recipe.metric, columns=recipe.data.columns,
         label_names=recipe.data.labels, **recipe.task_options,
     )  # fmt: skip
-    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
-    if limit:
-        reserved = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "esm") else 0
-        task.check_length(limit - reserved)
-        _check_sequence(recipe.conditions.sequence, limit - reserved)
     if not recipe.data.train or not recipe.data.eval:
         missing = "--train" if not recipe.data.train else "--eval"
         raise UsageError(
@@ -201,12 +197,27 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     return workload
 
 
-def _check_sequence(sequence: int, limit: int) -> None:
-    if sequence > limit:
-        raise UsageError(
-            "The sequence length to be timed is longer than the model takes.", got=f"--sequence {sequence}",
-            allowed=f"at most {limit} tokens", next_step=f"use --sequence {limit} or less",
-        )  # fmt: skip
+def _fit_lengths(run: Run, config) -> None:
+    """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
+    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
+    if not limit:
+        return
+    limit -= 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "esm") else 0  # rows for padding
+    recipe, conditions = run.recipe, run.recipe.conditions
+    for what, option, value, asked in (
+        ("Inputs may be longer than the model takes.", "--max-length", recipe.max_length,
+         "max_length" in recipe.model_fields_set),
+        ("The sequence length to be timed is longer than the model takes.", "--sequence", conditions.sequence,
+         "conditions" in recipe.model_fields_set and "sequence" in conditions.model_fields_set),
+    ):  # fmt: skip
+        if value > limit and asked:
+            raise UsageError(
+                what, got=f"{option} {value}", allowed=f"at most {limit} tokens", next_step=f"use {option} {limit} or less"
+            )
+    run.recipe = recipe.model_copy(update={
+        "max_length": min(recipe.max_length, limit),
+        "conditions": conditions.model_copy(update={"sequence": min(conditions.sequence, limit)}),
+    })  # fmt: skip
 
 
 def quickstart_recipe(run_recipe, prepared: dict[str, Path]):

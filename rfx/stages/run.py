@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator
 
 from rfx.progress import Progress
 from rfx.recipe import Recipe
@@ -34,7 +34,7 @@ class Run:
         self.progress.warn(text)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator["StageClock"]:
+    def stage(self, name: str) -> Iterator[StageClock]:
         """Times one stage; `clock.cached = True` inside says that its result came from the store."""
         clock = StageClock()
         started = time.perf_counter()

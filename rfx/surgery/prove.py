@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from rfx.anatomy import probe_inputs
 from rfx.errors import UnsupportedModelError
@@ -31,7 +31,7 @@ def prove(model, sites: Sequence[Site]) -> float:
         name = [s.name for s in sites if s.kind is kind][-1 if kind is Kind.FFN else 0]
         empties[name] = range(0)
 
-    def outputs(module) -> "torch.Tensor":
+    def outputs(module) -> torch.Tensor:
         with torch.no_grad():
             return torch.cat([t.flatten() for t in _tensors(module(**inputs))])
 

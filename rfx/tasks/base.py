@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -78,16 +79,8 @@ class Task(ABC):
         self.label_names = list(label_names) if label_names else [self.id2label[i] for i in sorted(self.id2label)]
         self.metric_name = metric or self.metrics[0]
 
-    def check_length(self, limit: int) -> None:
-        """Raises UsageError where `max_length` is above what the model takes."""
-        if self.max_length > limit:
-            raise UsageError(
-                "Inputs may be longer than the model takes.", got=f"max_length {self.max_length}",
-                allowed=f"at most {limit} tokens", next_step=f"use --max-length {limit} or less",
-            )  # fmt: skip
-
     @abstractmethod
-    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list["Example"]:
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
         """Examples from rows of a file, labels validated. Raises UsageError naming row and column."""
 
     @abstractmethod
