@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 
 def _parse_lines(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: texts may hold U+0085 or U+2028
         if not line.strip():
             continue
         try:
