@@ -4,6 +4,7 @@ Stacks of whole Transformer blocks are built at several depths, one kind of subl
 slope of latency over depth is the cost of one such block: overheads that do not grow with depth cancel, and the runtime
 fuses the block as it fuses the model's. With S(h, f) the slope at h heads and f filters and D = S(H, F), a layer costs
 a(h) + b(f) = S(h, F) + S(H, f) - D. The split between a and b is a matter of convention: empty sublayers cost the same.
+Two whole models anchor the table: the dense one, and the one with every sublayer emptied, which is its fixed part.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ def filter_counts(total: int, grid: int) -> list[int]:
     return sorted({*range(0, total + 1, step), total})
 
 
-def depths(layers: int) -> list[int]:
-    """Three depths where the model has as many layers, never less than two."""
+def depths(layers: int) -> tuple[int, int]:
+    """The depths of the stacks: the model's (at most 12), and a quarter of it. Far apart, so that the slope is sharp; the
+    dense block is measured halfway too, which tells whether latency is linear in depth."""
     deepest = min(max(layers, 2), MAX_DEPTH)
-    return sorted({max(1, deepest // 3), max(1, 2 * deepest // 3), deepest})
+    return max(1, deepest // 4), deepest
 
 
 def load_or_measure(
     store: Store, runtime: Runtime, conditions: Conditions, shape: BlockShape, layers: int, *, dense: Engine,
-    model_hash: str, vocab_size: int, progress: Progress, seed: int,
+    emptied: Callable[[], Engine], model_hash: str, vocab_size: int, progress: Progress, seed: int,
     finish: Callable[[LatencyTable], LatencyTable] = lambda table: table,
 ) -> tuple[LatencyTable, bool]:  # fmt: skip
     """The table of a model of `layers` blocks of `shape`, from the store or measured now.
@@ -69,7 +71,8 @@ def load_or_measure(
     The curves belong to the shape, the fixed part to the model (vocabulary, head); a corrupt entry is measured again.
 
     Args:
-        dense: the dense model's engine, from which the fixed part is taken.
+        dense: the dense model's engine.
+        emptied: builds the engine of the model without any head or filter; not asked for where the store has the table.
         finish: adds the whole-model checks to a table that was just measured.
 
     Returns:
@@ -89,10 +92,9 @@ def load_or_measure(
         store.remove("latency-table", entry)
 
     curves, errors, facts = _curves(store, runtime, conditions, shape, layers, key, progress, seed)
-    fixed, scale = _fixed_part(store, runtime, conditions, shape, layers, dense, vocab_size, curves, facts, seed)
-    if scale != 1.0:
-        curves = {k: {n: ms * scale for n, ms in c.items()} for k, c in curves.items()}
-    table = finish(LatencyTable(key, curves, fixed, layers, errors, (), facts))
+    dense_ms, fixed_ms = _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed)
+    curves, errors, fixed, note = _anchor(curves, errors, layers, (shape.heads_total, shape.filters_total), dense_ms, fixed_ms)
+    table = finish(LatencyTable(key, curves, fixed, layers, errors, (), {**facts, **note}))
     store.put_json("latency-table", entry, table.to_json())
     return table, False
 
@@ -121,6 +123,7 @@ def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, e
     slopes: dict[Point, np.ndarray] = {}  # bootstrap samples, the first the estimate itself: [1 + RESAMPLES]
     reference: list[float] = []
     rounds: list[int] = []
+    bends: list[float] = []
     with progress.bar("measuring the latency table", len(groups)) as bar:
         for number, group in enumerate(groups):
             part = store.key(entry, number, group)
@@ -130,6 +133,7 @@ def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, e
                 store.put_json("latency-part", part, saved)
             reference.append(saved["reference_ms"])
             rounds.append(saved["rounds"])
+            bends.append(saved["bend"])
             for (h, f), values in saved["slopes"]:
                 # Machines drift between groups: each is measured in units of the reference that it has in common.
                 slopes[h, f] = np.asarray(values) / saved["reference_ms"]
@@ -141,7 +145,8 @@ def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, e
         store.remove("latency-part", store.key(entry, number, group))
     facts = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": round(time.time() - started, 1),
-        "depths": depths(layers), "rounds": int(min(rounds)), "reference_ms": unit, **notes,
+        "depths": list(depths(layers)), "rounds": int(min(rounds)), "reference_ms": unit,
+        "bend": float(np.median(bends)), **notes,
     }  # fmt: skip
     return {"costs_ms": costs, "errors_ms": errors, "facts": facts}
 
@@ -165,7 +170,7 @@ def _measure_group(store, runtime, conditions, shape, layers, group, groups, see
     try:
         runs: dict[str, BoundRun] = {}
         for point in group:
-            for depth in ds:
+            for depth in (ds[0], sum(ds) // 2, ds[1]) if point == group[0] else ds:
                 engine = _build_stack(runtime, conditions, shape, [point] * depth, folder, seed)
                 engines.append(engine)
                 runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(_stack_inputs(shape, conditions, seed))
@@ -185,8 +190,11 @@ def _measure_group(store, runtime, conditions, shape, layers, group, groups, see
     for h, f in group:
         medians = np.stack([np.median(times[f"{h}/{f}/{d}"][draws], axis=1) for d in ds])  # [depths, 1 + R]
         slopes.append(((h, f), (x @ medians / (x @ x)).tolist()))
-    top = times[f"{group[0][0]}/{group[0][1]}/{ds[-1]}"]
-    return {"slopes": slopes, "reference_ms": float(np.median(top)), "rounds": rows}
+    low, middle, top = (
+        float(np.median(times[f"{group[0][0]}/{group[0][1]}/{d}"])) for d in (ds[0], sum(ds) // 2, ds[1])
+    )
+    expected = low + (top - low) * (sum(ds) // 2 - ds[0]) / (ds[1] - ds[0])
+    return {"slopes": slopes, "reference_ms": top, "rounds": rows, "bend": middle / expected - 1}
 
 
 def _build_stack(runtime, conditions, shape, layers: list[Point], folder: Path, seed: int) -> Engine:
@@ -238,24 +246,43 @@ def _monotone(counts: Sequence[int], values: np.ndarray) -> np.ndarray:
     return IsotonicRegression().fit_transform(np.asarray(counts, dtype=np.float64), values)
 
 
-def _fixed_part(store, runtime, conditions, shape, layers, dense, vocab_size, curves, facts, seed) -> tuple[float, float]:
-    """What the whole model costs beyond its blocks, on the table's scale; and a factor for the curves (1, but where
-    noise would make that part negative)."""
-    folder = store.scratch("fixed")
-    H, F = shape.heads_total, shape.filters_total
-    reference = _build_stack(runtime, conditions, shape, [(H, F)] * depths(layers)[-1], folder, seed)
+def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed) -> tuple[float, float]:
+    """Latency of the dense and of the emptied model, on the table's scale."""
+    folder = store.scratch("anchors")
+    empty = emptied()
+    reference = _build_stack(
+        runtime, conditions, shape, [(shape.heads_total, shape.filters_total)] * depths(layers)[-1], folder, seed
+    )
     try:
         times = interleave(
             {"reference": reference.bind(_stack_inputs(shape, conditions, seed)),
-             "dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed))},
-            min_rounds=MIN_ROUNDS, min_seconds=2.0, max_seconds=20.0, seed=seed,
+             **{name: engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
+                for name, engine in (("dense", dense), ("emptied", empty))}},
+            min_rounds=MIN_ROUNDS, min_seconds=3.0, max_seconds=30.0, seed=seed,
         )  # fmt: skip
     finally:
         reference.close()
+        empty.close()
         shutil.rmtree(folder, ignore_errors=True)
-    model_ms = float(np.median(times["dense"]) / np.median(times["reference"])) * float(facts["reference_ms"])
-    blocks = layers * (curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F])
-    return (model_ms - blocks, 1.0) if model_ms >= blocks else (0.0, model_ms / blocks)
+    unit = float(facts["reference_ms"]) / float(np.median(times["reference"]))
+    return float(np.median(times["dense"])) * unit, float(np.median(times["emptied"])) * unit
+
+
+def _anchor(curves, errors, layers: int, dense: Point, dense_ms: float, emptied_ms: float):
+    """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the emptied model is
+    dense - emptied, and the curves are stretched to that. The factor says how well stacks speak for the model."""
+    H, F = dense
+    empty = curves[Kind.MHA.value][0] + curves[Kind.FFN.value][0]
+    rise = curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F] - empty
+    if rise <= 0 or dense_ms <= emptied_ms:  # too small to be told from the clock's noise
+        return curves, errors, max(0.0, dense_ms - layers * (rise + empty)), {"anchor_factor": None}
+    factor = (dense_ms - emptied_ms) / (layers * rise)
+    each = min(empty, emptied_ms / layers) / 2  # an empty sublayer's cost stays what it was, but for the fixed part's sign
+    moved = {
+        kind: {n: max(0.0, each + factor * (ms - curve[0])) for n, ms in curve.items()} for kind, curve in curves.items()
+    }
+    errors = {kind: {n: factor * e for n, e in curve.items()} for kind, curve in errors.items()}
+    return moved, errors, emptied_ms - layers * 2 * each, {"anchor_factor": factor}
 
 
 def check_additivity(

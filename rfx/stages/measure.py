@@ -95,10 +95,21 @@ def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, 
                 next_step="measure one here with `rfx profile`, or run where the table was measured",
             )  # fmt: skip
         return given, True
+
+    def emptied() -> Engine:
+        plan = Plan.of(loaded.sites, {s.name: () for s in loaded.sites})
+        folder = run.store.scratch("emptied")
+        try:
+            file = export_model(loaded, shrink(loaded.model, loaded.sites, plan), folder / "model.onnx", outputs, plan)
+            return run.runtime.build(file, run.conditions)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     with run.stage("latency table") as clock:
         # The fixed part belongs to this model (vocabulary, head), hence the hash.
         table, cached = load_or_measure(
-            run.store, run.runtime, run.conditions, shape, loaded.layers, dense=dense.engine, model_hash=loaded.hash,
+            run.store, run.runtime, run.conditions, shape, loaded.layers, dense=dense.engine, emptied=emptied,
+            model_hash=loaded.hash,
             vocab_size=int(loaded.model.config.vocab_size), progress=run.progress, seed=run.recipe.seed,
             finish=lambda fresh: _with_additivity(run, loaded, dense, outputs, fresh),
         )  # fmt: skip

