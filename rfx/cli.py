@@ -273,9 +273,8 @@ def gate_command(
 ) -> None:  # fmt: skip
     """Judge evidence by new limits, from its numbers alone. For CI."""
     with _session(json_, quiet):
-        from rfx.report import publish, render
+        from rfx.report import print_gates, publish, render
         from rfx.store import atomic_write_text
-        from rfx.terminal import print_gates
         from rfx.verify.gates import check, exit_code, read_evidence
 
         found = read_evidence(evidence)

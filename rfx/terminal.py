@@ -113,13 +113,6 @@ def print_table(measured, out) -> None:
         console.print(f"written to {out}")
 
 
-def print_gates(evidence) -> None:
-    """Gates, one a line."""
-    from rfx.report import gates_table
-
-    Console(highlight=False).print(gates_table(evidence))
-
-
 def print_environment(here: dict, runtimes) -> None:
     """What pastes into an issue."""
     console = _out()

@@ -19,7 +19,7 @@ import numpy as np
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table
 from rfx.errors import UsageError
-from rfx.export.blocks import BlockShape, stack
+from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.plan import Kind, Plan, Site
 from rfx.progress import Progress
 from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
@@ -173,7 +173,7 @@ def _measure_group(store, runtime, conditions, shape, layers, group, groups, see
             for depth in (ds[0], sum(ds) // 2, ds[1]) if point == group[0] else ds:
                 engine = _build_stack(runtime, conditions, shape, [point] * depth, folder, seed)
                 engines.append(engine)
-                runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(_stack_inputs(shape, conditions, seed))
+                runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed))
         times = interleave(
             runs, min_rounds=MIN_ROUNDS, min_seconds=SECONDS[0] / groups, max_seconds=SECONDS[1] / groups,
             warmup_ms=20.0, seed=seed,
@@ -206,15 +206,6 @@ def _build_stack(runtime, conditions, shape, layers: list[Point], folder: Path, 
         return runtime.build(file, conditions)
     finally:
         file.unlink(missing_ok=True)
-
-
-def _stack_inputs(shape: BlockShape, conditions: Conditions, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    b, t = conditions.batch, conditions.sequence
-    return {
-        "hidden": rng.standard_normal((b, t, shape.hidden)).astype(np.float32),
-        "mask": np.zeros((b, 1, t, t), dtype=np.float32),
-    }
 
 
 def _split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smooth: bool):
@@ -255,7 +246,7 @@ def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, voc
     )
     try:
         times = interleave(
-            {"reference": reference.bind(_stack_inputs(shape, conditions, seed)),
+            {"reference": reference.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed)),
              **{name: engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
                 for name, engine in (("dense", dense), ("emptied", empty))}},
             min_rounds=MIN_ROUNDS, min_seconds=3.0, max_seconds=30.0, seed=seed,

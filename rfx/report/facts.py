@@ -37,7 +37,7 @@ def value_text(gate: Gate) -> str:
         return "not a number" if gate.outcome == "fail" else ""
     if gate.unit == "mismatches":
         return f"{gate.value:.0f} mismatches"
-    return f"{gate.value:.3g} {gate.unit}".strip() if abs(gate.value) < 1e-3 else f"{gate.value:.3f} {gate.unit}".strip()
+    return f"{gate.value:.1e} {gate.unit}" if 0 < abs(gate.value) < 1e-3 else f"{gate.value:.3f} {gate.unit}"
 
 
 def interval_text(gate: Gate) -> str:

@@ -31,13 +31,22 @@ def gates_table(evidence: Evidence) -> Table:
     from rich.text import Text
 
     table = Table(title=Text(f"gates: {evidence.outcome}", style=f"bold {_STYLE[evidence.outcome]}"), title_justify="left")
-    for column in ("gate", "outcome", "measured", "95 % interval", "limit", "detail"):
-        table.add_column(column, overflow="fold")
+    for column in ("gate", "outcome", "measured", "95 % interval", "limit"):
+        table.add_column(column, no_wrap=True)
     for g in evidence.gates:
-        table.add_row(
-            g.name, Text(g.outcome, style=_STYLE[g.outcome]), value_text(g), interval_text(g), limit_text(g), Text(g.detail)
-        )
+        table.add_row(g.name, Text(g.outcome, style=_STYLE[g.outcome]), value_text(g), interval_text(g), limit_text(g))
     return table
+
+
+def print_gates(evidence: Evidence) -> None:
+    """The gates and what there is to say of each."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(gates_table(evidence))
+    for g in evidence.gates:
+        console.print(Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome]), soft_wrap=True)
 
 
 def print_summary(evidence: Evidence, out: Path | None = None) -> None:
@@ -64,7 +73,7 @@ def print_summary(evidence: Evidence, out: Path | None = None) -> None:
         say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
     for i, r in enumerate(evidence.search.rounds, 1):
         say(f"closed loop, round {i}: ratio {r.measured_ratio:.3f} ({r.note})")
-    console.print(gates_table(evidence))
+    print_gates(evidence)
     for warning in evidence.warnings:
         say(f"warning: {warning}", "yellow")
     if out is not None:

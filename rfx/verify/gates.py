@@ -43,7 +43,7 @@ def same_gate(differences: Mapping[str, float], tolerance: float) -> Gate:
     worst = max(differences.values()) if finite else math.nan
     return Gate(
         name="same", outcome="pass" if finite and worst <= tolerance else "fail", value=worst if finite else None,
-        limit=tolerance, unit="of the outputs' scale", detail=", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
+        limit=tolerance, unit="of scale", detail="largest difference of the outputs, " + ", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
     )  # fmt: skip
 
 

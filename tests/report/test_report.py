@@ -119,7 +119,7 @@ def test_all_files_are_written(tmp_path):
 def test_the_summary_prints(name, capsys, tmp_path):
     print_summary(EVIDENCES[name], tmp_path)
     out = capsys.readouterr()
-    assert "gates" in out.out and str(tmp_path) in out.out.replace("\n", "") and not out.err
+    assert "gates" in out.out and "latency" in out.out and str(tmp_path) in out.out.replace("\n", "") and not out.err
 
 
 def test_ci_services_are_told(monkeypatch, tmp_path, capsys):

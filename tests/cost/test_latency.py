@@ -1,0 +1,245 @@
+"""The latency table: its algebra on made-up slopes, its measurement on the real runtime, its file."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import pytest
+
+import rfx.cost.latency as latency
+from rfx.anatomy import find_sites
+from rfx.cost.flops import flops, unit_costs
+from rfx.cost.latency import filter_counts, load_or_measure, table_key
+from rfx.cost.table import LatencyTable, TableKey
+from rfx.cost.table_file import parse_table, read_table, write_table
+from rfx.errors import UsageError
+from rfx.export.blocks import BlockShape, stack, stack_inputs
+from rfx.plan import Plan
+from rfx.progress import Silent
+from rfx.runtimes import runtime
+from rfx.runtimes.base import Conditions
+from rfx.store import Store
+from rfx.surgery.shrink import shrink
+from tests.families import make
+
+KEY = TableKey("ort", "onnxruntime 1", "a CPU", "process CPU time", 1, "fp32", 1, 16, 64, 4, 16, 128, "post-ln/gelu")
+
+
+def table(**more):
+    curves = {"mha": {n: 0.01 + 0.1 * n for n in range(5)}, "ffn": {n: 0.01 + 0.002 * n for n in range(0, 129, 32)}}
+    return LatencyTable(**{"key": KEY, "costs_ms": curves, "fixed_ms": 0.3, "layers": 3, **more})
+
+
+@pytest.mark.parametrize(("total", "grid"), [(128, 32), (1536, 32), (3072, 32), (4096, 64), (100, 32), (48, 64), (7, 1)])
+def test_filter_counts_are_on_the_grid_with_both_ends(total, grid):
+    counts = filter_counts(total, grid)
+    assert counts[0] == 0 and counts[-1] == total and len(counts) <= latency.MAX_FILTER_COUNTS + 1
+    assert all(n % grid == 0 for n in counts[:-1])
+
+
+def test_additive_slopes_come_apart_into_their_curves():
+    """S(h, f) = a(h) + b(f): every layer is predicted exactly, whatever the convention between a and b."""
+    rng = np.random.default_rng(0)
+    a, b = np.sort(rng.random(5)), np.sort(rng.random(4))
+    filters = [0, 32, 64, 96]
+    noise = 1 + 1e-9 * rng.standard_normal((5, 4, 50))
+    samples = {(h, f): (a[h] + b[j]) * noise[h, j] for h in range(5) for j, f in enumerate(filters)}
+    costs, errors, facts = latency._split(samples, range(5), filters, (4, 96), smooth=False)
+    for h in range(5):
+        for j, f in enumerate(filters):
+            assert costs["mha"][h] + costs["ffn"][f] == pytest.approx(a[h] + b[j], rel=1e-6)
+    assert costs["mha"][0] == pytest.approx(costs["ffn"][0]) and max(errors["mha"].values()) < 1e-6
+    assert facts["block_ms"] == pytest.approx(a[4] + b[3])
+
+
+def test_smoothing_takes_noise_away_and_leaves_what_rises():
+    rising = {(h, 8): np.full(3, 1.0 + h) for h in range(5)} | {(4, 0): np.full(3, 4.0), (0, 0): np.full(3, 0.5)}
+    rising[2, 8] = np.full(3, 4.5)  # an outlier: slower than three heads
+    costs, _, _ = latency._split(rising, range(5), [0, 8], (4, 8), smooth=True)
+    values = [costs["mha"][h] for h in range(5)]
+    assert values == sorted(values) and values[4] - values[0] == pytest.approx(4.0)
+    raw, _, _ = latency._split(rising, range(5), [0, 8], (4, 8), smooth=False)
+    assert raw["mha"][2] > raw["mha"][3]
+
+
+def test_the_anchors_are_met_exactly():
+    curves = {"mha": {0: 0.1, 1: 0.5, 2: 1.0}, "ffn": {0: 0.1, 64: 2.0}}
+    errors = {k: {n: 0.01 for n in c} for k, c in curves.items()}
+    for dense, emptied in ((10.0, 1.0), (8.0, 2.5), (9.0, 0.2)):
+        moved, _, fixed, note = latency._anchor(curves, errors, 3, (2, 64), dense, emptied)
+        assert fixed >= -1e-12
+        assert fixed + 3 * (moved["mha"][2] + moved["ffn"][64]) == pytest.approx(dense)
+        assert fixed + 3 * (moved["mha"][0] + moved["ffn"][0]) == pytest.approx(emptied)
+        assert note["anchor_factor"] == pytest.approx((dense - emptied) / (3 * 2.8))
+    noise = latency._anchor(curves, errors, 3, (2, 64), 1.0, 1.1)  # an empty model slower than the dense one
+    assert noise[0] == curves and noise[3]["anchor_factor"] is None
+
+
+def test_a_prediction_is_the_sum_over_sites():
+    model = make("bert", hidden_size=64, intermediate_size=128)
+    sites = find_sites(model)
+    counts = {s.name: s.units for s in sites} | {"layer.0.mha": 0, "layer.1.ffn": 48}
+    expected = 0.3 + (0.01 + 2 * 0.41) + (0.01 + 0.096 + 0.01) + 2 * 0.256 - 0.01 + 0.01
+    expected = 0.3 + 0.01 + 0.41 + 0.41 + 0.266 + (0.01 + 0.096) + 0.266
+    assert table().predict_ms(sites, counts) == pytest.approx(expected)
+
+
+def test_a_table_survives_its_file(tmp_path):
+    made = table(additivity=({"plan": "x", "predicted_ms": 1.0, "measured_ms": 1.02, "error": -0.02},), measured={"rounds": 3})
+    write_table(made, tmp_path / "t.json")
+    assert read_table(tmp_path / "t.json") == made and made.additivity_error == 0.02
+    assert read_table(tmp_path / "t.json").hash == made.hash != table().hash
+
+
+def change(**parts):
+    data = table().to_json()
+    for path, value in parts.items():
+        *parents, last = path.split("__")
+        at = data
+        for p in parents:
+            at = at[p]
+        if value is ...:
+            del at[last]
+        else:
+            at[last] = value
+    return data
+
+
+@pytest.mark.parametrize("data", [
+    [], {}, change(schema_version=2), change(key=...), change(key__device=...), change(key__extra=1), change(costs_ms=...),
+    change(costs_ms__mha=...), change(costs_ms__mha__0=...), change(costs_ms__mha__4=...), change(costs_ms__mha__9=1.0),
+    change(costs_ms__ffn__64=float("nan")), change(costs_ms__ffn__64=-1.0), change(costs_ms__ffn__64="fast"),
+    change(costs_ms__ffn__x=1.0), change(fixed_ms=float("inf")), change(fixed_ms="?"), change(layers=0), change(costs_ms=3),
+])  # fmt: skip
+def test_a_corrupt_table_is_refused(data, tmp_path):
+    with pytest.raises(UsageError, match="not a valid latency table"):
+        parse_table(data, "here")
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="t.json"):
+        read_table(tmp_path / "t.json")
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path):
+    for text in ("", "{", None):
+        if text is not None:
+            (tmp_path / "t.json").write_text(text)
+        else:
+            (tmp_path / "t.json").unlink()
+        with pytest.raises(UsageError, match="t.json"):
+            read_table(tmp_path / "t.json")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A real table of a real little model on ONNX Runtime, and what it was measured with."""
+    from rfx.export.onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("small")
+    model = make("bert", hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+    sites = find_sites(model)
+    ort, conditions = runtime("ort"), Conditions(sequence=16)
+    shape = BlockShape(64, 4, 16, 96)
+    names = ("input_ids", "attention_mask")
+    empty = shrink(model, sites, Plan.of(sites, {s.name: () for s in sites}))
+    files = [export_onnx(m, folder / f"{i}.onnx", input_names=names, output_names=("logits",)) for i, m in enumerate((model, empty))]
+    dense = ort.build(files[0], conditions)
+
+    def measure(store, progress=None, seed=0):
+        return load_or_measure(store, ort, conditions, shape, 2, dense=dense, emptied=lambda: ort.build(files[1], conditions),
+                               model_hash="m", vocab_size=120, progress=progress or Silent(), seed=seed)  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "SECONDS", (0.5, 5.0))
+        yield measure, table_key(ort, conditions, shape), tmp_path_factory
+
+
+def test_a_table_is_measured_kept_and_found_again(small, tmp_path):
+    measure, key, _ = small
+    store = Store(tmp_path)
+    first, cached = measure(store)
+    assert not cached and first.key == key and sorted(first.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+    assert sorted(first.costs_ms["ffn"]) == [0, 32, 64, 96] and first.fixed_ms >= 0
+    assert first.costs_ms["mha"][4] > first.costs_ms["mha"][0] and first.costs_ms["ffn"][96] > first.costs_ms["ffn"][0]
+    assert {"rounds", "depths", "bend", "anchor_factor", "created"} <= set(first.measured)
+    assert parse_table(json.loads(json.dumps(first.to_json())), "x") == first
+    assert measure(store) == (first, True)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
+    measure, _, _ = small
+    said = []
+    store = Store(tmp_path, warn=said.append)
+    first, _ = measure(store)
+    (folder,) = (tmp_path / "latency-table").iterdir()
+    (folder / "data.json").write_text("{}")
+    again, cached = measure(store)
+    assert not cached and "latency-table" in said[0] and again.costs_ms.keys() == first.costs_ms.keys()
+    store.put_json("latency-table", folder.name, {**first.to_json(), "fixed_ms": -1.0})  # whole, but not a table
+    assert not measure(store)[1] and "fixed_ms" in said[1]
+    other = {**first.to_json(), "key": {**asdict(first.key), "device": "another"}}
+    store.put_json("latency-table", folder.name, other)
+    assert not measure(store)[1] and "another key" in said[2]
+    assert measure(store)[1]
+
+
+def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
+    measure, _, _ = small
+    monkeypatch.setattr(latency, "GROUP_BYTES", 0)  # two points a group
+    store = Store(tmp_path)
+    done = []
+    real = latency._measure_group
+
+    def stops(*args):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(args)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latency, "_measure_group", stops)
+        with pytest.raises(KeyboardInterrupt):
+            measure(store)
+    assert not list((tmp_path / "scratch").iterdir())
+    later = []
+    monkeypatch.setattr(latency, "_measure_group", lambda *args: later.append(args) or real(*args))
+    measured, cached = measure(store)
+    groups = -(-9 // 2)  # five and four points, the dense one in every group
+    assert not cached and len(later) <= groups - 2 and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+
+
+def test_flops_are_those_that_torch_counts():
+    """The formula against torch's own counter, on the sublayers' matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = make("bert", "token-classification", hidden_size=64, intermediate_size=128)
+    model.config._attn_implementation = "eager"
+    sites = find_sites(model)
+    rng = np.random.default_rng(0)
+    plan = Plan.of(sites, {s.name: rng.permutation(s.units)[: max(1, s.units // 2)] for s in sites})
+    import torch
+
+    tokens = 10
+    for some in (Plan.dense(sites), plan):
+        small = shrink(model, sites, some)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            small(input_ids=torch.ones(1, tokens, dtype=torch.long), attention_mask=torch.ones(1, tokens, dtype=torch.long))
+        head = 2 * tokens * 64 * 2
+        assert 2 * flops(sites, some.counts, tokens, 64) == counter.get_total_flops() - head
+    costs = unit_costs(sites, 26.99, 64)
+    assert costs[sites[0].name] == pytest.approx(3 * 26.99 * 64 * 16 + 2 * 26.99**2 * 16 + 26.99 * 16 * 64)
+    assert costs[sites[1].name] == pytest.approx(2 * 26.99 * 64)
+
+
+def test_stacks_are_valid_and_smaller_with_fewer_units():
+    shape = BlockShape(32, 4, 8, 64)
+    ort = runtime("ort")
+    for layers in ([(4, 64)] * 2, [(1, 32), (0, 64), (4, 0), (0, 0)]):
+        model = stack(shape, layers)
+        onnx.checker.check_model(model, full_check=True)
+        engine = ort.build_model(model.SerializeToString(), Conditions())
+        for batch, sequence in ((1, 5), (3, 7)):
+            out = engine.run(stack_inputs(shape, batch, sequence))["output"]
+            assert out.shape == (batch, sequence, 32) and np.isfinite(out).all()
+    assert stack(shape, [(2, 32)]).ByteSize() < stack(shape, [(4, 64)]).ByteSize()

@@ -1,0 +1,111 @@
+"""Exported files: names, dynamic shapes, metadata, weights named after their modules; blocks like those of the models."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from rfx.anatomy import find_sites
+from rfx.errors import InternalCheckError, UnsupportedModelError
+from rfx.export.blocks import BlockShape, stack
+from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches, site_shapes
+from rfx.plan import Plan
+from rfx.surgery.shrink import shrink
+from tests.families import make
+
+NAMES = ("input_ids", "attention_mask")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = make("bert")
+    sites = find_sites(model)
+    plan = Plan.of(sites, {s.name: range(s.units // 2) for s in sites} | {"layer.1.ffn": ()})
+    file = tmp_path_factory.mktemp("export") / "m.onnx"
+    export_onnx(shrink(model, sites, plan), file, input_names=NAMES, output_names=("logits",),
+                metadata=plan_metadata(plan, source="here"))  # fmt: skip
+    return model, sites, plan, file
+
+
+def test_inputs_are_named_and_dynamic(exported):
+    _, _, _, file = exported
+    graph = onnx.load(file).graph
+    assert [i.name for i in graph.input] == list(NAMES) and [o.name for o in graph.output] == ["logits"]
+    for value in graph.input:
+        assert [d.dim_param for d in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for batch, tokens in ((1, 3), (5, 40)):
+        ids = np.ones((batch, tokens), np.int64)
+        assert session.run(None, {"input_ids": ids, "attention_mask": ids})[0].shape == (batch, 2)
+
+
+def test_metadata_say_what_it_is(exported):
+    _, _, plan, file = exported
+    proto = onnx.load(file)
+    found = {p.key: p.value for p in proto.metadata_props}
+    assert found["rfx.plan"] == plan.hash and found["rfx.heads"] == "2,2,2" and found["rfx.filters"] == "24,0,24"
+    assert found["rfx.tool"].startswith("rfx ") and found["rfx.source"] == "here"
+    text = str(proto.graph.node)
+    assert "/site-packages/" not in text and "stack_trace" not in text  # nothing of the machine it was made on
+
+
+def test_shapes_are_held_against_the_plan(exported):
+    model, sites, plan, file = exported
+    assert shape_mismatches(file, sites, plan) == []
+    assert set(site_shapes(file, sites)["layer.1.ffn"].values()) == {0}
+    wrong = shape_mismatches(file, sites, Plan.dense(sites))
+    assert len(wrong) == 3 * 4 + 3 * 2 and "the plan keeps" in wrong[0]
+
+
+def test_the_model_and_its_settings_are_left_alone(exported):
+    model, *_ = exported
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert model.config._attn_implementation == "sdpa" or model.config._attn_implementation == "eager"
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_an_export_that_fails_leaves_no_file(tmp_path):
+    model = make("bert")
+    with pytest.raises(InternalCheckError, match="export"):
+        export_onnx(model, tmp_path / "m.onnx", input_names=NAMES, output_names=("no_such_output",))
+    assert not list(tmp_path.iterdir())
+
+
+def ops(model_bytes: bytes, optimized: bool, tmp_path) -> Counter:
+    """Operators of a graph, as it is or after ONNX Runtime's optimisations."""
+    if optimized:
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 4
+        ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
+        proto = onnx.load(tmp_path / "optimized.onnx")
+    else:
+        proto = onnx.load_from_string(model_bytes)
+    return Counter(n.op_type for n in proto.graph.node)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_a_block_of_a_stack_is_a_block_of_the_model(optimized, tmp_path):
+    """What one more layer adds to the exported model is what it adds to a stack, before and after fusion."""
+    per_layer = []
+    for depth in (2, 3):
+        model = make("bert", num_hidden_layers=depth)
+        file = export_onnx(model, tmp_path / f"{depth}.onnx", input_names=NAMES, output_names=("logits",))
+        per_layer.append(ops(file.read_bytes(), optimized, tmp_path))
+    added = per_layer[1] - per_layer[0]
+    shape = BlockShape(32, 4, 8, 48)
+    stacks = [ops(stack(shape, [(4, 48)] * d).SerializeToString(), optimized, tmp_path) for d in (2, 3)]
+    assert stacks[1] - stacks[0] == added
+    if optimized:
+        assert sum(added.values()) < sum((per_layer[0] - Counter()).values())
+
+
+def test_blocks_of_which_there_are_none_are_refused():
+    for more in ({"activation": "swish"}, {"layout": "sandwich"}):
+        with pytest.raises(UnsupportedModelError, match="--flops"):
+            BlockShape(32, 4, 8, 48, **more)
+    with pytest.raises(ValueError):
+        stack(BlockShape(32, 4, 8, 48), [(5, 48)])

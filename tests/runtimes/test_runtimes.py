@@ -1,0 +1,122 @@
+"""The registry and ONNX Runtime on the CPU: engines, their errors, timing side by side."""
+
+import numpy as np
+import onnx
+import pytest
+
+from rfx.errors import EnvironmentMissingError, ExitCode, UsageError
+from rfx.export.blocks import BlockShape, stack, stack_inputs
+from rfx.runtimes import RUNTIMES, best_runtime, runtime, runtime_class
+from rfx.runtimes.base import BoundRun, Conditions
+from rfx.runtimes.timing import interleave, token_inputs
+
+SHAPE = BlockShape(32, 4, 8, 64)
+INPUTS = stack_inputs(SHAPE, 2, 6)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runtimes") / "stack.onnx"
+    onnx.save(stack(SHAPE, [(4, 64)] * 2), path)
+    return path
+
+
+def test_every_registered_runtime_says_whether_it_can_run_here():
+    for name in RUNTIMES:
+        here = runtime_class(name).availability()
+        assert here.ok or (here.reason and here.next_step)
+    assert runtime_class("ort").availability().ok
+
+
+def test_an_unknown_runtime_names_the_known_ones():
+    with pytest.raises(UsageError, match="auto, trt, ort"):
+        runtime("coreml")
+
+
+@pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
+def test_tensorrt_says_what_is_missing_and_what_would_run():
+    with pytest.raises(EnvironmentMissingError, match="--target ort") as error:
+        runtime("trt")
+    assert error.value.exit_code == ExitCode.ENVIRONMENT
+    assert best_runtime().name == runtime("auto").name == "ort"
+
+
+def test_an_engine_runs_and_a_bound_run_gives_the_same(file):
+    engine = runtime("ort").build(file, Conditions())
+    assert engine.input_names == ("hidden", "mask") and engine.output_names == ("output",)
+    out = engine.run({**INPUTS, "unused": np.zeros(1)})["output"]
+    bound = engine.bind(INPUTS)
+    assert bound.time_ms() > 0
+    np.testing.assert_array_equal(bound.outputs()[0], out)
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.run(INPUTS)
+
+
+def test_several_threads_are_timed_by_the_wall_clock(file):
+    ort = runtime("ort")
+    assert ort.clock_for(Conditions()) == "process CPU time" and ort.clock_for(Conditions(threads=2)) == "wall clock"
+    assert ort.build(file, Conditions(threads=2)).bind(INPUTS).time_ms() > 0
+
+
+def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
+    ort = runtime("ort")
+    with pytest.raises(UsageError, match="no.onnx"):
+        ort.build(tmp_path / "no.onnx", Conditions())
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(UsageError, match="bad.onnx"):
+        ort.build(tmp_path / "bad.onnx", Conditions())
+    with pytest.raises(UsageError, match="fp32"):
+        ort.build(file, Conditions(precision="fp16"))
+    engine = ort.build(file, Conditions())
+    with pytest.raises(UsageError, match="mask"):
+        engine.run({"hidden": INPUTS["hidden"]})
+    for call in (engine.run, engine.bind):
+        with pytest.raises(UsageError, match="hidden float64"):
+            call({**INPUTS, "hidden": INPUTS["hidden"].astype(np.float64)})
+
+
+def test_an_operator_the_runtime_does_not_have_is_an_environment_error(tmp_path):
+    node = onnx.helper.make_node("Nonsense", ["x"], ["y"], domain="com.example")
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.example", 1)])
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(EnvironmentMissingError):
+        runtime("ort").build(tmp_path / "x.onnx", Conditions())
+
+
+class Counted(BoundRun):
+    """Notes the order of the runs; not a runtime."""
+
+    def __init__(self, name, order):
+        self.name, self.order = name, order
+
+    def time_ms(self):
+        self.order.append(self.name)
+        return {"a": 1.0, "b": 2.0, "c": 3.0}[self.name]
+
+
+def test_rounds_are_interleaved_and_mirrored():
+    order = []
+    times = interleave({n: Counted(n, order) for n in "abc"}, rounds=8, warmup_ms=0, seed=1)
+    assert {n: t.tolist() for n, t in times.items()} == {"a": [1.0] * 8, "b": [2.0] * 8, "c": [3.0] * 8}
+    rounds = [order[3 + 3 * i : 6 + 3 * i] for i in range(8)]
+    assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
+    assert all(rounds[i + 1] == rounds[i][::-1] for i in range(0, 8, 2)) and len({tuple(r) for r in rounds}) > 2
+    assert interleave({}) == {}
+
+
+def test_a_measurement_lasts_as_long_as_asked():
+    advanced = []
+    times = interleave({"a": Counted("a", [])}, min_seconds=0, min_rounds=12, warmup_ms=0, advance=advanced.append)
+    assert len(times["a"]) == 12 == len(advanced)
+    assert len(interleave({"a": Counted("a", [])}, rounds=10**9, max_seconds=0.05, warmup_ms=0)["a"]) < 10**9
+
+
+def test_tokens_are_within_the_vocabulary_and_unpadded():
+    inputs = token_inputs(["input_ids", "attention_mask", "token_type_ids"], Conditions(batch=3, sequence=9), 120, seed=1)
+    assert all(a.shape == (3, 9) and a.dtype == np.int64 for a in inputs.values())
+    assert inputs["input_ids"].min() >= 60 and inputs["input_ids"].max() < 120 and inputs["attention_mask"].all()
+    assert not inputs["token_type_ids"].any()
