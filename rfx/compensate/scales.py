@@ -136,7 +136,7 @@ class _Tuning:
         device = model_device(self.model)
         self.device = device
         self.scales = {
-            s.name: torch.as_tensor(np.asarray(self.masks[s.name], dtype=np.float64)).to(device) for s in self.sites
+            s.name: torch.tensor(np.asarray(self.masks[s.name], dtype=np.float64), device=device) for s in self.sites
         }
         self.teacher_scales = {
             name: torch.as_tensor(np.asarray(m, dtype=np.float64)).to(device)

@@ -156,7 +156,7 @@ class OrtEngine(Engine):
         fed = _feed(self.input_names, inputs)
         try:
             outputs = session.run(list(self.output_names), fed)
-        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError) as error:
+        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
             raise _run_error(error, fed) from error
         return dict(zip(self.output_names, outputs, strict=True))
 
@@ -172,7 +172,7 @@ class OrtEngine(Engine):
         fed = _feed(self.input_names, inputs)
         try:
             return OrtBoundRun(session, fed, self.output_names, self._wall_clock)
-        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError) as error:
+        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
             raise _run_error(error, fed) from error
 
     def close(self) -> None:

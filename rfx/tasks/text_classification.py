@@ -38,7 +38,9 @@ class TextClassification(Task):
 
     def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
         text = column(rows, "text", self.columns)
-        # A lone `sentence` beside a `question` is the pair of QNLI; without another text column there is no pair.
+        if "text" not in self.columns and {"question", "sentence"} <= set(rows[0]):
+            text = "question"  # QNLI's pair, where a lone `sentence` would be the text
+        # Without another column of a known pair there is no pair.
         pair = column(rows, "text_pair", self.columns, required=False, exclude=(text,))
         if pair is not None and "text_pair" not in self.columns and not _is_pair(text, pair):
             pair = None
