@@ -16,7 +16,7 @@ from rfx.report import write_reports
 from rfx.runtimes import runtime as find_runtime
 from rfx.stages import check, close, decide, finish, load, measure
 from rfx.stages.run import Run
-from rfx.store import Store, atomic_dir, file_hash
+from rfx.store import Store, atomic_dir, file_hash, require_place
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.evidence import Evidence, SearchPart, TablePart
 from rfx.verify.gates import accuracy_gate, latency_gate
@@ -209,8 +209,9 @@ def _require_budget(recipe: Recipe) -> None:
 
 
 def _require_ours(out: Path) -> None:
-    """An existing folder is replaced only if rfx made it."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "evidence.json").is_file()):
+    """An existing folder is replaced only if rfx made it; a place that cannot be written is named before the work."""
+    require_place(out)
+    if (out.is_dir() and any(out.iterdir()) and not (out / "evidence.json").is_file()):
         raise UsageError(
             "The output folder holds something that rfx did not write.", got=str(out),
             allowed="a new or empty folder, or an earlier output of rfx", next_step="give another --out",

@@ -201,6 +201,22 @@ def atomic_dir(path: str | Path, *, lock: Any = None) -> Iterator[Path]:
         raise
 
 
+def require_place(path: str | Path) -> None:
+    """Before hours of work: can a folder be made at `path`?
+
+    Raises:
+        UsageError: a file stands in the way, or the nearest folder above cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    with _named_errors("The output folder cannot be made.", path, "give another --out, or make the folder writable"):
+        above = next(p for p in (path, *path.parents) if p.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(20, "Not a directory", str(above))
+        above = above if above != path or path.is_mount() else path.parent
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied", str(above))
+
+
 def _make_parents(folder: Path) -> list[Path]:
     """Make `folder` and what is missing above it; returns what was made, outermost first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]

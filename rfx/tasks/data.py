@@ -142,7 +142,7 @@ def _read_dataset(name: str, split: str) -> list[Row]:
     except ImportError:
         raise EnvironmentMissingError(
             "Neither a file here nor, without the datasets library, a dataset.", got=name, allowed=FORMATS,
-            next_step='check the path, or: pip install "rfx-exporter[hub]"',
+            next_step='check the path, or: pip install datasets',
         ) from None  # fmt: skip
     path, _, config = name.rpartition("/") if name.count("/") == 1 and name.startswith("glue/") else (name, "", "")
     try:

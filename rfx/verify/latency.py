@@ -9,28 +9,39 @@ from rfx.runtimes.timing import interleave, token_inputs
 from rfx.verify.evidence import LatencyPart, Percentiles
 
 RESAMPLES = 1000
+PRECISION = 0.004  # half-width of the ratio's interval at which a measurement is long enough
 _CHUNK = 4 << 20  # resampled values held at once
 
 
 def measure_pair(
     runtime: Runtime, dense: Engine, pruned: Engine, conditions: Conditions, *, vocab_size: int, seed: int,
-    min_seconds: float, target: float | None = None, predicted_ratio: float | None = None,
+    min_seconds: float, max_seconds: float | None = None, target: float | None = None, predicted_ratio: float | None = None,
 ) -> LatencyPart:  # fmt: skip
-    """Interleaved rounds of dense and pruned on the same tokens.
+    """Interleaved rounds of dense and pruned on the same tokens, until the ratio is known to +-0.004.
+
+    When to stop depends on the interval's width alone, never on where it lies.
 
     Args:
-        min_seconds: wall-clock seconds of timing (at least 10 rounds).
+        min_seconds, max_seconds: wall-clock seconds of timing (at least 10 rounds; max: five times min).
         target, predicted_ratio: kept in the evidence beside what was measured.
     """
-    times = interleave(
-        {"dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed)),
-         "pruned": pruned.bind(token_inputs(pruned.input_names, conditions, vocab_size, seed))},
-        min_seconds=min_seconds, min_rounds=10, seed=seed,
-    )  # fmt: skip
-    d, p = times["dense"], times["pruned"]
+    runs = {
+        "dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed)),
+        "pruned": pruned.bind(token_inputs(pruned.input_names, conditions, vocab_size, seed)),
+    }
+    limit = 5 * min_seconds if max_seconds is None else max_seconds
+    d = p = np.empty(0)
+    spent = 0.0
+    while True:
+        times = interleave(runs, min_seconds=min_seconds, min_rounds=10, warmup_ms=0.0 if spent else 200.0, seed=seed + len(d))
+        d, p = np.concatenate([d, times["dense"]]), np.concatenate([p, times["pruned"]])
+        spent += min_seconds
+        low, high = interval = ratio_interval(d, p, seed)
+        if (high - low) / 2 <= PRECISION or spent + min_seconds > limit:
+            break
     dense_ms, pruned_ms = float(np.median(d)), float(np.median(p))
     return LatencyPart(
-        dense_ms=dense_ms, pruned_ms=pruned_ms, ratio=pruned_ms / dense_ms, interval=ratio_interval(d, p, seed),
+        dense_ms=dense_ms, pruned_ms=pruned_ms, ratio=pruned_ms / dense_ms, interval=interval,
         target=target, predicted_ratio=predicted_ratio, dense=percentiles(d), pruned=percentiles(p),
         clock=runtime.clock_for(conditions),
         conditions={**conditions.to_json(), "runtime": runtime.name, "version": runtime.version(),
