@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,13 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
         if as_json:
             _print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
         terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
+        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
+    except Exception as error:
+        if "No space left on device" not in str(error):  # libraries written in other languages say it in words of their own
+            raise
+        if as_json:
+            _print_json({"error": {"what": "No space left on device"}, "exit_code": int(ExitCode.ENVIRONMENT)})
+        terminal.error("No space left on device.\n  next:    free space, then run again; what was measured is kept")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
         terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
@@ -316,6 +324,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job cleans up like an interrupted one
     try:
         app()
     except KeyboardInterrupt:

@@ -72,10 +72,10 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     update, tuning = finish.compensate(run, loaded, workload, plan, scores)
 
     with atomic_dir(Path(out)) as folder:
-        done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part.hash if table_part else "")
+        done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part)
         engine = run.runtime.build(done.onnx, run.conditions)
         same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
-        accuracy = check.accuracy(run, workload, dense, engine)
+        accuracy = check.accuracy(run, loaded, workload, dense, engine)
         latency = check.latency(run, loaded, dense, engine, predicted)
         evidence = Evidence(
             tool=_tool(), created=_now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
@@ -156,7 +156,7 @@ def verify(out: str | Path, *, store: Store | None = None, progress: Progress | 
     engine = run.runtime.build(file, run.conditions)
     small = load_small(folder)
     same, differences = check.parity_of_files(run, workload, small, engine)
-    accuracy = check.accuracy(run, workload, dense, engine)
+    accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
     latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
     return before.model_copy(update=dict(
         tool=_tool(), created=_now(), environment=environment(), data=workload.data, parity=differences,
@@ -176,7 +176,7 @@ def _decide(run, loaded, workload, scores, dense, outputs, table):
     with run.stage("search and closed loop"):
         closed = close.close_loop(run, loaded, scores, measured, dense, outputs)
     part = TablePart(
-        key=measured.to_json()["key"], hash=measured.hash, costs_ms={k: dict(v) for k, v in measured.costs_ms.items()},
+        key=measured.to_json()["key"], key_hash=measured.key.hash, hash=measured.hash, costs_ms={k: dict(v) for k, v in measured.costs_ms.items()},
         fixed_ms=measured.fixed_ms, additivity=[dict(r) for r in measured.additivity],
         additivity_error=measured.additivity_error, from_cache=cached,
     )  # fmt: skip

@@ -30,7 +30,7 @@ MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is
 MAX_DEPTH = 12
 MIN_ROUNDS = 24
 SECONDS = (8.0, 90.0)  # at least and at most, of timing in all groups together
-GROUP_BYTES = 3 << 29  # weights of the engines that are alive at once
+GROUP_BYTES = 1 << 29  # weights of the engines that are alive at once
 RESAMPLES = 200
 
 Point = tuple[int, int]  # heads, filters

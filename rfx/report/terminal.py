@@ -69,6 +69,11 @@ def print_summary(evidence: Evidence, out: Path | None = None) -> None:
     for i, heads, all_heads, filters, all_filters in layer_rows(evidence):
         table.add_row(str(i), f"{heads} / {all_heads}", f"{filters} / {all_filters}")
     console.print(table)
+    s = evidence.search
+    if s.value_kept is not None and s.optimality_gap is not None and s.price is not None:
+        unit = "ms" if s.budget_unit == "ms" else "MAC"
+        say(f"search: {s.method}, {s.value_kept:.2%} of the importance kept, at most {s.optimality_gap:.1e} from the optimum, "
+            f"one {unit} more would buy {s.price:.3g}")  # fmt: skip
     if evidence.table is not None and evidence.table.additivity_error is not None:
         say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
     for i, r in enumerate(evidence.search.rounds, 1):

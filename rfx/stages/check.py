@@ -85,19 +85,34 @@ def evaluate(run: Run, workload: Workload, engine: Engine, title: str) -> Metric
     return MetricResult(task.metric_name, task.metric(predictions, examples), predictions)
 
 
-def accuracy(run: Run, workload: Workload, dense: Baseline, engine: Engine) -> AccuracyPart:
+def accuracy(run: Run, loaded: Model, workload: Workload, dense: Baseline, engine: Engine, *, fresh: bool = False) -> AccuracyPart:
+    """The pruned engine against the dense one on the whole evaluation set.
+
+    Args:
+        fresh: evaluate the dense engine again, even where the store knows its predictions on this set.
+    """
+    task, recipe = workload.task, run.recipe
     with run.stage("accuracy"):
-        before = evaluate(run, workload, dense.engine, "evaluating the dense model")
+        key = run.store.key(
+            "predictions", loaded.hash, workload.data.evaluation_hash, task.name, task.metric_name, recipe.max_length,
+            recipe.task_options, run.runtime.name, run.runtime.version(), run.runtime.device(), recipe.conditions.precision,
+            [e.hash for e in workload.evaluation],
+        )  # fmt: skip
+        known = None if fresh else run.store.get_json("dense-predictions", key)
+        if isinstance(known, list) and len(known) == len(workload.evaluation):
+            before = MetricResult(task.metric_name, task.metric(known, workload.evaluation), known)
+        else:
+            before = evaluate(run, workload, dense.engine, "evaluating the dense model")
+            run.store.put_json("dense-predictions", key, list(before.predictions))
         after = evaluate(run, workload, engine, "evaluating the pruned model")
-        return compare(
-            workload.task, before, after, workload.evaluation, max_drop=run.recipe.max_drop, seed=run.recipe.seed
-        )
+        return compare(task, before, after, workload.evaluation, max_drop=recipe.max_drop, seed=recipe.seed)
 
 
 def latency(run: Run, loaded: Model, dense: Baseline, engine: Engine, predicted_ratio: float | None) -> LatencyPart:
     """A fresh interleaved measurement of the final artefact."""
     with run.stage("latency"):
         return measure_pair(
-            run.runtime, dense.engine, engine, run.conditions, target=run.recipe.budget.latency, predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size),
-            seed=run.recipe.seed + 1, min_seconds=6.0,
+            run.runtime, dense.engine, engine, run.conditions, target=run.recipe.budget.latency,
+            predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed + 1,
+            min_seconds=6.0,
         )  # fmt: skip

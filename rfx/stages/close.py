@@ -67,7 +67,8 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
                 landed = target - WINDOW <= ratio <= target - NEAR
                 rounds.append(Round(
                     budget_ms=budget, predicted_ms=table.predict_ms(loaded.sites, result.counts), measured_ratio=ratio,
-                    note="on target" if landed else "too slow" if ratio > target - NEAR else "faster than asked",
+                    note="on target" if landed else "too slow" if ratio > target else "too near to the target"
+                    if ratio > target - NEAR else "faster than asked",
                 ))  # fmt: skip
                 bar.advance()
                 if landed:
@@ -95,7 +96,8 @@ def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchRe
     engine = run.runtime.build(file, run.conditions)
     try:
         part = measure_pair(
-            run.runtime, dense.engine, engine, run.conditions, vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=3.0,
+            run.runtime, dense.engine, engine, run.conditions,
+            vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=3.0,
         )  # fmt: skip
     finally:
         engine.close()

@@ -52,9 +52,8 @@ def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int,
     """The same for a share of the FLOPs of the prunable sublayers."""
     costs = unit_costs(sites, sequence, hidden)
     dense = sum(costs[s.name] * s.units for s in sites)
-    # With all units of a kind at one price, enumeration is the paper's Algorithm 1; the knapsack agrees with it.
-    method = "enumeration" if recipe.method.search == "piecewise" else recipe.method.search
-    return search(method)(Problem.from_unit_costs(sites, scores, costs), recipe.budget.flops * dense)
+    # Every unit of a kind has one price: their Algorithm 1 is exact and takes no grid, whatever search is named.
+    return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), recipe.budget.flops * dense)
 
 
 def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:

@@ -20,7 +20,7 @@ from rfx.stages.measure import export_model
 from rfx.stages.run import Run
 from rfx.surgery.checkpoint import save
 from rfx.surgery.shrink import shrink
-from rfx.verify.evidence import SiteTuning
+from rfx.verify.evidence import SiteTuning, TablePart
 
 
 @dataclass
@@ -30,7 +30,6 @@ class Finished:
     update: Update
     tuning: list[SiteTuning]
     onnx: Path
-    table_hash: str
 
 
 def compensate(run: Run, loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> tuple[Update, list[SiteTuning]]:
@@ -65,7 +64,7 @@ def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> d
 
 
 def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, tuning: list[SiteTuning],
-          folder: Path, table_hash: str = "") -> Finished:
+          folder: Path, table: TablePart | None = None) -> Finished:
     """Bake and shrink, save the checkpoint, export the ONNX file, write the plan, all into `folder`."""  # fmt: skip
     with run.stage("bake, shrink, export"):
         small = shrink(loaded.model, loaded.sites, plan, update)
@@ -74,11 +73,11 @@ def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Updat
             parameter.requires_grad_(False)
         file = export_model(
             loaded, small, folder / "model.onnx", workload.task.output_names, plan,
-            table=table_hash or "none", precision=run.recipe.conditions.precision, recipe=run.recipe.method.name,
+            table=table.hash if table else "none", table_key=table.key_hash if table else "none", precision=run.recipe.conditions.precision, recipe=run.recipe.method.name,
         )  # fmt: skip
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if update.scales or update.weights or update.biases:
             from safetensors.numpy import save_file
 
             save_file(update.to_arrays(), folder / "update.safetensors")
-    return Finished(small, plan, update, tuning, file, table_hash)
+    return Finished(small, plan, update, tuning, file)

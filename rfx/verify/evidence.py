@@ -89,6 +89,7 @@ class AccuracyPart(_Part):
 
 class TablePart(_Part):
     key: Facts
+    key_hash: str = ""  # of the key alone: tables of one key are comparable
     hash: str
     costs_ms: dict[str, dict[int, Number]]
     fixed_ms: Number
