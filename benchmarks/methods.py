@@ -1,6 +1,6 @@
 """Pruning methods beside one another on one model: metric, agreement and drop at several FLOPs budgets.
 
-    python -m benchmarks.methods --out benchmarks/results/methods.json [--methods kwon kwon-reference magnitude random]
+    python -m benchmarks.methods --out benchmarks/results/methods.json [--methods kwon kwon-diagonal kwon-reference magnitude]
         [--flops 0.7 0.5] [--model FOLDER --task TASK --train FILE --eval FILE]
 
 Without a model the quickstart's is used. FLOPs budgets give every method the same budget without a clock.
@@ -14,15 +14,19 @@ import tempfile
 from pathlib import Path
 
 from rfx.pipeline import prune_export
-from rfx.recipe import make_recipe, read_recipe
+from rfx.recipe import PRESETS, make_recipe, read_recipe
 from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
+
+
+# Variants of one part, beside the presets.
+VARIANTS = {"kwon-diagonal": {**PRESETS["kwon"].model_dump(), "name": "kwon-diagonal", "interactions": "none"}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["kwon", "kwon-reference", "magnitude", "random"])
+    parser.add_argument("--methods", nargs="+", default=["kwon", "kwon-diagonal", "kwon-reference", "magnitude"])
     parser.add_argument("--flops", type=float, nargs="+", default=[0.7, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration examples and random choices")
     for option in ("--model", "--task", "--train", "--eval"):
@@ -38,7 +42,7 @@ def main() -> None:
                                 "data": {"train": args.train, "eval": args.eval}}  # fmt: skip
                     else:
                         base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
-                    base |= {"budget": {"flops": flops}, "method": method, "target": "ort", "seed": seed}
+                    base |= {"budget": {"flops": flops}, "method": VARIANTS.get(method, method), "target": "ort", "seed": seed}
                     base["calibration"] = {**base.get("calibration", {}), "seed": seed}
                     evidence = prune_export(make_recipe(base), Path(folder) / "out", progress=progress)
                     rows.append({

@@ -66,6 +66,7 @@ class Method(_Part):
     scorer: str = "fisher"
     gradients: Literal["example", "batch"] = "example"
     search: str = "knapsack"
+    interactions: Literal["block", "none"] = "block"  # of removed units in the search: the Fisher block or its diagonal
     refine: Literal["best", "reference", "none"] = "best"
     compensate: Literal["scales", "none"] = "scales"
     tuning: Literal["kwon", "kwon-reference"] = "kwon"
@@ -76,13 +77,13 @@ class Method(_Part):
 PRESETS: dict[str, Method] = {
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
-        name="kwon-reference", gradients="batch", refine="reference", tuning="kwon-reference", replacement=True
+        name="kwon-reference", gradients="batch", interactions="none", refine="reference", tuning="kwon-reference", replacement=True
     ),
     # The paper repaired: dense teacher, every site, per-site acceptance.
     "kwon": Method(name="kwon"),
     # Controls.
-    "magnitude": Method(name="magnitude", scorer="magnitude", refine="none", compensate="none"),
-    "random": Method(name="random", scorer="random", refine="none", compensate="none"),
+    "magnitude": Method(name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"),
+    "random": Method(name="random", scorer="random", interactions="none", refine="none", compensate="none"),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rfx.errors import UsageError
 from rfx.search.enumeration import enumeration
+from rfx.search.interaction import joint_values
 from rfx.search.knapsack import knapsack
 from rfx.search.piecewise import piecewise
 from rfx.search.problem import Problem, SearchResult
@@ -25,4 +26,4 @@ def search(name: str) -> Callable[..., SearchResult]:
     return SEARCHES[name]
 
 
-__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "rearrange", "search"]
+__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "joint_values", "rearrange", "search"]

@@ -21,12 +21,15 @@ class Problem:
     `importance[site]` float64 [units] >= 0; `curves[site]` is {count: cost} over the counts that may be chosen, in any
     one additive unit (ms, MACs); `fixed` is the cost of what cannot be pruned. For an additive score and a cost that
     depends on the count alone, the best set of k units of a site is its k most important ones, so a count decides all.
+    `values[site]` float64 [units + 1], where given, is what keeping the k most important units is worth in place of the sum
+    of their importance (see `interaction.joint_values`).
     """
 
     sites: tuple[Site, ...]
     importance: Mapping[str, np.ndarray]
     curves: Mapping[str, Mapping[int, float]]
     fixed: float = 0.0
+    values: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         for site in self.sites:
@@ -39,6 +42,10 @@ class Problem:
                     got=f"{int((~np.isfinite(importance)).sum())} not finite, {int((importance < 0).sum())} negative",
                     next_step="check the labels and the model's loss on the calibration data for NaN",
                 )
+            if self.values is not None:
+                values = np.asarray(self.values[site.name])
+                if values.shape != (site.units + 1,) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
+                    raise ValueError(f"values of {site.name} are not {site.units + 1} finite numbers that never fall")
             curve = self.curves[site.name]
             if not curve:
                 raise UsageError(
@@ -53,10 +60,12 @@ class Problem:
                 )
 
     @classmethod
-    def from_table(cls, sites: Sequence[Site], scores: Scores, table: LatencyTable) -> Problem:
+    def from_table(
+        cls, sites: Sequence[Site], scores: Scores, table: LatencyTable, *, values: Mapping[str, np.ndarray] | None = None
+    ) -> Problem:
         """Costs in ms from a measured table: the candidate counts of a site are those measured for its kind."""
         curves = {s.name: {n: ms for n, ms in table.curve(s.kind).items() if n <= s.units} for s in sites}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms))
+        return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms), values)
 
     @classmethod
     def from_unit_costs(
@@ -67,6 +76,7 @@ class Problem:
         *,
         fixed: float = 0.0,
         filter_grid: int = 1,
+        values: Mapping[str, np.ndarray] | None = None,
     ) -> Problem:
         """Linear costs: `unit_cost[site]` for every unit kept (MACs, say). With `filter_grid` > 1 the kept filters are
         multiples of it, or all."""
@@ -75,7 +85,7 @@ class Problem:
             step = filter_grid if s.kind is Kind.FFN else 1
             counts = sorted({*range(0, s.units + 1, step), s.units})
             curves[s.name] = {n: n * float(unit_cost[s.name]) for n in counts}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(fixed))
+        return cls(tuple(sites), _importance(sites, scores), curves, float(fixed), values)
 
     @property
     def dense_cost(self) -> float:
@@ -92,7 +102,9 @@ class Problem:
         return math.fsum([self.fixed, *(self.curves[s.name][counts[s.name]] for s in self.sites)])
 
     def prefix(self, name: str) -> np.ndarray:
-        """Kept importance at each count: float64 [units + 1], entry k the sum of the k most important units."""
+        """Kept importance at each count: float64 [units + 1], entry k of the k most important units."""
+        if self.values is not None:
+            return np.asarray(self.values[name], dtype=np.float64)
         descending = np.sort(np.asarray(self.importance[name], dtype=np.float64))[::-1]
         return np.concatenate([[0.0], np.cumsum(descending)])
 
@@ -142,7 +154,7 @@ def conclude(problem: Problem, counts: Counts, budget: float, cost: float, metho
     from rfx.search.relaxation import relax
 
     value = math.fsum(float(problem.prefix(s.name)[counts[s.name]]) for s in problem.sites)
-    total = math.fsum(float(np.sum(problem.importance[s.name], dtype=np.float64)) for s in problem.sites)
+    total = math.fsum(float(problem.prefix(s.name)[-1]) for s in problem.sites)
     bound = relax(problem, budget)
     gap = max(0.0, bound.upper - value) / bound.upper if bound.upper > 0 else 0.0
     return SearchResult(

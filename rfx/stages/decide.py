@@ -9,9 +9,12 @@ from rfx.plan import Counts, Plan, Site
 from rfx.recipe import Recipe
 from rfx.scores import scorer
 from rfx.scores.base import Scores
-from rfx.search import Problem, SearchResult, rearrange, search
+from rfx.search import Problem, SearchResult, joint_values, rearrange, search
 from rfx.stages.load import Model, Workload
 from rfx.stages.run import Run
+
+
+FLOPS_GRID = 8  # filters
 
 
 def batches(run: Run, workload: Workload) -> Batches:
@@ -43,17 +46,30 @@ def score(run: Run, loaded: Model, workload: Workload) -> Scores:
         return scores
 
 
+def _values(recipe: Recipe, sites: list[Site], scores: Scores):
+    """What each count is worth with interactions; None where the search goes by single units."""
+    method = recipe.method
+    return joint_values(sites, scores) if method.interactions == "block" and method.search == "knapsack" and scores.gradients else None
+
+
 def search_latency(recipe: Recipe, sites: list[Site], scores: Scores, table: LatencyTable, budget_ms: float) -> SearchResult:
     """The plan of greatest kept importance whose predicted latency is within `budget_ms`."""
-    return search(recipe.method.search)(Problem.from_table(sites, scores, table), budget_ms)
+    problem = Problem.from_table(sites, scores, table, values=_values(recipe, sites, scores))
+    return search(recipe.method.search)(problem, budget_ms)
 
 
 def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int, sequence: float) -> SearchResult:
-    """The same for a share of the FLOPs of the prunable sublayers."""
+    """The same for a share of the FLOPs of the prunable sublayers.
+
+    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever search is named. With
+    interactions it is a knapsack, over filter counts in steps of 8.
+    """
     costs = unit_costs(sites, sequence, hidden)
-    dense = sum(costs[s.name] * s.units for s in sites)
-    # Every unit of a kind has one price: their Algorithm 1 is exact and takes no grid, whatever search is named.
-    return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), recipe.budget.flops * dense)
+    budget = recipe.budget.flops * sum(costs[s.name] * s.units for s in sites)
+    values = _values(recipe, sites, scores)
+    if values is None:
+        return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), budget)
+    return search("knapsack")(Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values), budget)
 
 
 def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
