@@ -74,24 +74,35 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
                          "exit_code": int(error.exit_code)})  # fmt: skip
         terminal.error(error.render())
         raise typer.Exit(int(error.exit_code)) from None
-    except OSError as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
-        if error.errno is None or error.filename is None:
+    except Exception as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
+        message = _disk_problem(error)
+        if message is None:
             raise
-        message = f"{os.strerror(error.errno)}: {error.filename}"
         if as_json:
             _print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
         terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
-    except Exception as error:
-        if "No space left on device" not in str(error):  # libraries written in other languages say it in words of their own
-            raise
-        if as_json:
-            _print_json({"error": {"what": "No space left on device"}, "exit_code": int(ExitCode.ENVIRONMENT)})
-        terminal.error("No space left on device.\n  next:    free space, then run again; what was measured is kept")
-        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
         terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
         raise typer.Exit(int(ExitCode.INTERRUPT)) from None
+
+
+def _disk_problem(error: BaseException) -> str | None:
+    """What the file system refused, or None where the error is of another kind. A write has no file name to give, and
+    libraries written in other languages say it in words of their own."""
+    import errno
+
+    seen = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            place = f": {seen.filename}" if seen.filename is not None else ""
+            if place or seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+                return os.strerror(seen.errno) + place
+        for words in ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system"):
+            if words in str(seen):
+                return words
+        seen = seen.__cause__
+    return None
 
 
 def _print_json(data: Any) -> None:
