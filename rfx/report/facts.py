@@ -52,10 +52,10 @@ def headline(evidence: Evidence) -> str:
     """One sentence: how much faster, how much less accurate."""
     parts = []
     if evidence.latency:
-        parts.append(f"{evidence.latency.speedup:.2f}x faster ({evidence.latency.ratio:.3f} of dense)")
+        parts.append(f"{evidence.latency.speedup:.2f}x as fast ({evidence.latency.ratio:.3f} of dense latency)")
     if evidence.accuracy:
         a = evidence.accuracy
-        parts.append(f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({-a.drop:+.2f} points)")
+        parts.append(f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({0.0 - a.drop:+.2f} points)")
     parts.append(f"{evidence.params_ratio:.0%} of the parameters")
     parts.append(f"{evidence.flops_ratio:.0%} of the FLOPs")
     return ", ".join(parts)
