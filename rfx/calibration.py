@@ -47,6 +47,18 @@ def set_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256("".join(sorted({e.hash for e in examples})).encode()).hexdigest()[:16]
 
 
+def features_hash(features: Sequence["Feature"]) -> str:
+    """Hash of model inputs and targets, in their order: what a score depends on besides the model."""
+    digest = hashlib.sha256()
+    for f in features:
+        for part in (f.ids, f.targets):
+            for name in sorted(part):
+                array = np.asarray(part[name])
+                digest.update(f"{name}{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:24]
+
+
 def overlap(first: Sequence[Example], second: Sequence[Example]) -> int:
     """How many examples of `second` have the inputs of an example of `first`."""
     known = {e.hash for e in first}

@@ -83,6 +83,8 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
         terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
+        if as_json:
+            _print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
         terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
         raise typer.Exit(int(ExitCode.INTERRUPT)) from None
 
@@ -92,12 +94,11 @@ def _disk_problem(error: BaseException) -> str | None:
     libraries written in other languages say it in words of their own."""
     import errno
 
+    refusals = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
     seen = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno is not None:
-            place = f": {seen.filename}" if seen.filename is not None else ""
-            if place or seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-                return os.strerror(seen.errno) + place
+        if isinstance(seen, OSError) and seen.errno in refusals:
+            return os.strerror(seen.errno) + (f": {seen.filename}" if seen.filename is not None else "")
         for words in ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system"):
             if words in str(seen):
                 return words
@@ -143,7 +144,7 @@ def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None
         "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
         "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
         "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
-        "calibration.seed": seed, "seed": seed, "data.labels": labels.split(",") if labels else None,
+        "calibration.seed": seed, "seed": seed, "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
     }.items():  # fmt: skip
         put(path, value)
     if method is not None:
@@ -271,14 +272,9 @@ def verify_command(
     """Measure an existing output again, here: shapes, parity, accuracy and latency."""
     with _session(json_, quiet) as progress:
         from rfx.pipeline import verify
-        from rfx.report import write_reports
-        from rfx.store import atomic_dir
 
-        evidence = verify(folder, progress=progress)
+        evidence = verify(folder, reports=out, progress=progress)
         progress.stop()
-        if out:
-            with atomic_dir(out) as new:
-                write_reports(evidence, new)
         _close(evidence, json_, quiet, allow_inconclusive, out)
 
 
@@ -286,6 +282,7 @@ def verify_command(
 def gate_command(
     evidence: Annotated[Path, typer.Argument(help="evidence.json, or the folder that holds it.")],
     max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
+    max_regression: Annotated[float, typer.Option("--max-regression", help="Points that may be lost against --baseline.")] = 0.5,
     baseline: Annotated[Optional[Path], typer.Option("--baseline", help="Another evidence.json that this one must not be worse than.")] = None,
     junit: Annotated[Optional[Path], typer.Option("--junit", help="Write JUnit XML here.")] = None,
     json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
@@ -297,7 +294,7 @@ def gate_command(
         from rfx.verify.gates import check, exit_code, read_evidence
 
         found = read_evidence(evidence)
-        gates = check(found, max_drop=max_drop, min_speedup=min_speedup,
+        gates = check(found, max_drop=max_drop, min_speedup=min_speedup, max_regression=max_regression,
                       baseline=read_evidence(baseline) if baseline else None)  # fmt: skip
         judged = found.model_copy(update={"gates": gates})
         if junit:
@@ -340,6 +337,12 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPT))
+    except Exception:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write("error: this is a bug of rfx. Please report it with the output of `rfx env`.\n")
+        sys.exit(int(ExitCode.INTERNAL_CHECK))
 
 
 if __name__ == "__main__":

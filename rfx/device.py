@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,20 @@ def model_device(model: torch.nn.Module) -> torch.device:
     import torch
 
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def on_best_device(model: torch.nn.Module) -> Iterator[None]:
+    """While open, the model is on the first CUDA GPU, if there is one; afterwards where it was."""
+    before, best = model_device(model), default_device()
+    if best == before:
+        yield
+        return
+    model.to(best)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 def solver_module(device: torch.device | None = None) -> Solver:

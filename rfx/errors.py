@@ -20,6 +20,12 @@ class ExitCode(IntEnum):
     INTERRUPT = 130
 
 
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """What an exception of another library says first; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:limit]
+
+
 class UserError(Exception):
     """An error the user can act on.
 

@@ -11,7 +11,8 @@ from rfx.environment import environment
 from rfx.errors import UsageError
 from rfx.plan import Plan
 from rfx.progress import Progress, Silent
-from rfx.recipe import Recipe
+from rfx.recipe import Recipe, make_recipe
+from rfx.report import FILES as REPORT_FILES
 from rfx.report import write_reports
 from rfx.runtimes import runtime as find_runtime
 from rfx.stages import check, close, decide, finish, load, measure
@@ -37,14 +38,17 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
 
 def prepare(run: Run) -> tuple[load.Model, load.Workload]:
     """Load and prove the model, load the data; the quickstart's are made on the first run."""
-    if run.recipe.quickstart and run.recipe.model is None:
+    gone = run.recipe.model is not None and Path(run.recipe.model).is_absolute() and not Path(run.recipe.model).exists()
+    if run.recipe.quickstart and (run.recipe.model is None or gone):
         from rfx.tasks.quickstart import prepare as prepare_quickstart
 
+        if run.recipe.model is None:
+            load.require_no_data(run.recipe)
         with run.stage("quickstart model"):
-            prepared = prepare_quickstart(run.store.root / "quickstart", run.progress)
+            prepared = prepare_quickstart(run.store, run.progress)
         run.recipe = load.quickstart_recipe(run.recipe, prepared)
-    if run.recipe.model is None:
-        raise UsageError("There is no model.", next_step="add --model with a folder or a hub name")
+    _require_model(run.recipe)
+    run.recipe = load.absolute(run.recipe)
     with run.stage("load"):
         loaded = load.load_model(run, run.recipe.model, run.recipe.task)
         return loaded, load.load_workload(run, loaded)
@@ -119,7 +123,8 @@ def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | 
     if recipe.quickstart and recipe.model is None:
         loaded, _ = prepare(run)
     else:
-        loaded = load.load_model(run, recipe.model or "", recipe.task)
+        _require_model(recipe)
+        loaded = load.load_model(run, recipe.model, recipe.task)
     from rfx.tasks import task as task_class
 
     outputs = task_class(run.recipe.task).output_names
@@ -127,25 +132,31 @@ def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | 
     return measure.latency_table(run, loaded, dense, outputs)[0]
 
 
-def verify(out: str | Path, *, store: Store | None = None, progress: Progress | None = None) -> Evidence:
-    """Measure an existing output again, here: shapes, accuracy and latency against the dense model it was made from.
+def verify(out: str | Path, *, reports: str | Path | None = None, store: Store | None = None,
+           progress: Progress | None = None) -> Evidence:  # fmt: skip
+    """Measure an existing output again, here: shapes, parity, accuracy and latency against the dense model it was made
+    from. Nothing in `out` is changed.
 
-    The evidence of the new measurement is returned; nothing in `out` is changed.
+    Args:
+        reports: a folder of their own for the new evidence and its reports.
 
     Raises:
         UsageError: `out` is not an output of prune-export, or its dense model or data is gone.
     """
     from rfx.surgery.checkpoint import load as load_small
+    from rfx.surgery.checkpoint import read_update
     from rfx.verify.gates import read_evidence
 
     folder = Path(out)
-    before = read_evidence(folder / "evidence.json")
-    recipe = Recipe.model_validate(before.recipe)
+    before = read_evidence(folder)
+    if reports is not None:
+        _require_report_folder(Path(reports))
+    recipe = make_recipe(before.recipe, f"the recipe in {folder / 'evidence.json'}")
     run = start(recipe, store, progress)
     loaded, workload = prepare(run)
     if loaded.hash != before.model.get("hash"):
         run.warn("The dense model has changed since this output was made; it is compared against the model of today.")
-    plan = Plan.from_json(before.plan)
+    plan = _plan_of(before, loaded)
     file = folder / "model.onnx"
     if not file.is_file():
         raise UsageError("The exported model is gone.", got=str(file), next_step="run rfx prune-export again")
@@ -155,15 +166,44 @@ def verify(out: str | Path, *, store: Store | None = None, progress: Progress | 
     dense = measure.baseline(run, loaded, workload.task.output_names)
     engine = run.runtime.build(file, run.conditions)
     small = load_small(folder)
-    same, differences = check.parity_of_files(run, workload, small, engine)
+    update = read_update(folder / "update.safetensors")
+    same, differences = check.parity(run, loaded, workload, plan, update, small, engine)
     accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
     latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
-    return before.model_copy(update=dict(
+    evidence = before.model_copy(update=dict(
         tool=_tool(), created=_now(), environment=environment(), data=workload.data, parity=differences,
         gates=[check.shrunk(loaded, file, plan), same, accuracy_gate(accuracy, recipe.max_drop),
                latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
         latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
     ))  # fmt: skip
+    if reports is not None:
+        write_reports(evidence, reports)
+    return evidence
+
+
+def _plan_of(evidence: Evidence, loaded: load.Model) -> Plan:
+    """The plan in evidence, which must be of the model's own sites."""
+    try:
+        plan = Plan.from_json(evidence.plan)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError("The plan in the evidence is not valid.", got=f"{type(error).__name__}: {error}") from None
+    if [(s.name, s.units) for s in plan.sites] != [(s.name, s.units) for s in loaded.sites]:
+        raise UsageError(
+            "The plan in the evidence is of another model.", got=f"{len(plan.sites)} sites",
+            allowed=f"the {len(loaded.sites)} sites of {loaded.source}", next_step="run rfx prune-export again",
+        )  # fmt: skip
+    return plan
+
+
+def _require_report_folder(folder: Path) -> None:
+    """Reports alone go where nothing else is: never over a model or a stranger's files."""
+    require_place(folder)
+    strange = [p.name for p in folder.iterdir() if p.name not in REPORT_FILES] if folder.is_dir() else []
+    if strange or (folder.is_dir() and any(folder.iterdir()) and not (folder / "evidence.json").is_file()):
+        raise UsageError(
+            "The folder for the new reports holds other things.", got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
+            allowed="a new or empty folder, or one that holds reports of rfx alone", next_step="give another --out",
+        )  # fmt: skip
 
 
 def _decide(run, loaded, workload, scores, dense, outputs, table):
@@ -198,6 +238,14 @@ def _sequence(workload) -> float:
 
 def _flops(loaded, workload, plan: Plan) -> float:
     return flops(loaded.sites, plan.counts, _sequence(workload), loaded.hidden)
+
+
+def _require_model(recipe: Recipe) -> None:
+    if recipe.model is None:
+        raise UsageError(
+            "There is no model.", got=f"the recipe {recipe.name!r} names none", allowed="a folder or a hub name",
+            next_step="add --model path/to/model",
+        )  # fmt: skip
 
 
 def _require_budget(recipe: Recipe) -> None:

@@ -230,14 +230,18 @@ def _exchange(new: Path, path: Path) -> None:
         new.rename(path)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-    path.rename(old / "was")
+    try:
+        path.rename(old / "was")
+    except BaseException:
+        old.rmdir()
+        raise
     try:
         new.rename(path)
     except BaseException:
         (old / "was").rename(path)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchange_contents(new: Path, path: Path) -> None:
@@ -255,9 +259,9 @@ def _exchange_contents(new: Path, path: Path) -> None:
         for source, target in reversed(moved):
             if target.exists() and not source.exists():
                 target.rename(source)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     new.rmdir()
 
 

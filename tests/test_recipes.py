@@ -91,6 +91,12 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
     evidence = json.loads(first.stdout)
     assert evidence["data"]["overlap"] == 0 and evidence["model"]["layers"] == 6 and evidence["accuracy"]["examples"] == 48
     (folder,) = (tmp_path / "cache" / "quickstart").iterdir()
+    assert (folder / "checksums.json").is_file()
     made = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     plan = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32", "--json"])
     assert plan.exit_code == 0 and (folder / "model" / "model.safetensors").stat().st_mtime_ns == made
+    mine = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--train", "mine.jsonl", "--eval", "dev.jsonl"])
+    assert mine.exit_code == 2 and "of its own" in mine.output  # the user's data are not silently replaced
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    again = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32"])
+    assert again.exit_code == 0 and "made again" in again.output

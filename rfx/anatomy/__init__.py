@@ -65,3 +65,21 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
 
 
 __all__ = ["FAMILIES", "REFUSED", "Family", "Kind", "Site", "family_name", "find_sites", "generic_sites", "probe_inputs"]
+
+
+def layout(sites) -> str:
+    """ "post-ln" where a LayerNorm of the layer follows the FFN's residual sum, "pre-ln" where none does."""
+    ffn = next(s for s in sites if s.kind is Kind.FFN)
+    return "post-ln" if ffn.norm.startswith(ffn.layer_path + ".") else "pre-ln"
+
+
+def position_limit(model) -> int | None:
+    """The most tokens the model takes; None where nothing limits them. RoBERTa and its kin keep the rows of the position
+    table up to the padding's for themselves."""
+    limit = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    if not limit:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return limit - module.padding_idx - 1
+    return limit

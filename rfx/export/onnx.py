@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rfx.errors import InternalCheckError
+from rfx.errors import InternalCheckError, first_line
 from rfx.plan import Plan, Site
 
 OPSET = 20  # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which RTX refuses
@@ -58,7 +58,7 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
         proto = program.model_proto
     except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
         raise InternalCheckError(
-            f"The ONNX export of {type(model).__name__} failed.", got=str(error).strip().splitlines()[0][:300],
+            f"The ONNX export of {type(model).__name__} failed.", got=first_line(error),
             next_step="report it with `rfx env` and the model's configuration",
         ) from error  # fmt: skip
     finally:
@@ -78,7 +78,7 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
         os.replace(temporary, path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InternalCheckError(
-            "The exported ONNX file does not pass the checker.", got=str(error).strip().splitlines()[0][:300]
+            "The exported ONNX file does not pass the checker.", got=first_line(error)
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -163,7 +163,21 @@ def shape_mismatches(path: Path, sites: Sequence[Site], plan: Plan) -> list[str]
     for name, modules in site_shapes(path, sites).items():
         expected = plan[name].count * plan[name].width
         wrong += [f"{m} has {n} channels, the plan keeps {expected}" for m, n in modules.items() if n != expected]
-    return wrong
+    return wrong + _unnamed_weights(path)
+
+
+def _unnamed_weights(path: Path) -> list[str]:
+    """Matrices whose module is not known: one of them could be a weight that should be gone."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    shapes = {i.name: list(i.dims) for i in graph.initializer}
+    read = {n for node in graph.node if node.op_type in ("MatMul", "Gemm") for n in node.input}
+    return [
+        f"the weight {name} {dims} belongs to no known module"
+        for name, dims in shapes.items()
+        if len(dims) == 2 and name in read and not name.endswith((".weight", ".weight.T"))
+    ]
 
 
 def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:

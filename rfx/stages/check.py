@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfx.calibration import run_features
+from rfx.calibration import features_hash, run_features
 from rfx.export.onnx import shape_mismatches
 from rfx.masks import MaskTap, plan_masks
 from rfx.plan import Plan, Update
@@ -22,6 +22,7 @@ from rfx.verify.gates import same_gate, shrunk_gate
 from rfx.verify.latency import measure_pair
 
 EVAL_BATCH = 32
+VERSION = 1  # of the predictions in the store
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale, fp32: masked torch = shrunk torch = engine
 
@@ -48,19 +49,6 @@ def parity(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Upda
     differences = {"shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale}
     if masked is not None:
         differences = {"masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale, **differences}
-    return same_gate(differences, PARITY_TOLERANCE), differences
-
-
-def parity_of_files(run: Run, workload: Workload, small, engine: Engine) -> tuple[Gate, dict]:
-    """The reloaded checkpoint against the engine, where the masked model is not at hand."""
-    features, names = workload.calibration_features[:PARITY_EXAMPLES], workload.task.output_names
-    with run.stage("parity"):
-        pair = [
-            np.concatenate([np.ravel(a) for name in names for a in logits[name]])
-            for logits in (run_features(c, workload.task, features, EVAL_BATCH) for c in (torch_call(small, names), engine.run))
-        ]
-    scale = max(1.0, float(np.abs(pair[0]).max()))
-    differences = {"shrunk-engine": float(np.abs(pair[0] - pair[1]).max()) / scale}
     return same_gate(differences, PARITY_TOLERANCE), differences
 
 
@@ -94,9 +82,8 @@ def accuracy(run: Run, loaded: Model, workload: Workload, dense: Baseline, engin
     task, recipe = workload.task, run.recipe
     with run.stage("accuracy"):
         key = run.store.key(
-            "predictions", loaded.hash, workload.data.evaluation_hash, task.name, task.metric_name, recipe.max_length,
-            recipe.task_options, run.runtime.name, run.runtime.version(), run.runtime.device(), recipe.conditions.precision,
-            [e.hash for e in workload.evaluation],
+            VERSION, "predictions", loaded.hash, features_hash(workload.evaluation_features), task.name, recipe.task_options,
+            run.runtime.name, run.runtime.version(), run.runtime.device(), recipe.conditions.precision,
         )  # fmt: skip
         known = None if fresh else run.store.get_json("dense-predictions", key)
         if isinstance(known, list) and len(known) == len(workload.evaluation):

@@ -13,6 +13,7 @@ from pathlib import Path
 from rfx.cost.table import LatencyTable
 from rfx.errors import InfeasibleError
 from rfx.plan import Plan
+from rfx.recipe import Recipe
 from rfx.scores.base import Scores
 from rfx.search import SearchResult
 from rfx.stages.decide import dense_counts, search_latency
@@ -41,6 +42,12 @@ def predicted_ratio(loaded: Model, table: LatencyTable, result: SearchResult) ->
     return table.predict_ms(loaded.sites, result.counts) / dense_ms
 
 
+def aim(recipe: Recipe) -> float:
+    """The measured ratio to aim at."""
+    target = recipe.budget.latency
+    return target - min(AIM, target / 4)
+
+
 def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, dense: Baseline,
                outputs: tuple[str, ...]) -> Closed:
     """Search, build, time; correct the budget and search again, at most three rounds.
@@ -50,8 +57,7 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
     """  # fmt: skip
     target = run.recipe.budget.latency
     dense_ms = table.predict_ms(loaded.sites, dense_counts(loaded.sites))
-    aim = target - min(AIM, target / 4)
-    budget = aim * dense_ms
+    budget = aim(run.recipe) * dense_ms
     rounds: list[Round] = []
     tried: list[tuple[float, float, SearchResult]] = []  # (budget share, measured ratio, result)
     folder = run.store.scratch("loop")
@@ -73,7 +79,7 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
                 bar.advance()
                 if landed:
                     break
-                budget = _corrected(tried, aim) * dense_ms
+                budget = _corrected(tried, aim(run.recipe)) * dense_ms
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
@@ -85,8 +91,8 @@ def _search(run, loaded, scores, table, budget, tried) -> SearchResult | None:
     try:
         return search_latency(run.recipe, loaded.sites, scores, table, budget)
     except InfeasibleError:
-        if not tried:
-            raise
+        if not tried:  # the aim lies a little below the target: the target itself may be within reach
+            return search_latency(run.recipe, loaded.sites, scores, table, budget * run.recipe.budget.latency / aim(run.recipe))
         return None  # an earlier round was feasible: the gate says how near it came
 
 

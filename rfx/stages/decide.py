@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rfx.calibration import Batches
+from rfx.calibration import Batches, features_hash
 from rfx.cost.flops import unit_costs
 from rfx.cost.table import LatencyTable
+from rfx.device import on_best_device
 from rfx.plan import Counts, Plan, Site
 from rfx.recipe import Recipe
 from rfx.scores import scorer
@@ -15,6 +16,7 @@ from rfx.stages.run import Run
 
 
 FLOPS_GRID = 8  # filters
+VERSION = 1  # of the scoring: scores of another are not taken from the store
 
 
 def batches(run: Run, workload: Workload) -> Batches:
@@ -26,8 +28,8 @@ def score(run: Run, loaded: Model, workload: Workload) -> Scores:
     """Scores of every unit, from the store where the same model, examples and scorer have been scored before."""
     method = run.recipe.method
     key = run.store.key(
-        "scores", loaded.hash, workload.data.calibration_hash, method.scorer, method.gradients,
-        run.recipe.calibration.batch, run.recipe.max_length, run.recipe.seed, workload.task.name,
+        VERSION, "scores", loaded.hash, features_hash(workload.calibration_features), method.scorer, method.gradients,
+        run.recipe.calibration.batch, run.recipe.seed, workload.task.name,
     )  # fmt: skip
     with run.stage("score") as clock:
         stored = run.store.get_arrays("scores", key)
@@ -38,9 +40,10 @@ def score(run: Run, loaded: Model, workload: Workload) -> Scores:
                 part, site = name.split("/", 1)
                 parts[part][site] = array
             return Scores(**parts)
-        scores = scorer(method.scorer)(per=method.gradients, seed=run.recipe.seed).score(
-            loaded.model, loaded.sites, batches(run, workload), workload.task, progress=run.progress
-        )
+        with on_best_device(loaded.model):
+            scores = scorer(method.scorer)(per=method.gradients, seed=run.recipe.seed).score(
+                loaded.model, loaded.sites, batches(run, workload), workload.task, progress=run.progress
+            )
         arrays = {f"importance/{k}": v for k, v in scores.importance.items()}
         run.store.put_arrays("scores", key, arrays | {f"gradients/{k}": v for k, v in scores.gradients.items()})
         return scores

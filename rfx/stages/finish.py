@@ -11,6 +11,7 @@ import numpy as np
 
 from rfx.compensate.scales import tune
 from rfx.cost.flops import unit_costs
+from rfx.device import on_best_device
 from rfx.plan import Plan, Update
 from rfx.scores.base import Scores
 from rfx.search import Problem, search
@@ -38,10 +39,10 @@ def compensate(run: Run, loaded: Model, workload: Workload, plan: Plan, scores: 
     if method.compensate == "none":
         return Update(), []
     masks = {s.name: np.isin(np.arange(s.units), s.kept).astype(np.float64) for s in plan.sites}
-    with run.stage("tune"):
+    with run.stage("tune"), on_best_device(loaded.model):
         result = tune(
             loaded.model, loaded.sites, masks, batches(run, workload), mode=method.tuning,
-            head_positions="first" if workload.task.name == "text-classification" else "all",
+            head_positions=workload.task.head_positions,
             teacher_masks=_teacher(loaded, workload, plan, scores) if method.tuning == "kwon-reference" else None,
             progress=run.progress,
         )  # fmt: skip

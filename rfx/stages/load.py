@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfx.anatomy import family_name, find_sites
+from rfx.anatomy import family_name, find_sites, position_limit
 from rfx.calibration import choose, drop_overlap, overlap, set_hash
-from rfx.errors import UnsupportedModelError, UsageError
+from rfx.errors import UnsupportedModelError, UsageError, first_line
 from rfx.plan import Kind, Site
 from rfx.stages.run import Run
 from rfx.surgery.prove import prove
@@ -76,6 +76,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
         UnsupportedModelError: a family rfx cannot prune.
     """
     import transformers
+    from safetensors import SafetensorError
 
     from rfx.tasks import TASKS
 
@@ -96,16 +97,22 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
     except (OSError, ValueError) as error:
         raise _not_loaded(source, local, error) from None
     _refuse_early(config)
-    _fit_lengths(run, config)
     try:
         model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, RuntimeError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError, SafetensorError) as error:
         raise _not_loaded(source, local, error) from None
     except ValueError as error:
         raise UnsupportedModelError(
-            f"transformers has no {task_name} head for {config.model_type}.", got=str(error).splitlines()[0][:200]
+            f"transformers has no {task_name} head for {config.model_type}.", got=first_line(error)
         ) from None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # noqa: BLE001 - what is wrong with a tokenizer comes in many kinds
+        raise UsageError(
+            "The model's tokenizer does not load.", got=f"{source}: {first_line(error)}",
+            allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
+        ) from None  # fmt: skip
+    _fit_lengths(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -132,7 +139,7 @@ def _refuse_early(config) -> None:
 
 
 def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
-    first = str(error).strip().splitlines()[0][:300]
+    first = first_line(error)
     if local:
         return UsageError("The checkpoint does not load.", got=f"{source}: {first}")
     return UsageError(
@@ -143,7 +150,9 @@ def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
 
 
 def _model_hash(model) -> str:
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    # Where a checkpoint lies and which transformers reads it say nothing of what it is.
+    facts = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -159,6 +168,7 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     recipe = run.recipe
     config = loaded.model.config
     cls = task_class(recipe.task)
+    _check_options(cls, recipe.task_options)
     task = cls(
         loaded.tokenizer, num_labels=int(config.num_labels), id2label=dict(config.id2label),
         max_length=recipe.max_length, metric=recipe.metric, columns=recipe.data.columns,
@@ -197,12 +207,10 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     return workload
 
 
-def _fit_lengths(run: Run, config) -> None:
+def _fit_lengths(run: Run, limit: int | None) -> None:
     """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
-    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
-    if not limit:
+    if limit is None:
         return
-    limit -= 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "esm") else 0  # rows for padding
     recipe, conditions = run.recipe, run.recipe.conditions
     for what, option, value, asked in (
         ("Inputs may be longer than the model takes.", "--max-length", recipe.max_length,
@@ -220,8 +228,42 @@ def _fit_lengths(run: Run, config) -> None:
     })  # fmt: skip
 
 
-def quickstart_recipe(run_recipe, prepared: dict[str, Path]):
-    """The recipe with the embedded model and data in place of what the user did not give."""
-    data = run_recipe.data.model_copy(update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])})
-    return run_recipe.model_copy(update={"data": data, "model": str(prepared["model_dir"])})
+def _check_options(cls: type[Task], options: dict[str, Any]) -> None:
+    """Raises UsageError for task options the task does not have, or of another type."""
+    import inspect
 
+    common = set(inspect.signature(Task.__init__).parameters) | {"more"}
+    known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in common}
+    for name, value in options.items():
+        number = isinstance(value, (int, float)) or value is None
+        if name not in known or not number:
+            raise UsageError(
+                f"{cls.name} does not take this option.", got=f"task_options: {name}: {value!r}",
+                allowed=", ".join(f"{n} (default {p.default})" for n, p in known.items()) or "none",
+            )  # fmt: skip
+
+
+def require_no_data(recipe) -> None:
+    """Raises UsageError for data of the user's own, which the quickstart's model was not trained for."""
+    if recipe.data.train or recipe.data.eval:
+        raise UsageError(
+            "The quickstart has a model and data of its own.", got=f"--train {recipe.data.train}, --eval {recipe.data.eval}",
+            allowed="the quickstart without data, or a model of yours with your data",
+            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval ...",
+        )  # fmt: skip
+
+
+def quickstart_recipe(recipe, prepared: dict[str, Path]):
+    """The recipe with the embedded model and its data."""
+    data = recipe.data.model_copy(update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])})
+    return recipe.model_copy(update={"data": data, "model": str(prepared["model_dir"])})
+
+
+def absolute(recipe):
+    """The recipe with local paths made absolute, so that evidence is good from any folder."""
+
+    def whole(value: str | None) -> str | None:
+        return str(Path(value).expanduser().absolute()) if value and Path(value).expanduser().exists() else value
+
+    data = recipe.data.model_copy(update={"train": whole(recipe.data.train), "eval": whole(recipe.data.eval)})
+    return recipe.model_copy(update={"data": data, "model": whole(recipe.model)})

@@ -9,8 +9,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfx.errors import UsageError
-from rfx.plan import Plan, Site
+from rfx.errors import UsageError, first_line
+from rfx.plan import Plan, Site, Update
 
 
 def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
@@ -48,18 +48,21 @@ def load(path: str | Path):
         config = json.loads(file.read_text(encoding="utf-8"))
         entry = config.get("rfx")
         sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]] if entry else []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        counts = {s["name"]: int(s["count"]) for s in entry["sites"]} if entry else {}
+        architecture = str(config["architectures"][0]) if entry else ""
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(f"{file} is damaged.", got=f"{type(error).__name__}: {error}") from None
     if not entry:
         raise UsageError(
             "This checkpoint was not made by rfx.", got=str(file),
             allowed="a configuration with an `rfx` entry", next_step="load it with transformers",
         )  # fmt: skip
-    return _build(folder, config["architectures"][0], sites, {s["name"]: s["count"] for s in entry["sites"]})
+    return _build(folder, architecture, sites, counts)
 
 
 def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]):
     import transformers
+    from safetensors import SafetensorError
 
     from rfx.surgery.shrink import resize
 
@@ -78,8 +81,8 @@ def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str,
     small = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
     try:
         model, info = small.from_pretrained(folder, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"The checkpoint in {folder} does not load.", got=str(error).splitlines()[0]) from None
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UsageError(f"The checkpoint in {folder} does not load.", got=first_line(error)) from None
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UsageError(
@@ -87,3 +90,20 @@ def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str,
             next_step="make the checkpoint again with rfx prune-export",
         )  # fmt: skip
     return model.eval()
+
+
+def read_update(file: Path) -> Update:
+    """The compensation beside an output's plan; none where there is no file.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    if not file.is_file():
+        return Update()
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return Update.from_arrays(load_file(file))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UsageError("The compensation of this output does not load.", got=f"{file}: {first_line(error)}") from None

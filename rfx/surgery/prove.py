@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rfx.anatomy import probe_inputs
-from rfx.errors import UnsupportedModelError
+from rfx.errors import UnsupportedModelError, first_line
 from rfx.masks import MaskTap, plan_masks
 from rfx.plan import Kind, Plan, Site
 
@@ -50,7 +50,7 @@ def prove(model, sites: Sequence[Site]) -> float:
             try:
                 small = outputs(shrink(model, sites, plan))
             except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-                raise _refusal(model, f"the shrunk model does not run ({str(error).splitlines()[0]})") from None
+                raise _refusal(model, f"the shrunk model does not run ({first_line(error)})") from None
             worst = max(worst, float((masked - small).abs().max()) / scale)
     finally:
         model.train(was_training)

@@ -62,6 +62,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     auto_class: ClassVar[str]  # transformers Auto class that loads a model with this head
     output_names: ClassVar[tuple[str, ...]]  # fields of the model's output, e.g. ("logits",)
+    head_positions: ClassVar[str] = "all"  # which positions of the last layer the head reads: "first" or "all"
     token_outputs: ClassVar[bool] = False  # whether the outputs have one row a token
 
     metric_name: str
@@ -73,6 +74,11 @@ class Task(ABC):
                  label_names: Sequence[str] | None = None):
         if metric is not None and metric not in self.metrics:
             raise UsageError(f"{self.name} has no such metric.", got=metric, allowed=", ".join(self.metrics))
+        if label_names and len(label_names) != num_labels:
+            raise UsageError(
+                f"There are {len(label_names)} label names for a model with {num_labels} labels.", got=", ".join(label_names),
+                allowed=f"{num_labels} names, in the model's order",
+            )  # fmt: skip
         self.tokenizer, self.num_labels, self.max_length = tokenizer, num_labels, max_length
         self.id2label = {int(k): str(v) for k, v in id2label.items()}
         self.columns = dict(columns or {})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rfx.errors import EnvironmentMissingError, UsageError
+from rfx.errors import EnvironmentMissingError, UsageError, first_line
 
 Row = dict[str, Any]
 FORMATS = ".jsonl, .json, .csv, .tsv, .parquet (text formats also with .gz), SQuAD JSON, or a datasets name such as glue/sst2"
@@ -56,7 +58,9 @@ def _read_file(path: Path) -> list[Row]:
     if kind == ".parquet":
         return _frame(path, "read_parquet")
     if kind in (".csv", ".tsv"):
-        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", keep_default_na=False, na_values=[""])
+        # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
+        quotes = {} if kind == ".csv" or _quoted(path) else {"quoting": csv.QUOTE_NONE}
+        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", keep_default_na=False, na_values=[""], **quotes)
     if kind not in (".json", ".jsonl"):
         raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
     try:
@@ -67,6 +71,17 @@ def _read_file(path: Path) -> list[Row]:
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
 
 
+def _quoted(path: Path) -> bool:
+    """Whether the file quotes its fields, as its header or every quote at a field's border shows."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError, EOFError):
+        return False  # pandas says what is wrong
+    opening, closing = (len(re.findall(p, text, re.M)) for p in (r'(?:^|\t)"', r'"(?=\t|$)'))
+    return text.startswith('"') or (opening == closing > 0 and opening + closing == text.count('"') - 2 * text.count('""'))
+
+
 def _frame(path: Path, reader: str, **options: Any) -> list[Row]:
     import pandas
 
@@ -75,7 +90,7 @@ def _frame(path: Path, reader: str, **options: Any) -> list[Row]:
     except pandas.errors.EmptyDataError:
         return []
     except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise many kinds for a damaged file
-        raise UsageError(f"{path} cannot be read.", got=str(error).strip().splitlines()[0][:200]) from None
+        raise UsageError(f"{path} cannot be read.", got=first_line(error)) from None
     return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
 
 
@@ -150,7 +165,7 @@ def _read_dataset(name: str, split: str) -> list[Row]:
         data = datasets.load_dataset(path, config, split=split) if config else datasets.load_dataset(path, split=split)
     except Exception as error:  # noqa: BLE001 - hub, network, script and split errors alike: the reason is what helps
         raise UsageError(
-            "Neither a file here nor a dataset that can be had.", got=f"{name}, split {split}: {str(error).splitlines()[0][:200]}",
+            "Neither a file here nor a dataset that can be had.", got=f"{name}, split {split}: {first_line(error)}",
             allowed=FORMATS, next_step="check the path; offline, give a local file",
         ) from None  # fmt: skip
     rows = [dict(r) for r in data]

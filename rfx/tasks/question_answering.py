@@ -61,7 +61,15 @@ class QuestionAnswering(Task):
             value = {"text": [value], "answer_start": [context.find(value)]}
         if isinstance(value, list) and all(isinstance(a, dict) for a in value):
             value = {"text": [a.get("text") for a in value], "answer_start": [a.get("answer_start") for a in value]}
-        if not isinstance(value, dict) or "text" not in value or "answer_start" not in value:
+        if isinstance(value, dict) and isinstance(value.get("text"), str):
+            value = {"text": [value["text"]], "answer_start": [value.get("answer_start")]}
+        if (
+            not isinstance(value, dict)
+            or not all(isinstance(value.get(k), (list, tuple)) for k in ("text", "answer_start"))
+            or len(value["text"]) != len(value["answer_start"])
+            or not all(isinstance(t, str) for t in value["text"])
+            or not all(isinstance(s, (int, float)) and s == s for s in value["answer_start"])
+        ):
             raise UsageError(f"Row {number} has no answers.", got=repr(value)[:100], allowed="{text: [...], answer_start: [...]}")
         texts, starts = list(value["text"]), [int(s) for s in value["answer_start"]]
         for text, start in zip(texts, starts):
@@ -71,9 +79,21 @@ class QuestionAnswering(Task):
         return {"text": texts, "answer_start": starts}
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        """Spans of each context. Raises UsageError where a question leaves no room for its context."""
+        questions = self.tokenizer([e.inputs["question"].lstrip() for e in examples], add_special_tokens=False)["input_ids"]
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+        stride = min(self.doc_stride, self.max_length // 2)
+        longest = max(range(len(questions)), key=lambda i: len(questions[i]), default=0)
+        if questions and len(questions[longest]) >= room - stride:
+            stride = max(0, room - len(questions[longest]) - 1)
+        if questions and len(questions[longest]) >= room:
+            raise UsageError(
+                f"The question of row {longest + 1} leaves no room for its context.", got=f"{len(questions[longest])} tokens",
+                allowed=f"fewer than {room} at max_length {self.max_length}", next_step="remove it, or raise --max-length",
+            )  # fmt: skip
         full = self.tokenizer(
             [e.inputs["question"].lstrip() for e in examples], [e.inputs["context"] for e in examples],
-            truncation="only_second", max_length=self.max_length, stride=min(self.doc_stride, self.max_length // 2),
+            truncation="only_second", max_length=self.max_length, stride=stride,
             return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
         names = [n for n in self.tokenizer.model_input_names if n in full]

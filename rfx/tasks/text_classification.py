@@ -22,6 +22,7 @@ class TextClassification(Task):
     metrics: ClassVar[tuple[str, ...]] = (*CLASSIFICATION, *REGRESSION)
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    head_positions: ClassVar[str] = "first"
 
     def __init__(self, tokenizer: Any, *, num_labels: int, id2label: Mapping[int, str], metric: str | None = None, **more):
         super().__init__(tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more)
@@ -66,11 +67,11 @@ class TextClassification(Task):
                 raise UsageError(f"The label of row {number} is not a number.", got=f"{name}: {value!r}",
                                  allowed="finite numbers: this model has one output, a regression")  # fmt: skip
             return real
-        if names and isinstance(value, int) and 0 <= value < len(names) and names[value] in self.label_names:
-            value = names[value]  # a dataset's class order need not be the model's
+        lowered = [str(n).lower() for n in self.label_names]
+        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
+            value = str(names[value])  # a dataset's class order need not be the model's
         if isinstance(value, str) and value in self.label_names:
             return self.label_names.index(value)
-        lowered = [str(n).lower() for n in self.label_names]
         if isinstance(value, str) and value.lower() in lowered:
             return lowered.index(value.lower())
         try:

@@ -45,8 +45,9 @@ class TokenClassification(Task):
         return out
 
     def _tag(self, value: Any, number: int, names: Sequence[str] | None) -> int:
-        if names and isinstance(value, int) and 0 <= value < len(names) and names[value] in self.label_names:
-            value = names[value]
+        lowered = [n.lower() for n in self.label_names]
+        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
+            return lowered.index(str(names[value]).lower())
         if isinstance(value, str) and value in self.label_names:
             return self.label_names.index(value)
         try:

@@ -91,13 +91,15 @@ def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
 
 
 def check(
-    evidence: Evidence, *, max_drop: float | None = None, min_speedup: float | None = None, baseline: Evidence | None = None
+    evidence: Evidence, *, max_drop: float | None = None, min_speedup: float | None = None,
+    baseline: Evidence | None = None, max_regression: float = 0.5,
 ) -> list[Gate]:
     """Judge evidence again, from its numbers alone.
 
     Args:
         max_drop, min_speedup: new limits; None keeps the recorded one.
         baseline: evidence that this one must not be worse than, measured under the same conditions.
+        max_regression: points that it may lose against the baseline.
 
     Raises:
         UsageError: evidence without measurements, or a baseline that cannot be compared with.
@@ -117,7 +119,7 @@ def check(
     )
     if baseline is not None:
         _require_comparable(evidence, baseline)
-        gates += [_baseline_accuracy(evidence.accuracy, baseline.accuracy, max_drop or 0.0),
+        gates += [_baseline_accuracy(evidence.accuracy, baseline.accuracy, max_regression),
                   _baseline_latency(evidence.latency, baseline.latency)]  # fmt: skip
     return gates
 

@@ -76,7 +76,7 @@ def test_a_baseline_must_not_be_better():
     assert gates(same, same) == {"baseline-accuracy": "pass", "baseline-latency": "pass"}
     slower = make_evidence(latency=make_latency(0.75), accuracy=make_accuracy(3.0, predictions_hash="bbbb"))
     assert gates(slower, same) == {"baseline-accuracy": "fail", "baseline-latency": "fail"}
-    assert gates(slower, same, max_drop=4.0)["baseline-accuracy"] == "pass"
+    assert gates(slower, same, max_regression=4.0)["baseline-accuracy"] == "pass"
     near = make_evidence(accuracy=make_accuracy(0.6, predictions_hash="bbbb"))
     assert gates(near, same)["baseline-accuracy"] == "inconclusive"
 
