@@ -150,3 +150,48 @@ def test_env_tells_of_every_runtime():
     rows = {r["name"]: r for r in json.loads(result.stdout)["runtimes"]}
     assert rows["ort"]["ok"] and not rows["trt"]["ok"] and rows["trt"]["reason"]
     assert "runs here" in run("env").stdout
+
+
+def test_options_the_task_does_not_have(trained, cache, tmp_path):
+    file = tmp_path / "r.yaml"
+    text = f"model: {trained['model']}\ntask: text-classification\ndata: {{train: {trained['train']}, eval: {trained['eval']}}}\n"
+    for options in ("{doc_stride: 64}", "{docstride: 64}", "{tokenizer: 1}"):
+        file.write_text(text + f"task_options: {options}\n")
+        result = run("plan", file, "--flops", "0.5")
+        assert result.exit_code == 2 and "task_options" in result.output, result.output + str(result.exception)
+
+
+def test_label_names_of_another_number(call):
+    code, text = call(extra=["--labels", "a, b, c"])
+    assert code == 2 and "3 label names" in text
+
+
+def test_weights_that_are_damaged_or_only_a_pointer(call, trained, tmp_path):
+    for name, content in (("cut", None), ("pointer", b"version https://git-lfs.github.com/spec/v1\n")):
+        shutil.copytree(trained["model"], tmp_path / name)
+        file = tmp_path / name / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:1000] if content is None else content)
+        code, text = call(model=tmp_path / name)
+        assert code == 2 and "does not load" in text
+
+
+def test_a_model_without_its_tokenizer(call, trained, tmp_path):
+    shutil.copytree(trained["model"], tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*", "special*"))
+    code, text = call(model=tmp_path / "bare")
+    assert code == 2 and "tokenizer" in text
+
+
+def test_a_recipe_without_a_model(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["profile", "glue-sst2"], ["prune-export", "glue-sst2", "--latency", "0.7"]):
+        result = run(*command)
+        assert result.exit_code == 2 and "--model" in result.output
+
+
+def test_an_output_place_that_cannot_be_written_is_named_before_the_work(call, tmp_path, monkeypatch):
+    import os
+
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: access(p, mode) and str(p) != str(tmp_path))
+    code, text = call(out=tmp_path / "out")
+    assert code == 2 and "Permission denied" in text and not (tmp_path / "out").exists()

@@ -65,6 +65,33 @@ def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_pat
     assert {"dense baseline", "score"} <= cached
 
 
+def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(trained, cache, tmp_path, monkeypatch):
+    import rfx.cost.latency as latency
+
+    monkeypatch.setattr(latency, "SECONDS", (0.2, 2.0))
+    monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
+    arguments = [a for a in command(trained, tmp_path / "out")]
+    arguments[arguments.index("--flops")] = "--latency"
+    arguments[arguments.index("0.5")] = "0.8"
+    real = Run.stage
+    for stage in ("latency table", "search and closed loop"):
+
+        @contextmanager
+        def interrupted(self, name, stage=stage):
+            with real(self, name) as clock:
+                yield clock
+                if name == stage:
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "stage", interrupted)
+            result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 130 and json.loads(result.stdout)["exit_code"] == 130
+        assert [p.name for p in tmp_path.iterdir()] == ["cache"] and not list((cache / "scratch").iterdir())
+    last = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert "gates" in last
+
+
 def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
     environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen([sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")], env=environment,

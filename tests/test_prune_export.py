@@ -111,6 +111,106 @@ def test_verify_finds_a_model_that_is_not_shrunk(built, monkeypatch, tmp_path):
     assert gates["shrunk"]["outcome"] == "fail" and "the plan keeps" in gates["shrunk"]["detail"]
 
 
+def test_verify_writes_reports_only_where_nothing_else_is(built, monkeypatch, tmp_path):
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    before = {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("*")}
+    for place in (folder / "out", tmp_path / "mine"):
+        refused = run("verify", folder / "out", "--out", place)
+        assert refused.exit_code == 2, refused.output
+    assert {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("*")} == before
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
+    result = run("verify", folder / "out", "--out", tmp_path / "new" / "reports")
+    assert result.exit_code in (0, 1, 7) and "model.onnx" not in result.stdout.split("written to")[1]
+    assert (tmp_path / "new" / "reports" / "evidence.json").is_file()
+
+
+def test_verify_proves_masked_and_shrunk_and_finds_other_weights(built, monkeypatch, tmp_path):
+    """A checkpoint and an engine that agree with one another, but not with the plan."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    same = json.loads(run("verify", folder / "out", "--json").stdout)
+    assert set(same["parity"]) == {"masked-shrunk", "shrunk-engine"}
+    shutil.copytree(folder / "out", tmp_path / "out")
+    update = load_file(tmp_path / "out" / "update.safetensors")
+    save_file({k: v * 1.5 for k, v in update.items()}, tmp_path / "out" / "update.safetensors")
+    assert run("verify", tmp_path / "out").exit_code == 6
+
+
+@pytest.mark.parametrize("damage", ["recipe", "plan", "sites"])
+def test_verify_names_evidence_that_is_damaged(built, monkeypatch, tmp_path, damage):
+    import shutil
+
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    shutil.copytree(folder / "out", tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    if damage == "recipe":
+        data["recipe"]["no_such_key"] = 1
+    elif damage == "plan":
+        data["plan"] = {}
+    else:
+        data["plan"]["sites"] = data["plan"]["sites"][:-1]
+    (tmp_path / "out" / "evidence.json").write_text(json.dumps(data))
+    result = run("verify", tmp_path / "out")
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
+
+
+def test_scores_depend_on_labels_and_not_on_where_the_model_lies(built, trained, monkeypatch, tmp_path):
+    import shutil
+
+    folder, evidence = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    shutil.copytree(trained["model"], tmp_path / "elsewhere")
+    rows = [json.loads(line) for line in trained["train"].read_text().splitlines()]
+    (tmp_path / "flipped.jsonl").write_text("".join(json.dumps({**r, "label": 1 - r["label"]}) + "\n" for r in rows))
+
+    def scored(*more):
+        arguments = options(trained)
+        arguments[0] = tmp_path / "elsewhere"
+        result = run("prune-export", *arguments, "--flops", "0.5", "--out", tmp_path / "out", "--json", *more)
+        found = json.loads(result.stdout)
+        return found["model"]["hash"], {s["name"]: s["cached"] for s in found["stages"]}["score"]
+
+    assert scored() == (evidence["model"]["hash"], True)
+    assert scored("--train", tmp_path / "flipped.jsonl") == (evidence["model"]["hash"], False)
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "ernie", "esm", "token-classification"])
+def test_every_family_goes_through(family, trained, tmp_path, cache):
+    """Untrained models of each family, and the task that has no recipe, from the checkpoint to the engine."""
+    import torch
+
+    from rfx.anatomy import find_sites, layout
+    from tests.conftest import tokenizer, write_jsonl
+    from tests.families import make
+
+    tok = tokenizer(tmp_path)
+    task = "token-classification" if family == "token-classification" else "text-classification"
+    torch.manual_seed(0)
+    model = make("distilbert" if task == family else family, task, vocab_size=len(tok), pad_token_id=tok.pad_token_id)
+    assert layout(find_sites(model)) == ("pre-ln" if family == "esm" else "post-ln")
+    model.save_pretrained(tmp_path / "model")
+    tok.save_pretrained(tmp_path / "model")
+    files = {}
+    for name in ("train", "eval"):
+        rows = [json.loads(line) for line in trained[name].read_text().splitlines()[:40]]
+        if task == family:
+            rows = [{"tokens": r["text"].split(), "tags": [len(w) % 2 for w in r["text"].split()]} for r in rows]
+        files[name] = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    result = run("prune-export", tmp_path / "model", "--task", task, "--train", files["train"], "--eval", files["eval"],
+                 "--target", "ort", "--sequence", "16", "--flops", "0.6", "--out", tmp_path / "out", "--json")  # fmt: skip
+    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+    gates = {g["name"]: g["outcome"] for g in json.loads(result.stdout)["gates"]}
+    assert gates["shrunk"] == gates["same"] == "pass"
+
+
 def test_gate_judges_by_new_limits(built):
     folder, evidence = built
     file = folder / "out" / "evidence.json"

@@ -112,6 +112,11 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             "The model's tokenizer does not load.", got=f"{source}: {first_line(error)}",
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         ) from None  # fmt: skip
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one without a single word where files are missing
+        raise UsageError(
+            "The model's tokenizer knows no words.", got=f"{source}: {len(tokenizer)} tokens, all special",
+            allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
+        )  # fmt: skip
     _fit_lengths(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(

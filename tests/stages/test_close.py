@@ -72,3 +72,10 @@ def test_a_correction_beyond_reach_ends_the_loop(monkeypatch, tmp_path):
     floor = least.predict_ms(SITES, {s.name: 0 for s in SITES}) / dense
     closed = loop(monkeypatch, tmp_path, floor + 0.05, lambda r: r + 0.3)
     assert "no plan is faster" in closed.rounds[-1].note and np.isfinite(closed.predicted_ratio)
+
+
+def test_a_target_between_the_aim_and_the_fastest_point_is_reached(monkeypatch, tmp_path):
+    dense = table().predict_ms(SITES, {s.name: s.units for s in SITES})
+    floor = table().predict_ms(SITES, {s.name: 0 for s in SITES}) / dense
+    closed = loop(monkeypatch, tmp_path, floor + close.AIM / 2, lambda r: r)
+    assert closed.predicted_ratio == pytest.approx(floor) or closed.predicted_ratio <= floor + close.AIM / 2

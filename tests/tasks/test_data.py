@@ -229,3 +229,47 @@ def test_parts_are_disjoint_and_seeded():
     assert sorted(choose(train, 99, 1)) == list(range(50))
     again = choose(train, 500, 1, replacement=True)
     assert len(again) == 500 and len(set(again)) <= 50
+
+
+def test_quotes_in_tsv_are_text_where_the_file_does_not_quote(tmp_path):
+    """As in GLUE's files: a row that opens a quote must not swallow those after it."""
+    (tmp_path / "x.tsv").write_text('sentence\tlabel\n"a bad film\t0\nfine\t1\nhe said "no" to it\t0\n"well"\t1\n')
+    assert [r["label"] for r in load_examples(tmp_path / "x.tsv")] == [0, 1, 0, 1]
+    assert load_examples(tmp_path / "x.tsv")[0]["sentence"] == '"a bad film'
+
+
+def test_class_names_match_whatever_their_case(tokenizer):
+    """A model that says CONTRADICTION, NEUTRAL, ENTAILMENT on a dataset of entailment, neutral, contradiction."""
+    task = classifier(tokenizer, labels=3, names=["CONTRADICTION", "NEUTRAL", "ENTAILMENT"])
+    row = {"premise": "a", "hypothesis": "b", "label": 0, "__names__": {"label": ["entailment", "neutral", "contradiction"]}}
+    assert task.examples([row])[0].label == 2
+
+
+def test_label_names_must_be_as_many_as_the_models(tokenizer):
+    for names in (["a"], ["a", "b", "c"]):
+        with pytest.raises(UsageError, match="label names"):
+            classifier(tokenizer, label_names=names)
+
+
+@pytest.mark.parametrize("answers", [
+    {"text": "cat", "answer_start": None}, {"text": ["cat"], "answer_start": [None]}, {"text": [None], "answer_start": [4]},
+    {"text": ["cat"], "answer_start": []}, None, [1], {"text": "cat"},
+])  # fmt: skip
+def test_answers_of_another_form_are_named(tokenizer, answers):
+    task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
+    with pytest.raises(UsageError, match="row 1|Row 1"):
+        task.examples([{"question": "q", "context": "the cat", "answers": answers}])
+    whole = {"text": "cat", "answer_start": 4}
+    assert task.examples([{"question": "q", "context": "the cat", "answers": whole}])[0].label == {"text": ["cat"], "answer_start": [4]}
+
+
+def test_a_question_that_fills_the_input_is_named(tokenizer):
+    make = lambda: task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=24, doc_stride=8)  # noqa: E731
+    row = {"context": "the film was good " * 9, "answers": {"text": ["film"], "answer_start": [4]}}
+    for words in (1, 12, 19):  # the span that neighbours share gives way to the question
+        task = make()
+        features = task.encode(task.examples([{**row, "question": "plot " * words}]))
+        assert features and max(len(f.ids["input_ids"]) for f in features) <= 24
+    task = make()
+    with pytest.raises(UsageError, match="question of row 2"):
+        task.encode(task.examples([{**row, "question": "plot"}, {**row, "question": "plot " * 40}]))
