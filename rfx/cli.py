@@ -85,7 +85,7 @@ def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
     except KeyboardInterrupt:
         if as_json:
             _print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
-        terminal.error("Interrupted. Nothing half-written is left; what was measured is kept and the next run resumes.")
+        terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
         raise typer.Exit(int(ExitCode.INTERRUPT)) from None
 
 
@@ -127,6 +127,7 @@ def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None
         base = read_recipe(source).model_dump(mode="json", exclude_unset=True)
     else:
         base = {"name": Path(source).name, "model": source}
+        task = task or _task_of(source)
 
     def put(path: str, value: Any) -> None:
         if value is None:

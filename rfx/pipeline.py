@@ -31,6 +31,7 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
             f"The runtime {recipe_runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
             allowed=", ".join(recipe_runtime.precisions),
         )  # fmt: skip
+    _check_names(recipe)
     run = Run(recipe, store or Store(), recipe_runtime, progress or Silent())
     run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
     return run
@@ -238,6 +239,24 @@ def _sequence(workload) -> float:
 
 def _flops(loaded, workload, plan: Plan) -> float:
     return flops(loaded.sites, plan.counts, _sequence(workload), loaded.hidden)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Metric and column roles, known before any work."""
+    from rfx.tasks import task as task_class
+    from rfx.tasks.data import ROLES
+
+    if recipe.task is not None and recipe.metric is not None and recipe.metric not in task_class(recipe.task).metrics:
+        raise UsageError(
+            f"{recipe.task} has no such metric.", got=recipe.metric, allowed=", ".join(task_class(recipe.task).metrics),
+            next_step="give another --metric",
+        )  # fmt: skip
+    strange = set(recipe.data.columns) - set(ROLES)
+    if strange:
+        raise UsageError(
+            "There is no such column role.", got=", ".join(sorted(strange)), allowed=", ".join(ROLES),
+            next_step="--column ROLE=NAME, e.g. --column text=review",
+        )  # fmt: skip
 
 
 def _require_model(recipe: Recipe) -> None:

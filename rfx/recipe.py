@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -126,6 +127,15 @@ def bundled_recipes() -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.yaml"))} if folder else {}
 
 
+# Where a value may have come from the command line.
+OPTIONS = {
+    "budget.latency": "--latency", "budget.flops": "--flops", "budget": "--latency, --flops", "max_drop": "--max-drop",
+    "min_speedup": "--min-speedup", "task": "--task", "max_length": "--max-length", "conditions.batch": "--batch",
+    "conditions.sequence": "--sequence", "conditions.threads": "--threads", "conditions.precision": "--precision",
+    "calibration.examples": "--examples",
+}  # fmt: skip
+
+
 def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     """Validate; every mistake is named with its place, what was got and what is allowed.
 
@@ -135,16 +145,22 @@ def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        problems = []
+        problems, values, unknown = [], [], False
         for e in error.errors():
             place = ".".join(str(p) for p in e["loc"]) or "the document"
-            got = "" if e["type"] == "missing" else f" (got {e['input']!r:.80})"
-            problems.append(f"{place}: {e['msg']}{got}")
+            option = OPTIONS.get(place)
+            message = e["msg"].removeprefix("Value error, ")
+            if e["type"] == "extra_forbidden":
+                unknown = True
+                near = difflib.get_close_matches(str(e["loc"][-1]), Recipe.model_fields, 1)
+                message = "there is no such key" + (f"; did you mean {near[0]}?" if near else "")
+            problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
+            values.append(f"{place} = {e['input']!r:.80}")
         raise UsageError(
-            f"{where} is not valid: " + "; ".join(problems),
-            allowed="the keys " + ", ".join(Recipe.model_fields),
-            next_step="correct these keys; recipes/ has ready examples",
-        ) from None
+            f"{where} is not valid: " + "; ".join(problems), got="; ".join(values),
+            allowed="the keys " + ", ".join(Recipe.model_fields) if unknown else None,
+            next_step="correct it; docs/recipes.md has every key" if unknown else "give a value in this range",
+        ) from None  # fmt: skip
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,23 @@ class _RichBar:
 
     def advance(self, steps: int = 1) -> None:
         self._progress.advance(self._task, steps)
+
+
+class _PlainBar:
+    """Off a TTY: a line now and then, so that slow can be told from hung."""
+
+    EVERY_S = 20.0
+
+    def __init__(self, title: str, total: int | None, say) -> None:
+        self._title, self._total, self._say = title, total, say
+        self._done, self._last = 0, time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        if time.monotonic() - self._last >= self.EVERY_S:
+            self._last = time.monotonic()
+            share = f" ({self._done / self._total:.0%})" if self._total else ""
+            self._say(f"{self._title}: {self._done}{share}")
 
 
 class Terminal:
@@ -41,9 +59,11 @@ class Terminal:
         self._bars.stop()
 
     @contextmanager
-    def bar(self, title: str, total: int | None = None) -> Iterator[_RichBar]:
+    def bar(self, title: str, total: int | None = None) -> Iterator[_RichBar | _PlainBar]:
         if not self.quiet and not self.console.is_terminal:
-            self.console.print(title, markup=False)
+            self.note(title)
+            yield _PlainBar(title, total, self.note)
+            return
         task = self._bars.add_task(title, total=total)
         try:
             yield _RichBar(self._bars, task)

@@ -195,3 +195,42 @@ def test_an_output_place_that_cannot_be_written_is_named_before_the_work(call, t
     monkeypatch.setattr(os, "access", lambda p, mode: access(p, mode) and str(p) != str(tmp_path))
     code, text = call(out=tmp_path / "out")
     assert code == 2 and "Permission denied" in text and not (tmp_path / "out").exists()
+
+
+def test_a_value_out_of_range_names_its_option(trained, cache):
+    for option, value in (("--latency", "1.5"), ("--latency", "0"), ("--threads", "0"), ("--examples", "0"), ("--max-drop", "-1")):
+        more = [] if option == "--latency" else ["--latency", "0.7"]
+        result = run("prune-export", trained["model"], option, value, *more)
+        assert result.exit_code == 2 and option in result.output and value in result.output, result.output
+    result = run("prune-export", trained["model"], "--latency", "0.7", "--flops", "0.5")
+    assert result.exit_code == 2 and "not both" in result.output and "Value error" not in result.output
+
+
+def test_a_misspelled_key_is_shown_its_neighbour(cache, tmp_path):
+    (tmp_path / "r.yaml").write_text("bugdet: {latency: 0.7}\n")
+    result = run("prune-export", tmp_path / "r.yaml")
+    assert result.exit_code == 2 and "did you mean budget?" in result.output
+
+
+def test_a_name_that_is_nothing_is_said(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("nosuch", "glue-xyz"):
+        result = run("prune-export", name, "--latency", "0.7")
+        assert result.exit_code == 2 and name in result.output and "glue-sst2" in result.output
+
+
+def test_names_are_checked_before_the_quickstart_is_trained(cache):
+    for option, value in (("--metric", "foo"), ("--column", "foo=bar")):
+        result = run("prune-export", "--latency", "0.7", option, value)
+        assert result.exit_code == 2 and "foo" in result.output
+    assert not (cache / "quickstart").exists()
+
+
+def test_progress_off_a_terminal_tells_slow_from_hung(monkeypatch, capsys):
+    from rfx.terminal import Terminal, _PlainBar
+
+    monkeypatch.setattr(_PlainBar, "EVERY_S", 0.0)
+    with Terminal() as terminal, terminal.bar("counting", 4) as bar:
+        bar.advance()
+    said = capsys.readouterr()
+    assert "counting: 1 (25%)" in said.err and not said.out

@@ -14,7 +14,6 @@ from rfx.search import Problem, SearchResult, joint_values, rearrange, search
 from rfx.stages.load import Model, Workload
 from rfx.stages.run import Run
 
-
 FLOPS_GRID = 8  # filters
 VERSION = 1  # of the scoring: scores of another are not taken from the store
 

@@ -12,6 +12,7 @@ from rfx.anatomy import family_name, find_sites, position_limit
 from rfx.calibration import choose, drop_overlap, overlap, set_hash
 from rfx.errors import UnsupportedModelError, UsageError, first_line
 from rfx.plan import Kind, Site
+from rfx.recipe import bundled_recipes
 from rfx.stages.run import Run
 from rfx.surgery.prove import prove
 from rfx.tasks import task as task_class
@@ -81,7 +82,12 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
     from rfx.tasks import TASKS
 
     if task_name is None:
-        raise UsageError("The task is not known.", allowed=", ".join(TASKS), next_step="add --task")
+        there = Path(source).expanduser().exists()
+        raise UsageError(
+            "The task is not known." if there else "The task is not known, and no recipe or folder here has this name.",
+            got=source, allowed=f"--task {', '.join(TASKS)}" + ("" if there else f"; recipes: {', '.join(bundled_recipes())}"),
+            next_step="add --task" if there else "check the name; for a model of the hub add --task",
+        )  # fmt: skip
     transformers.utils.logging.disable_progress_bar()  # progress is drawn by whoever called us, or by nobody
     auto = getattr(transformers, TASKS[task_name].auto_class)
     folder = Path(source).expanduser()

@@ -185,7 +185,9 @@ def read_evidence(path: str | Path) -> Evidence:
         raise UsageError(what, got=f"{file}: {error.strerror}", allowed=allowed) from None
     except ValueError as error:
         raise UsageError("The evidence is not valid JSON.", got=f"{file}: {error}", allowed=allowed) from None
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise UsageError("This is no evidence of rfx.", got=f"{file}: no schema_version", allowed=allowed)
+    version = data["schema_version"]
     if version != 1:
         raise UsageError(
             "The evidence is of another schema.", got=f"{file}: schema_version {version!r}", allowed="schema_version 1",
