@@ -18,7 +18,6 @@ from rfx.recipe import PRESETS, make_recipe, read_recipe
 from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
 
-
 # Variants of one part, beside the presets.
 VARIANTS = {"kwon-diagonal": {**PRESETS["kwon"].model_dump(), "name": "kwon-diagonal", "interactions": "none"}}
 

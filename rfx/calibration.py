@@ -47,7 +47,7 @@ def set_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256("".join(sorted({e.hash for e in examples})).encode()).hexdigest()[:16]
 
 
-def features_hash(features: Sequence["Feature"]) -> str:
+def features_hash(features: Sequence[Feature]) -> str:
     """Hash of model inputs and targets, in their order: what a score depends on besides the model."""
     digest = hashlib.sha256()
     for f in features:

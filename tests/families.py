@@ -12,6 +12,8 @@ DISTIL = dict(vocab_size=120, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_
 FAMILIES = {
     "bert": (tf.BertConfig, "Bert", SMALL),
     "roberta": (tf.RobertaConfig, "Roberta", SMALL),
+    "xlm-roberta": (tf.XLMRobertaConfig, "XLMRoberta", SMALL),
+    "camembert": (tf.CamembertConfig, "Camembert", SMALL),
     "electra": (tf.ElectraConfig, "Electra", {**SMALL, "embedding_size": 32}),
     "distilbert": (tf.DistilBertConfig, "DistilBert", DISTIL),
     "ernie": (tf.ErnieConfig, "Ernie", SMALL),  # found by the generic anatomy
@@ -29,7 +31,7 @@ def make(family: str, task: str = "text-classification", seed: int = 0, **config
     torch.manual_seed(seed)
     model = getattr(tf, prefix + HEADS[task][0])(cls(**{**sizes, **config})).eval()
     with torch.no_grad():  # LayerNorms and biases away from their trivial start, so that no error hides behind them
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
     return model
 
