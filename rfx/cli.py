@@ -17,6 +17,37 @@ from typing import Annotated, Any, Optional
 import typer
 
 from rfx.errors import ExitCode, UsageError, UserError
+from rfx.options import (  # noqa: I001
+    AllowInconclusive,
+    Batch,
+    Capability,
+    Column,
+    Eval,
+    Examples,
+    Flops,
+    Json,
+    Labels,
+    Latency,
+    MaxBatch,
+    MaxDrop,
+    MaxLength,
+    MaxSequence,
+    MethodName,
+    Metric,
+    MinSpeedup,
+    ModelName,
+    Out,
+    Precision,
+    Quiet,
+    Seed,
+    Sequence,
+    Source,
+    TableFile,
+    Target,
+    Task,
+    Threads,
+    Train,
+)
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -24,34 +55,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 pass, 1 a gate failed, 2 usage, 3 target infeasible, 4 environment missing, 5 unsupported "
     "model, 6 internal check failed, 7 inconclusive, 130 interrupted.",
 )  # fmt: skip
-
-Source = Annotated[Optional[str], typer.Argument(
-    help="A recipe (YAML file or the name of a bundled one), or a model (folder or hub name). Default: the quickstart.")]
-ModelName = Annotated[Optional[str], typer.Option("--model", help="Model folder or hub name, for a recipe that names none or another.")]
-Task = Annotated[Optional[str], typer.Option("--task", help="text-classification, question-answering or token-classification.")]
-Train = Annotated[Optional[str], typer.Option("--train", help="Labelled examples to calibrate on: JSONL, CSV, TSV, Parquet, SQuAD JSON, or a datasets name such as glue/sst2.")]
-Eval = Annotated[Optional[str], typer.Option("--eval", help="Labelled examples to evaluate on; they take part in no choice.")]
-Target = Annotated[Optional[str], typer.Option("--target", help="Runtime that will serve the model: ort, trt, or auto (the best one here).")]
-Latency = Annotated[Optional[float], typer.Option("--latency", help="Latency budget as a share of the dense model's, e.g. 0.7.")]
-Flops = Annotated[Optional[float], typer.Option("--flops", help="FLOPs budget as a share of the dense model's, in place of --latency.")]
-MaxDrop = Annotated[Optional[float], typer.Option("--max-drop", help="Largest drop of the metric, in points (1.0 = one of a hundred).")]
-MinSpeedup = Annotated[Optional[float], typer.Option("--min-speedup", help="Least speedup over dense, e.g. 1.3.")]
-Metric = Annotated[Optional[str], typer.Option("--metric", help="Metric of the task; default: its usual one.")]
-MethodName = Annotated[Optional[str], typer.Option("--method", help="kwon (default), kwon-reference, magnitude or random.")]
-Batch = Annotated[Optional[int], typer.Option("--batch", help="Batch size of the latency measurement (1).")]
-Sequence = Annotated[Optional[int], typer.Option("--sequence", help="Tokens of the latency measurement (128).")]
-Threads = Annotated[Optional[int], typer.Option("--threads", help="CPU threads of the runtime (1).")]
-Precision = Annotated[Optional[str], typer.Option("--precision", help="fp32; fp16 and bf16 where the runtime has them.")]
-MaxLength = Annotated[Optional[int], typer.Option("--max-length", help="Longest input in tokens (128).")]
-Examples = Annotated[Optional[int], typer.Option("--examples", help="Calibration examples (2048).")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random choice (0).")]
-Column = Annotated[Optional[list[str]], typer.Option("--column", help="Where a column has another name: ROLE=NAME, e.g. text=review. Repeatable.")]
-Labels = Annotated[Optional[str], typer.Option("--labels", help="Label names in the model's order, comma separated.")]
-TableFile = Annotated[Optional[Path], typer.Option("--table", help="A latency table file made by `rfx profile` on the same device.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder; it appears whole or not at all.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log; errors only.")]
-AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="Exit 0 where a gate is inconclusive and none failed.")]
 
 
 @contextmanager
@@ -112,7 +115,8 @@ def _print_json(data: Any) -> None:
 
 def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
             max_drop=None, min_speedup=None, metric=None, method=None, batch=None, sequence=None, threads=None,
-            precision=None, max_length=None, examples=None, seed=None, column=None, labels=None):
+            precision=None, max_length=None, examples=None, seed=None, column=None, labels=None, max_batch=None,
+            max_sequence=None, capability=None):
     """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
     from rfx.recipe import PRESETS, bundled_recipes, make_recipe, read_recipe
 
@@ -145,6 +149,7 @@ def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None
         "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
         "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
         "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
+        "engine.max_batch": max_batch, "engine.max_sequence": max_sequence, "engine.compute_capabilities": capability or None,
         "calibration.seed": seed, "seed": seed, "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
     }.items():  # fmt: skip
         put(path, value)
@@ -184,15 +189,16 @@ def prune_export_command(
     latency: Latency = None, flops: Flops = None, max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
     metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
     threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
-    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
-    out: Out = Path("rfx-out"), json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
+    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None, max_batch: MaxBatch = None,
+    max_sequence: MaxSequence = None, capability: Capability = None, out: Out = Path("rfx-out"), json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
 ) -> None:  # fmt: skip
     """Prune a fine-tuned model to a budget, export it, and prove the result."""
     with _session(json_, quiet) as progress:
         recipe = _recipe(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
                          max_drop=max_drop, min_speedup=min_speedup, metric=metric, method=method, batch=batch,
                          sequence=sequence, threads=threads, precision=precision, max_length=max_length,
-                         examples=examples, seed=seed, column=column, labels=labels)  # fmt: skip
+                         examples=examples, seed=seed, column=column, labels=labels, max_batch=max_batch,
+                         max_sequence=max_sequence, capability=capability)  # fmt: skip
         from rfx.pipeline import prune_export
 
         evidence = prune_export(recipe, out, progress=progress, table=_table(table))
@@ -262,6 +268,63 @@ def _task_of(source: str | None) -> str | None:
     endings = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
                "ForQuestionAnswering": "question-answering"}  # fmt: skip
     return next((task for ending, task in endings.items() if architecture.endswith(ending)), "text-classification")
+
+
+@app.command("shapes")
+def shapes_command(
+    source: Source = None, model: ModelName = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
+    precision: Precision = None, max_length: MaxLength = None, seed: Seed = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to carry to the board.")] = Path("shapes.json"),
+    json_: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Pack a model's shapes for a board, which measures its latency table with NumPy and its runtime alone."""
+    with _session(json_, quiet) as progress:
+        recipe = _recipe(source, model=model, task=task or _task_of(model or source), target=target, batch=batch, sequence=sequence,
+                         precision=precision, max_length=max_length, seed=seed)  # fmt: skip
+        from rfx.pipeline import shapes
+
+        count = shapes(recipe, out, progress=progress)
+        progress.stop()
+        command = f"python -m rfx.board profile {out.name} --out table.json"
+        if json_:
+            _print_json({"written": str(out), "graphs": count, "bytes": out.stat().st_size, "next": command})
+        else:
+            typer.echo(f"written to {out}: {count} graphs, {out.stat().st_size / 1024:.0f} KiB\non the board: {command}")
+
+
+@app.command("build")
+def build_command(
+    onnx: Annotated[Path, typer.Argument(help="An ONNX file, e.g. model.onnx of prune-export.")],
+    capability: Capability = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
+    max_batch: MaxBatch = None, max_sequence: MaxSequence = None,
+    workspace_mb: Annotated[Optional[int], typer.Option("--workspace-mb", min=1, help="Memory that kernels may use while they run.")] = None,
+    builder_level: Annotated[Optional[int], typer.Option("--builder-level", min=0, max=5, help="Optimisation level 0..5 (3): higher builds longer.")] = None,
+    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Runs under later minor versions of TensorRT; larger, some kernels are forbidden.")] = False,
+    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Runs on every GPU from Ampere on; slower than an engine for one.")] = False,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The engine file; default: beside the ONNX file.")] = None,
+    json_: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU needed)."""
+    with _session(json_, quiet) as progress:
+        from rfx.runtimes import EngineOptions
+        from rfx.stages.compile import compile_engine, read_conditions
+        from rfx.store import Store
+
+        conditions, longest = read_conditions(onnx, batch=batch, sequence=sequence)
+        options = EngineOptions(
+            max_batch=max_batch, max_sequence=max_sequence or longest, workspace_mb=workspace_mb, builder_level=builder_level,
+            version_compatible=version_compatible, hardware_compatible=hardware_compatible, store=Store(warn=progress.warn),
+        )  # fmt: skip
+        with progress.bar("building the engine", None):
+            path, facts = compile_engine(onnx, out, target=None if target == "auto" else target, options=options,
+                                         conditions=conditions, compute_capabilities=capability or ())  # fmt: skip
+        progress.stop()
+        if json_:
+            _print_json({"written": str(path), **facts})
+        else:
+            from rfx.terminal import print_engine
+
+            print_engine(path, facts)
 
 
 @app.command("verify")

@@ -8,33 +8,75 @@ from pathlib import Path
 from rfx.cost.flops import flops
 from rfx.cost.table import LatencyTable
 from rfx.environment import environment
-from rfx.errors import UsageError
+from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.plan import Plan
 from rfx.progress import Progress, Silent
 from rfx.recipe import Recipe, make_recipe
 from rfx.report import FILES as REPORT_FILES
 from rfx.report import write_reports
+from rfx.runtimes import EngineOptions, Runtime, runtime_class
 from rfx.runtimes import runtime as find_runtime
 from rfx.stages import check, close, decide, finish, load, measure
 from rfx.stages.run import Run
-from rfx.store import Store, atomic_dir, file_hash, require_place
+from rfx.store import Store, atomic_dir, file_hash, require_file_place, require_place
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.evidence import Evidence, SearchPart, TablePart
-from rfx.verify.gates import accuracy_gate, latency_gate
+from rfx.verify.gates import accuracy_gate, latency_gate, predicted_latency_gate
 
 
-def start(recipe: Recipe, store: Store | None = None, progress: Progress | None = None) -> Run:
-    """A run: the runtime is asked for first, so that a missing one costs nothing."""
-    recipe_runtime = find_runtime(recipe.target)
-    if recipe.conditions.precision not in recipe_runtime.precisions:
+def start(recipe: Recipe, store: Store | None = None, progress: Progress | None = None,
+          table: LatencyTable | None = None) -> Run:
+    """A run: the runtime is asked for first, so that a missing one costs nothing.
+
+    With a table that was measured on the target elsewhere, a target that cannot run here is no hindrance: a runtime on
+    the CPU stands in for it, and nothing is timed.
+    """  # fmt: skip
+    store = store or Store()
+    options = engine_options(recipe, store)
+    if table is not None and recipe.target == table.key.runtime and not runtime_class(recipe.target).availability().ok:
+        target: Runtime | None = runtime_class(recipe.target)(options)
+        runs_here = _stand_in(recipe.conditions.precision)
+    else:
+        target, runs_here = None, find_runtime(recipe.target, options)
+    if recipe.conditions.precision not in (target or runs_here).precisions:
         raise UsageError(
-            f"The runtime {recipe_runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
-            allowed=", ".join(recipe_runtime.precisions),
+            f"The runtime {(target or runs_here).name!r} does not run at this precision.", got=recipe.conditions.precision,
+            allowed=", ".join((target or runs_here).precisions),
         )  # fmt: skip
     _check_names(recipe)
-    run = Run(recipe, store or Store(), recipe_runtime, progress or Silent())
+    run = Run(recipe, store, runs_here, progress or Silent(), target=target)
     run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
+    if target is not None:
+        run.warn(
+            f"The target {target.name!r} cannot run here ({target.availability().reason}): the search goes by the table from "
+            f"{table.key.device}, accuracy is measured with {runs_here.name}, and latency is not measured. "
+            "Run `rfx verify` on the device."
+        )
     return run
+
+
+def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
+    """Of the recipe; an engine takes inputs as long as the task's, so that accuracy is measured on what is timed."""
+    spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
+    spec["max_sequence"] = spec["max_sequence"] or max(recipe.conditions.sequence, recipe.max_length)
+    return EngineOptions(**spec, store=store)
+
+
+def _stand_in(precision: str) -> Runtime:
+    """A runtime on the CPU that computes what the typed file says: the first that is installed.
+
+    Raises:
+        EnvironmentMissingError: none is.
+    """
+    # ONNX Runtime's CPU provider has no bfloat16 products.
+    names = ("openvino",) if precision == "bf16" else ("ort", "openvino")
+    here = next((n for n in names if runtime_class(n).availability().ok), None)
+    if here is None:
+        raise EnvironmentMissingError(
+            "Without the target at hand, accuracy is measured on the CPU, and no runtime for that is installed.",
+            got=f"none of {', '.join(names)} at {precision}", next_step=f"install one: {runtime_class(names[0]).availability().next_step}",
+        )  # fmt: skip
+    return find_runtime(here)
 
 
 def prepare(run: Run) -> tuple[load.Model, load.Workload]:
@@ -65,7 +107,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     Raises:
         UserError: every mistake and missing piece, each with its exit code (see rfx.errors).
     """  # fmt: skip
-    run = start(recipe, store, progress)
+    run = start(recipe, store, progress, table)
     _require_budget(recipe)
     _require_ours(Path(out))
     loaded, workload = prepare(run)
@@ -78,18 +120,17 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
 
     with atomic_dir(Path(out)) as folder:
         done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part)
-        engine = run.runtime.build(done.onnx, run.conditions)
+        engine = finish.engine(run, done, folder)
         same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
         accuracy = check.accuracy(run, loaded, workload, dense, engine)
-        latency = check.latency(run, loaded, dense, engine, predicted)
+        latency = None if run.offline else check.latency(run, loaded, dense, engine, predicted)
         evidence = Evidence(
             tool=_tool(), created=_now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
             environment=environment(), data=workload.data, plan=plan.to_json(),
             dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=search_part,
             table=table_part, tuning=tuning,
             gates=[check.shrunk(loaded, done.onnx, plan), same,
-                   accuracy_gate(accuracy, recipe.max_drop),
-                   latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
+                   accuracy_gate(accuracy, recipe.max_drop), _latency_gate(run, latency, predicted, table)],
             latency=latency, accuracy=accuracy, parity=differences,
             flops_ratio=_flops(loaded, workload, plan) / _flops(loaded, workload, Plan.dense(loaded.sites)),
             params_ratio=parameter_count(done.model) / parameter_count(loaded.model),
@@ -102,7 +143,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
 def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None,
               table: LatencyTable | None = None) -> tuple[Plan, SearchPart, float | None]:
     """Score and search only: the plan, how it was found, and its predicted latency as a share of the dense one."""  # fmt: skip
-    run = start(recipe, store, progress)
+    run = start(recipe, store, progress, table)
     _require_budget(recipe)
     loaded, workload = prepare(run)
     outputs = workload.task.output_names
@@ -131,6 +172,32 @@ def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | 
     outputs = task_class(run.recipe.task).output_names
     dense = measure.baseline(run, loaded, outputs)
     return measure.latency_table(run, loaded, dense, outputs)[0]
+
+
+def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None) -> int:
+    """Pack the shapes of the recipe's model for a board, which need not be here. Returns the number of graphs."""
+    from rfx.stages.pack import pack
+    from rfx.tasks import task as task_class
+
+    require_file_place(out)
+    if recipe.target == "auto":
+        run = start(recipe, store, progress)
+    else:
+        store = store or Store()
+        target = runtime_class(recipe.target)(engine_options(recipe, store))
+        if recipe.conditions.precision not in target.precisions:
+            raise UsageError(
+                f"The runtime {target.name!r} does not run at this precision.", got=recipe.conditions.precision,
+                allowed=", ".join(target.precisions),
+            )  # fmt: skip
+        run = Run(recipe, store, target, progress or Silent())
+        store.warn = run.warn
+    if recipe.quickstart and recipe.model is None:
+        loaded, _ = prepare(run)
+    else:
+        _require_model(recipe)
+        loaded = load.load_model(run, recipe.model, recipe.task)
+    return pack(run, loaded, task_class(run.recipe.task).output_names, Path(out))
 
 
 def verify(out: str | Path, *, reports: str | Path | None = None, store: Store | None = None,
@@ -165,7 +232,7 @@ def verify(out: str | Path, *, reports: str | Path | None = None, store: Store |
     if changed:
         run.warn(f"Files changed since the evidence was written: {', '.join(sorted(changed)[:5])}.")
     dense = measure.baseline(run, loaded, workload.task.output_names)
-    engine = run.runtime.build(file, run.conditions)
+    engine = _verified_engine(run, folder, file, before)
     small = load_small(folder)
     update = read_update(folder / "update.safetensors")
     same, differences = check.parity(run, loaded, workload, plan, update, small, engine)
@@ -174,12 +241,31 @@ def verify(out: str | Path, *, reports: str | Path | None = None, store: Store |
     evidence = before.model_copy(update=dict(
         tool=_tool(), created=_now(), environment=environment(), data=workload.data, parity=differences,
         gates=[check.shrunk(loaded, file, plan), same, accuracy_gate(accuracy, recipe.max_drop),
-               latency_gate(latency, target=recipe.budget.latency, min_speedup=recipe.min_speedup)],
+               _latency_gate(run, latency, None, None)],
         latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
     ))  # fmt: skip
     if reports is not None:
         write_reports(evidence, reports)
     return evidence
+
+
+def _latency_gate(run: Run, latency, predicted: float | None, table: LatencyTable | None):
+    limits = {"target": run.recipe.budget.latency, "min_speedup": run.recipe.min_speedup}
+    if latency is not None:
+        return latency_gate(latency, **limits)
+    where = f"the table is of {table.key.version} on {table.key.device}" if table else "no table was given"
+    return predicted_latency_gate(predicted, why=f"{run.served_by.name} cannot run here; {where}; run `rfx verify` there", **limits)
+
+
+def _verified_engine(run: Run, folder: Path, onnx: Path, before: Evidence):
+    """The engine file of the output where there is one for this device (it is what will be served), else one built now."""
+    kept = folder / run.runtime.engine_file if run.runtime.engine_file else None
+    if kept is not None and kept.is_file():
+        try:
+            return run.runtime.load(kept, run.conditions)
+        except EnvironmentMissingError as error:
+            run.warn(f"{kept.name} is not of this device and version ({error.got}): an engine is built from model.onnx instead.")
+    return run.build(onnx)
 
 
 def _plan_of(evidence: Evidence, loaded: load.Model) -> Plan:

@@ -41,6 +41,22 @@ class ConditionsSpec(_Part):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
 
 
+class EngineSpec(_Part):
+    """How engines are compiled (TensorRT); the other runtimes take no notice.
+
+    The optimisation profile runs from 1 x 1 over the conditions (its optimum) to `max_batch` x `max_sequence`; by default
+    the conditions' batch, and the longer of their sequence and `max_length`.
+    """
+
+    max_batch: int | None = Field(None, ge=1)
+    max_sequence: int | None = Field(None, ge=1)
+    workspace_mb: int | None = Field(None, ge=1)
+    builder_level: int | None = Field(None, ge=0, le=5)
+    version_compatible: bool = False  # runs under later minor versions; some kernels are forbidden
+    hardware_compatible: bool = False  # runs on every GPU from Ampere on; slower
+    compute_capabilities: list[str] = Field(default_factory=list)  # ahead of time, TensorRT-RTX: "8.9", "12.0"
+
+
 class CalibrationSpec(_Part):
     examples: int = Field(2048, ge=8)
     batch: int = Field(32, ge=1)
@@ -105,6 +121,7 @@ class Recipe(_Part):
     max_drop: float | None = Field(None, ge=0)  # points of the metric, 1.0 = one of a hundred
     min_speedup: float | None = Field(None, gt=0)
     conditions: ConditionsSpec = Field(default_factory=ConditionsSpec)
+    engine: EngineSpec = Field(default_factory=EngineSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
     method: Method = Field(default_factory=lambda: PRESETS["kwon"].model_copy())
     seed: int = 0

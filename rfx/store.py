@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,10 @@ class Store:
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
 
     def _lock(self, kind: str, key: str):
-        from filelock import FileLock
-
+        try:
+            from filelock import FileLock
+        except ImportError:  # a board that has only NumPy: one process, no lock
+            return nullcontext()
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{kind}-{key}.lock")
@@ -215,6 +217,19 @@ def require_place(path: str | Path) -> None:
         above = above if above != path or path.is_mount() else path.parent
         if not os.access(above, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied", str(above))
+
+
+def require_file_place(path: str | Path) -> None:
+    """Before minutes of work: can a file be written at `path`?
+
+    Raises:
+        UsageError: a folder stands there, or the nearest folder above cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    with _named_errors("The file cannot be written.", path, "give another path, or make the folder writable"):
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(path))
+    require_place(path.parent / f".{path.name}.new")
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -133,6 +133,19 @@ def print_table(measured, out) -> None:
         console.print(f"written to {out}")
 
 
+def print_engine(path, facts: dict) -> None:
+    """What was built, and for which machines."""
+    console = _out()
+    low, best, high = (" x ".join(map(str, facts["profile"][k])) for k in ("min", "opt", "max"))
+    where = f"compute capability {', '.join(facts['compute_capabilities'])}" if facts["compute_capabilities"] else facts["device"]
+    weights = f", weights {facts['weights_bytes'] / 2**20:.1f} MiB" if facts.get("weights_bytes") else ""
+    console.print(f"written to {path}: {facts['plan_bytes'] / 2**20:.1f} MiB{weights}; {len(facts['layers'])} layers", markup=False)
+    console.print(f"built in {facts['seconds']:.1f} s by {facts['library']} for {where}; {facts['precision']}", markup=False)
+    console.print(f"batch x sequence: {low} to {high}, best at {best}", markup=False)
+    if facts["compute_capabilities"]:
+        console.print("not run here: check it on the device with `rfx verify` (unverified on hardware)")
+
+
 def print_environment(here: dict, runtimes) -> None:
     """What pastes into an issue."""
     console = _out()

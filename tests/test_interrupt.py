@@ -95,7 +95,9 @@ def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(trained, 
 def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
     environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen([sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")], env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               # a suite that was started in the background has it ignored, and its children inherit that
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "cache").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)

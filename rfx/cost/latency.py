@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from rfx.store import Store
 
 VERSION = 1  # of this procedure: results of another are not taken from the store
 MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
-MAX_DEPTH = 12
+MAX_MIDPOINTS = 8  # widths between two tile edges that are tried, where latency goes in steps
 MIN_ROUNDS = 24
 SECONDS = (8.0, 90.0)  # at least and at most, of timing in all groups together
 GROUP_BYTES = 1 << 29  # weights of the engines that are alive at once
@@ -55,10 +56,29 @@ def filter_counts(total: int, grid: int) -> list[int]:
     return sorted({*range(0, total + 1, step), total})
 
 
-def depths(layers: int) -> tuple[int, int]:
-    """The depths of the stacks: the model's (at most 12), and a quarter of it. Far apart, so that the slope is sharp; the
-    dense block is measured halfway too, which tells whether latency is linear in depth."""
-    deepest = min(max(layers, 2), MAX_DEPTH)
+def grid_points(shape: BlockShape, filters: Sequence[int]) -> list[Point]:
+    """The blocks that are measured first: every head count with all filters, every filter count with all heads, none."""
+    H, F = shape.heads_total, shape.filters_total
+    return sorted({(h, F) for h in range(H + 1)} | {(H, f) for f in filters} | {(0, 0)}, reverse=True)
+
+
+def possible_points(shape: BlockShape, runtime: Runtime) -> list[Point]:
+    """Every block that a measurement may ask for, the midpoints included."""
+    counts = filter_counts(shape.filters_total, runtime.filter_grid)
+    middles = set() if runtime.smooth else {(a + b) // 2 for a, b in zip(counts, counts[1:]) if a > 0 and (a + b) // 2 % 8 == 0}
+    return grid_points(shape, sorted({*counts, *middles}))
+
+
+def possible_depths(layers: int, runtime: Runtime) -> list[int]:
+    """Every depth of a stack."""
+    low, high = depths(layers, runtime.max_depth)
+    return sorted({low, (low + high) // 2, high})
+
+
+def depths(layers: int, most: int = 12) -> tuple[int, int]:
+    """The depths of the stacks: the model's (at most the runtime's `max_depth`), and a quarter of it. Far apart, so that
+    the slope is sharp; the dense block is measured halfway too, which tells whether latency is linear in depth."""
+    deepest = min(max(layers, 2), most)
     return max(1, deepest // 4), deepest
 
 
@@ -66,6 +86,7 @@ def load_or_measure(
     store: Store, runtime: Runtime, conditions: Conditions, shape: BlockShape, layers: int, *, dense: Engine,
     emptied: Callable[[], Engine], model_hash: str, vocab_size: int, progress: Progress, seed: int,
     finish: Callable[[LatencyTable], LatencyTable] = lambda table: table, limit: float = float("inf"),
+    stacks: Stacks | None = None,
 ) -> tuple[LatencyTable, bool]:  # fmt: skip
     """The table of a model of `layers` blocks of `shape`, from the store or measured now.
 
@@ -76,11 +97,13 @@ def load_or_measure(
         emptied: builds the engine of the model without any head or filter; not asked for where the store has the table.
         finish: adds the whole-model checks to a table that was just measured.
         limit: additivity error above which a table is measured once more, and not kept if it is no better then.
+        stacks: where the stacks come from; None: made here.
 
     Returns:
         The table, and whether it was in the store.
     """
     key = table_key(runtime, conditions, shape)
+    stacks = stacks or Stacks(shape, conditions.precision, seed)
     entry = store.key(VERSION, "table", key.hash, layers, model_hash)
     stored = store.get_json("latency-table", entry)
     if stored is not None:
@@ -95,8 +118,8 @@ def load_or_measure(
 
     tables = []
     for _ in range(2):
-        curves, errors, facts = _curves(store, runtime, conditions, shape, layers, key, progress, seed)
-        anchors = _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed)
+        curves, errors, facts = _curves(store, runtime, conditions, shape, layers, key, progress, seed, stacks)
+        anchors = _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed, stacks)
         curves, errors, fixed, note = _anchor(curves, errors, layers, (shape.heads_total, shape.filters_total), *anchors)
         tables.append(finish(LatencyTable(key, curves, fixed, layers, errors, (), {**facts, **note})))
         if (tables[-1].additivity_error or 0.0) <= limit:
@@ -108,15 +131,15 @@ def load_or_measure(
 
 
 def _curves_key(key: TableKey, layers: int, seed: int) -> tuple:
-    return VERSION, "curves", key.hash, depths(layers), seed
+    return VERSION, "curves", key.hash, layers, seed
 
 
-def _curves(store, runtime, conditions, shape, layers, key, progress, seed):
+def _curves(store, runtime, conditions, shape, layers, key, progress, seed, stacks):
     """Costs by kind and count, their errors, and the facts of the measurement; from the store where it has them."""
     entry = store.key(*_curves_key(key, layers, seed))
     done = store.get_json("latency-curves", entry)
     if done is None:
-        done = _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry)
+        done = _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry, stacks)
         store.put_json("latency-curves", entry, done)
     by_count = [
         {kind: {int(n): float(v) for n, v in curve.items()} for kind, curve in done[part].items()}
@@ -125,65 +148,111 @@ def _curves(store, runtime, conditions, shape, layers, key, progress, seed):
     return by_count[0], by_count[1], done["facts"]
 
 
-def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry) -> dict:
+def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry, stacks) -> dict:
     H, F = shape.heads_total, shape.filters_total
     heads, filters = list(range(H + 1)), filter_counts(F, runtime.filter_grid)
     dense: Point = (H, F)
-    points = sorted({(h, F) for h in heads} | {(H, f) for f in filters} | {(0, 0)}, reverse=True)
-    groups = _groups(points, dense, shape, layers, seed)
+    points = grid_points(shape, filters)
     started = time.time()
-    slopes: dict[Point, np.ndarray] = {}  # bootstrap samples, the first the estimate itself: [1 + RESAMPLES]
-    reference: list[float] = []
-    rounds: list[int] = []
-    bends: list[float] = []
-    with progress.bar("measuring the latency table", len(groups)) as bar:
-        for number, group in enumerate(groups):
-            part = store.key(entry, number, group)
-            saved = store.get_json("latency-part", part)
-            if saved is None:
-                saved = _measure_group(store, runtime, conditions, shape, layers, group, len(groups), seed + number)
-                store.put_json("latency-part", part, saved)
-            reference.append(saved["reference_ms"])
-            rounds.append(saved["rounds"])
-            bends.append(saved["bend"])
-            for (h, f), values in saved["slopes"]:
-                # Machines drift between groups: each is measured in units of the reference that it has in common.
-                slopes[h, f] = np.asarray(values) / saved["reference_ms"]
-            bar.advance()
-    unit = float(np.median(reference))
-    samples = {p: s * unit for p, s in slopes.items()}
-    costs, errors, notes = _split(samples, heads, filters, dense, runtime.smooth)
-    for number, group in enumerate(groups):
-        store.remove("latency-part", store.key(entry, number, group))
+    done = _Measured()
+    _measure_points(done, store, runtime, conditions, shape, layers, points, progress, seed, entry, stacks, "measuring the latency table")
+    if not runtime.smooth:  # tile edges first; then the middles of the steps, kept only where they are no step themselves
+        middles = midpoints({f: done.samples()[H, f] for f in filters}, F)
+        if middles:
+            more = [(H, f) for f in middles]
+            _measure_points(done, store, runtime, conditions, shape, layers, more, progress, seed + 1, entry, stacks, "measuring between tile edges")
+            filters = sorted({*filters, *middles})
+    costs, errors, notes = _split(done.samples(), heads, filters, dense, runtime.smooth)
+    for part in done.parts:
+        store.remove("latency-part", part)
     facts = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": round(time.time() - started, 1),
-        "depths": list(depths(layers)), "rounds": int(min(rounds)), "reference_ms": unit,
-        "bend": float(np.median(bends)), **notes,
+        "depths": list(depths(layers, runtime.max_depth)), "rounds": int(min(done.rounds)), "reference_ms": done.unit,
+        "bend": float(np.median(done.bends)), **notes,
     }  # fmt: skip
+    if runtime.state() is not None:
+        facts["state"] = runtime.state()
     return {"costs_ms": costs, "errors_ms": errors, "facts": facts}
 
 
-def _groups(points: Sequence[Point], dense: Point, shape: BlockShape, layers: int, seed: int) -> list[list[Point]]:
+@dataclass
+class _Measured:
+    """Slopes of the points so far, each group in units of the reference that all groups have in common: machines drift
+    between groups."""
+
+    slopes: dict[Point, np.ndarray] = field(default_factory=dict)  # bootstrap samples, the estimate first: [1 + RESAMPLES]
+    reference: list[float] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+    bends: list[float] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # entries of the store that can go when all is done
+
+    @property
+    def unit(self) -> float:
+        return float(np.median(self.reference))
+
+    def samples(self) -> dict[Point, np.ndarray]:
+        """Milliseconds."""
+        return {p: s * self.unit for p, s in self.slopes.items()}
+
+
+def _measure_points(done, store, runtime, conditions, shape, layers, points, progress, seed, entry, stacks, title) -> None:
+    """Measure in groups; a group that an interrupted run finished is taken from the store."""
+    groups = _groups(points, (shape.heads_total, shape.filters_total), shape, depths(layers, runtime.max_depth), seed)
+    with progress.bar(title, len(groups)) as bar:
+        for number, group in enumerate(groups):
+            part = store.key(entry, seed, number, group)
+            saved = store.get_json("latency-part", part)
+            if saved is None:
+                saved = _measure_group(store, runtime, conditions, shape, layers, group, len(groups), seed + number, stacks)
+                store.put_json("latency-part", part, saved)
+            done.reference.append(saved["reference_ms"])
+            done.rounds.append(saved["rounds"])
+            done.bends.append(saved["bend"])
+            done.parts.append(part)
+            for (h, f), values in saved["slopes"]:
+                done.slopes[h, f] = np.asarray(values) / saved["reference_ms"]
+            bar.advance()
+
+
+def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
+    """Counts halfway between two measured ones where latency rises most, at most 8. Between two edges of equal cost every
+    count is dominated by the upper edge: it is skipped.
+
+    Args:
+        slopes: milliseconds by count, the estimate first, then its bootstrap samples.
+    """
+    counts = sorted(slopes)
+    rises = []
+    for low, high in zip(counts, counts[1:]):
+        rise = slopes[high] - slopes[low]
+        noise = float(np.std(rise[1:])) if len(rise) > 1 else 0.0
+        middle = (low + high) // 2
+        if float(rise[0]) > max(3 * noise, 0.0) and low > 0 and middle % 8 == 0 and middle not in slopes:
+            rises.append((float(rise[0]), middle))
+    return sorted(middle for _, middle in sorted(rises, reverse=True)[:MAX_MIDPOINTS])
+
+
+def _groups(points: Sequence[Point], dense: Point, shape: BlockShape, ds: tuple[int, int], seed: int) -> list[list[Point]]:
     """The points in parts whose engines fit into memory together; the dense point is in each. Shuffled, so that what
     one part has in common is no step in a curve."""
     per_layer = 4 * (4 * shape.hidden * shape.heads_total * shape.head_dim + 2 * shape.hidden * shape.filters_total)
-    each = per_layer * sum(depths(layers))
+    each = per_layer * sum(ds)
     size = max(2, min(16, int(GROUP_BYTES // each)))
     others = [p for p in points if p != dense]
     order = np.random.default_rng(seed).permutation(len(others))
     return [[dense, *(others[i] for i in order[start : start + size])] for start in range(0, len(others), size)]
 
 
-def _measure_group(store, runtime, conditions, shape, layers, group, groups, seed) -> dict:
+def _measure_group(store, runtime, conditions, shape, layers, group, groups, seed, stacks) -> dict:
     """Slopes over depth of the points of one group."""
-    ds = depths(layers)
+    ds = depths(layers, runtime.max_depth)
     folder = store.scratch("stacks")
     engines: list[Engine] = []
     try:
         runs: dict[str, BoundRun] = {}
         for point in group:
             for depth in (ds[0], sum(ds) // 2, ds[1]) if point == group[0] else ds:
-                engine = _build_stack(runtime, conditions, shape, [point] * depth, folder, seed)
+                engine = _build_stack(runtime, conditions, stacks, point, depth, folder)
                 engines.append(engine)
                 runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed))
         times = interleave(
@@ -209,11 +278,25 @@ def _measure_group(store, runtime, conditions, shape, layers, group, groups, see
     return {"slopes": slopes, "reference_ms": top, "rounds": rows, "bend": middle / expected - 1}
 
 
-def _build_stack(runtime, conditions, shape, layers: list[Point], folder: Path, seed: int) -> Engine:
-    import onnx
+class Stacks:
+    """Where the ONNX files of stacks come from: made here. A board takes them from its bundle instead."""
 
-    file = folder / "stack.onnx"
-    onnx.save(stack(shape, layers, seed=seed), str(file))
+    def __init__(self, shape: BlockShape, precision: str, seed: int):
+        self.shape, self.precision, self.seed = shape, precision, seed
+
+    def file(self, point: Point, depth: int, folder: Path) -> Path:
+        """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
+        import onnx
+
+        from rfx.export.precision import convert_precision
+
+        path = folder / "stack.onnx"
+        onnx.save(convert_precision(stack(self.shape, [point] * depth, seed=self.seed), self.precision), str(path))
+        return path
+
+
+def _build_stack(runtime, conditions, stacks: Stacks, point: Point, depth: int, folder: Path) -> Engine:
+    file = stacks.file(point, depth, folder)
     try:
         return runtime.build(file, conditions)
     finally:
@@ -235,21 +318,28 @@ def _split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, sm
         values = np.asarray([curve[n][0] for n in sorted(curve)])
         spread = np.asarray([np.ptp(np.percentile(curve[n][1:], (2.5, 97.5))) / 2 for n in sorted(curve)])
         if smooth:
-            values = _monotone(sorted(curve), values)
+            values = _monotone(values)
         costs[kind] = {n: max(0.0, float(v)) for n, v in zip(sorted(curve), values)}
         errors[kind] = {n: float(e) for n, e in zip(sorted(curve), spread)}
     notes = {"block_ms": float(D[0]), "empty_block_ms": float(samples[0, 0][0]), "smoothed": smooth}
     return costs, errors, notes
 
 
-def _monotone(counts: Sequence[int], values: np.ndarray) -> np.ndarray:
-    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the clock's noise."""
-    from sklearn.isotonic import IsotonicRegression
+def _monotone(values: np.ndarray) -> np.ndarray:
+    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the clock's noise.
 
-    return IsotonicRegression().fit_transform(np.asarray(counts, dtype=np.float64), values)
+    Pool adjacent violators, written out: a board has neither scikit-learn nor SciPy.
+    """
+    pools: list[list[float]] = []  # [mean, size]
+    for value in values:
+        pools.append([float(value), 1])
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (a, n), (b, m) = pools[-2:]
+            pools[-2:] = [[(a * n + b * m) / (n + m), n + m]]
+    return np.concatenate([np.full(int(size), mean) for mean, size in pools])
 
 
-def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed) -> tuple[float, float]:
+def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed, stacks) -> tuple[float, float]:
     """Latency of the dense and of the emptied model, on the table's scale."""
     folder = store.scratch("anchors")
     engines: list[Engine] = []
@@ -257,7 +347,7 @@ def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, voc
         empty = emptied()
         engines.append(empty)
         layer = (shape.heads_total, shape.filters_total)
-        reference = _build_stack(runtime, conditions, shape, [layer] * depths(layers)[-1], folder, seed)
+        reference = _build_stack(runtime, conditions, stacks, layer, depths(layers, runtime.max_depth)[-1], folder)
         engines.append(reference)
         times = interleave(
             {"reference": reference.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed)),

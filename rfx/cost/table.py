@@ -52,6 +52,14 @@ class LatencyTable:
     def curve(self, kind: Kind | str) -> dict[int, float]:
         return dict(self.costs_ms[Kind(kind).value])
 
+    def choices(self, kind: Kind | str) -> dict[int, float]:
+        """The counts worth choosing: those that no larger count undercuts or equals (latency goes in steps of tiles)."""
+        kept: dict[int, float] = {}
+        for count, ms in sorted(self.curve(kind).items(), reverse=True):
+            if not kept or ms < min(kept.values()):
+                kept[count] = ms
+        return dict(sorted(kept.items()))
+
     def predict_ms(self, sites: list[Site], counts: Counts) -> float:
         """Predicted latency of a whole model: the fixed part and the sum over its sites. Counts between measured
         ones are interpolated linearly (a search only chooses measured ones)."""

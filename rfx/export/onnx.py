@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rfx.errors import InternalCheckError, first_line
+from rfx.export.precision import convert_precision
 from rfx.plan import Plan, Site
 
 OPSET = 20  # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which RTX refuses
@@ -22,8 +23,8 @@ METADATA_PREFIX = "rfx."
 
 
 def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: Sequence[str],
-                metadata: Mapping[str, str] | None = None) -> Path:
-    """Write `model` (eval mode, fp32) to `path`.
+                metadata: Mapping[str, str] | None = None, precision: str = "fp32") -> Path:
+    """Write `model` (eval mode, fp32) to `path`, its products at `precision` (see `precision.convert_precision`).
 
     Inputs are int64 [batch, sequence], both dynamic; outputs are the fields `output_names` of the model's output.
 
@@ -66,6 +67,7 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
 
     name_weights(proto)
     onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in (metadata or {}).items()})
+    proto = convert_precision(proto, precision)
     for node in proto.graph.node:  # stack traces of the exporter name files of this machine
         del node.metadata_props[:]
         node.doc_string = ""

@@ -5,17 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 
 from rfx.errors import EnvironmentMissingError, UsageError
-from rfx.runtimes.base import Availability, BoundRun, Conditions, Engine, Runtime
+from rfx.runtimes.base import Availability, BoundRun, Conditions, Engine, EngineOptions, Runtime
 
 __all__ = [
-    "RUNTIMES", "Availability", "BoundRun", "Conditions", "Engine", "Runtime", "best_runtime", "runtime",
+    "RUNTIMES", "Availability", "BoundRun", "Conditions", "Engine", "EngineOptions", "Runtime", "best_runtime", "runtime",
     "runtime_class",
 ]  # fmt: skip
 
 # name -> "module:class", the best first: `best_runtime` takes the first that runs here
 RUNTIMES: dict[str, str] = {
     "trt": "rfx.runtimes.tensorrt:TensorRT",
+    "trt-rtx": "rfx.runtimes.tensorrt:TensorRTRtx",
+    "cuda": "rfx.runtimes.onnxruntime:OnnxRuntimeCuda",
     "ort": "rfx.runtimes.onnxruntime:OnnxRuntimeCpu",
+    "openvino": "rfx.runtimes.openvino:OpenVino",
 }
 
 
@@ -31,15 +34,15 @@ def runtime_class(name: str) -> type[Runtime]:
     return getattr(import_module(module), cls)
 
 
-def runtime(name: str) -> Runtime:
-    """The runtime `name`, ready to build engines; "auto" is the best one of this machine.
+def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
+    """The runtime `name`, ready to build engines as `options` say; "auto" is the best one of this machine.
 
     Raises:
         UsageError: no runtime has this name.
         EnvironmentMissingError: it cannot run here; the message says what is missing and what would run instead.
     """
     if name == "auto":
-        return best_runtime()
+        return best_runtime(options)
     cls = runtime_class(name)
     here = cls.availability()
     if not here.ok:
@@ -49,10 +52,10 @@ def runtime(name: str) -> Runtime:
             f"The runtime {name!r} cannot run on this machine.", got=here.reason, allowed=would_run,
             next_step=here.next_step or None,
         )  # fmt: skip
-    return cls()
+    return cls(options)
 
 
-def best_runtime() -> Runtime:
+def best_runtime(options: EngineOptions | None = None) -> Runtime:
     """The first runtime of `RUNTIMES` that can run here.
 
     Raises:
@@ -63,7 +66,7 @@ def best_runtime() -> Runtime:
         cls = runtime_class(name)
         here = cls.availability()
         if here.ok:
-            return cls()
+            return cls(options)
         reasons.append(f"{name}: {here.reason}")
     raise EnvironmentMissingError(
         "No runtime can run on this machine.", got="; ".join(reasons), next_step="pip install onnxruntime"

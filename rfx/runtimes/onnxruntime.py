@@ -1,18 +1,20 @@
-"""ONNX Runtime on the CPU: the runtime that every machine has."""
+"""ONNX Runtime: `ort` on the CPU, the runtime that every machine has, and `cuda` on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.runtimes.base import Arrays, Availability, BoundRun, Conditions, Engine, Runtime
+from rfx.runtimes.gpu import gpu_count, gpu_name, gpu_state
 
-PROVIDER = "CPUExecutionProvider"
+INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU)"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxRuntimeCpu(Runtime):
@@ -28,6 +30,8 @@ class OnnxRuntimeCpu(Runtime):
     filter_grid: ClassVar[int] = 32
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     smooth: ClassVar[bool] = True  # latency on a CPU is near linear in heads and filters (R2 >= 0.996)
+    provider: ClassVar[str] = CPU
+    wheel: ClassVar[str] = "pip install onnxruntime"
 
     @classmethod
     def availability(cls) -> Availability:
@@ -35,7 +39,7 @@ class OnnxRuntimeCpu(Runtime):
             import onnxruntime
         except Exception as error:  # noqa: BLE001 - a half-installed wheel fails in other ways than ImportError
             return Availability(
-                False, f"onnxruntime cannot be imported ({type(error).__name__}: {error})", "pip install onnxruntime"
+                False, f"onnxruntime cannot be imported ({type(error).__name__}: {error})", cls.wheel
             )
         # Two onnxruntime wheels share one folder; removing one of them hollows out the other.
         if not hasattr(onnxruntime, "InferenceSession"):
@@ -43,8 +47,8 @@ class OnnxRuntimeCpu(Runtime):
                 False, "onnxruntime is only half installed (another onnxruntime wheel was removed over it)",
                 "pip install --force-reinstall onnxruntime",
             )  # fmt: skip
-        if PROVIDER not in onnxruntime.get_available_providers():
-            return Availability(False, f"this onnxruntime has no {PROVIDER}", "pip install onnxruntime")
+        if cls.provider not in onnxruntime.get_available_providers():
+            return Availability(False, f"this onnxruntime has no {cls.provider}", cls.wheel)
         return Availability(True)
 
     def version(self) -> str:
@@ -78,6 +82,7 @@ class OnnxRuntimeCpu(Runtime):
         import onnxruntime as ort
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+        self._before_session(ort)
         if conditions.precision not in self.precisions:
             raise UsageError(
                 f"The runtime {self.name!r} does not serve this precision.",
@@ -86,7 +91,7 @@ class OnnxRuntimeCpu(Runtime):
         where = f"{model}" if isinstance(model, Path) else "the model in memory"
         try:
             session = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model, _options(ort, conditions), providers=[PROVIDER]
+                str(model) if isinstance(model, Path) else model, _options(ort, conditions), providers=self._providers()
             )
         except (state.NoSuchFile, state.InvalidProtobuf, state.InvalidGraph, state.NoModel) as error:
             raise UsageError(
@@ -99,12 +104,85 @@ class OnnxRuntimeCpu(Runtime):
                 next_step="install a newer onnxruntime, or export the model again with this version of rfx",
             ) from error  # fmt: skip
         # A session falls back silently to another provider: a latency of the wrong one would be worthless.
-        if session.get_providers()[0] != PROVIDER:
+        if session.get_providers()[0] != self.provider:
             raise EnvironmentMissingError(
                 "ONNX Runtime does not run the model on the provider that was asked for.",
-                got=", ".join(session.get_providers()), allowed=PROVIDER, next_step="pip install onnxruntime",
+                got=", ".join(session.get_providers()), allowed=self.provider, next_step=self.wheel,
             )  # fmt: skip
+        return self._engine(session, conditions)
+
+    def _before_session(self, ort) -> None:
+        """What has to be loaded before the first session."""
+
+    def _providers(self) -> list:
+        return [self.provider]
+
+    def _engine(self, session, conditions: Conditions) -> OrtEngine:
         return OrtEngine(session, wall_clock=conditions.threads > 1)
+
+
+class OnnxRuntimeCuda(OnnxRuntimeCpu):
+    """`cuda`: the CUDA execution provider, through I/O binding: inputs and outputs lie on the device.
+
+    The clock is the wall clock from the call until the device is done: what a server waits for, launches included,
+    transfers excluded. Unverified on hardware until a committed result under benchmarks/results says otherwise.
+    """
+
+    name: ClassVar[str] = "cuda"
+    clock: ClassVar[str] = "wall clock, device synchronised, no transfers"
+    filter_grid: ClassVar[int] = 64
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
+    max_depth: ClassVar[int] = 6
+    smooth: ClassVar[bool] = False
+    verified: ClassVar[bool] = False
+    provider: ClassVar[str] = CUDA
+    wheel: ClassVar[str] = (
+        "pip uninstall onnxruntime, then pip install 'rfx-exporter[cuda13]' (or [cuda12]): the two wheels share one folder"
+    )
+
+    @classmethod
+    def availability(cls) -> Availability:
+        count, why_no_gpu = gpu_count()
+        here = super().availability()
+        if count:
+            return here
+        # A wheel with the provider lists it on every machine: only the driver tells whether there is a GPU.
+        return Availability(False, "; ".join([why_no_gpu, *([here.reason] if here.reason else [])]), INSTEAD)
+
+    def device(self) -> str:
+        return gpu_name()
+
+    def clock_for(self, conditions: Conditions) -> str:
+        return self.clock
+
+    def tolerance(self, precision: str) -> float:
+        return 1e-2 if precision == "fp32" else super().tolerance(precision)  # TF32, the provider's default
+
+    def measurement(self) -> dict[str, Any]:
+        return {"transfers": "excluded", "streams": 1, "cuda_graph": False, "clock_source": "host"}
+
+    def state(self) -> dict[str, Any] | None:
+        return gpu_state()
+
+    def _before_session(self, ort) -> None:
+        here = self.availability()
+        if not here.ok:
+            raise EnvironmentMissingError(
+                "The runtime 'cuda' cannot run a model here.", got=here.reason, next_step=here.next_step
+            )
+        if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from their own wheels, or from torch's
+            import contextlib
+            import io
+
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+                ort.preload_dlls()
+
+    def _providers(self) -> list:
+        # The CPU stands last for the few integer operations on shapes, which the provider leaves to it.
+        return [(CUDA, {"device_id": 0}), CPU]
+
+    def _engine(self, session, conditions: Conditions) -> OrtEngine:
+        return OrtCudaEngine(session)
 
 
 def _options(ort, conditions: Conditions):
@@ -206,6 +284,57 @@ class OrtBoundRun(BoundRun):
         start = self._clock()
         self._run(self._binding)
         return (self._clock() - start) * 1e-6
+
+
+class OrtCudaEngine(OrtEngine):
+    """As `OrtEngine`, bound to buffers on the device."""
+
+    def bind(self, inputs: Arrays) -> OrtCudaBoundRun:
+        """Raises UsageError as `run`."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        fed = _feed(self.input_names, inputs)
+        try:
+            return OrtCudaBoundRun(self.session, fed, self.output_names)
+        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
+            raise _run_error(error, fed) from error
+
+
+class OrtCudaBoundRun(BoundRun):
+    """Inputs and outputs stay on the device; a call ends when the device is done."""
+
+    def __init__(self, session, inputs: Arrays, output_names: Sequence[str]):
+        import onnxruntime as ort
+
+        self._session, self._host = session, dict(inputs)
+        self._binding = session.io_binding()
+        self._device = {n: ort.OrtValue.ortvalue_from_numpy(a, "cuda", 0) for n, a in self._host.items()}
+        for name, value in self._device.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name in output_names:
+            self._binding.bind_output(name, "cuda", 0)
+        session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        self._outputs = self._binding.get_outputs()
+        self._binding.clear_binding_outputs()
+        for name, value in zip(output_names, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(name, value)
+
+    def time_ms(self) -> float:
+        start = time.perf_counter_ns()
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        return (time.perf_counter_ns() - start) * 1e-6
+
+    def with_transfers_ms(self) -> float:
+        start = time.perf_counter_ns()
+        for name, value in self._device.items():
+            value.update_inplace(self._host[name])
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+        for value in self._outputs:
+            value.numpy()
+        return (time.perf_counter_ns() - start) * 1e-6
 
 
 def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:

@@ -63,8 +63,9 @@ class Problem:
     def from_table(
         cls, sites: Sequence[Site], scores: Scores, table: LatencyTable, *, values: Mapping[str, np.ndarray] | None = None
     ) -> Problem:
-        """Costs in ms from a measured table: the candidate counts of a site are those measured for its kind."""
-        curves = {s.name: {n: ms for n, ms in table.curve(s.kind).items() if n <= s.units} for s in sites}
+        """Costs in ms from a measured table: the candidate counts of a site are those measured for its kind, without
+        those that a larger count undercuts."""
+        curves = {s.name: {n: ms for n, ms in table.choices(s.kind).items() if n <= s.units} for s in sites}
         return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms), values)
 
     @classmethod

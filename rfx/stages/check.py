@@ -24,7 +24,7 @@ from rfx.verify.latency import measure_pair
 EVAL_BATCH = 32
 VERSION = 1  # of the predictions in the store
 PARITY_EXAMPLES = 64
-PARITY_TOLERANCE = 2e-4  # of the logits' scale, fp32: masked torch = shrunk torch = engine
+PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
 
 def shrunk(loaded: Model, file: Path, plan: Plan) -> Gate:
@@ -49,7 +49,9 @@ def parity(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Upda
     differences = {"shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale}
     if masked is not None:
         differences = {"masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale, **differences}
-    return same_gate(differences, PARITY_TOLERANCE), differences
+    tolerances = dict.fromkeys(differences, PARITY_TOLERANCE)
+    tolerances["shrunk-engine"] = max(run.runtime.tolerance(p) for p in {"fp32", run.conditions.precision})
+    return same_gate(differences, tolerances), differences
 
 
 def torch_call(model, names) -> Callable:

@@ -58,6 +58,9 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
     target = run.recipe.budget.latency
     dense_ms = table.predict_ms(loaded.sites, dense_counts(loaded.sites))
     budget = aim(run.recipe) * dense_ms
+    if run.offline:  # nothing to time with: the table's word is all there is
+        result = _search(run, loaded, scores, table, budget, [])
+        return Closed(result, [], predicted_ratio(loaded, table, result))
     rounds: list[Round] = []
     tried: list[tuple[float, float, SearchResult]] = []  # (budget share, measured ratio, result)
     folder = run.store.scratch("loop")
@@ -79,7 +82,7 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
                 bar.advance()
                 if landed:
                     break
-                budget = _corrected(tried, aim(run.recipe)) * dense_ms
+                budget = corrected(tried, aim(run.recipe)) * dense_ms
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
@@ -98,8 +101,8 @@ def _search(run, loaded, scores, table, budget, tried) -> SearchResult | None:
 
 def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchResult, file: Path) -> float:
     plan = Plan.of(loaded.sites, result.kept)
-    export_model(loaded, shrink(loaded.model, loaded.sites, plan), file, outputs, plan)
-    engine = run.runtime.build(file, run.conditions)
+    export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), file, outputs, plan)
+    engine = run.build(file)
     try:
         part = measure_pair(
             run.runtime, dense.engine, engine, run.conditions,
@@ -111,7 +114,7 @@ def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchRe
     return part.ratio
 
 
-def _corrected(tried: list[tuple[float, float, SearchResult]], aim: float) -> float:
+def corrected(tried: list[tuple[float, float, SearchResult]], aim: float) -> float:
     """The budget share that should land on `aim`: proportional at first, then along the line through two tries."""
     (b1, r1, _) = tried[-1]
     guess = b1 * aim / r1

@@ -13,6 +13,7 @@ from rfx.compensate.scales import tune
 from rfx.cost.flops import unit_costs
 from rfx.device import on_best_device
 from rfx.plan import Plan, Update
+from rfx.runtimes.base import Engine
 from rfx.scores.base import Scores
 from rfx.search import Problem, search
 from rfx.stages.decide import batches
@@ -22,6 +23,9 @@ from rfx.stages.run import Run
 from rfx.surgery.checkpoint import save
 from rfx.surgery.shrink import shrink
 from rfx.verify.evidence import SiteTuning, TablePart
+
+AHEAD_FILE = "model.rtx.plan"  # built ahead of time by TensorRT-RTX
+SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
 
 
 @dataclass
@@ -73,8 +77,8 @@ def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Updat
         for parameter in small.parameters():
             parameter.requires_grad_(False)
         file = export_model(
-            loaded, small, folder / "model.onnx", workload.task.output_names, plan,
-            table=table.hash if table else "none", table_key=table.key_hash if table else "none", precision=run.recipe.conditions.precision, recipe=run.recipe.method.name,
+            run, loaded, small, folder / "model.onnx", workload.task.output_names, plan,
+            table=table.hash if table else "none", table_key=table.key_hash if table else "none", recipe=run.recipe.method.name,
         )  # fmt: skip
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if update.scales or update.weights or update.biases:
@@ -82,3 +86,34 @@ def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Updat
 
             save_file(update.to_arrays(), folder / "update.safetensors")
     return Finished(small, plan, update, tuning, file)
+
+
+def engine(run: Run, done: Finished, folder: Path) -> Engine:
+    """The engine of the finished model, kept in the output where its runtime compiles one; and ahead of time, for other
+    machines' GPUs, where the recipe names their compute capabilities."""
+    with run.stage("build the engine"):
+        built = run.build(done.onnx)
+        kept = built.save(folder / run.runtime.engine_file) if run.runtime.engine_file else None
+        capabilities = tuple(run.recipe.engine.compute_capabilities)
+        if capabilities:
+            from rfx.runtimes.engine_file import build_ahead, write_engine_file
+
+            ahead, facts = build_ahead(done.onnx, run.conditions, run.served_by.options, capabilities)
+            write_engine_file(ahead.plan, facts, folder / AHEAD_FILE)
+    serve(run, done, folder, kept)
+    return built
+
+
+def serve(run: Run, done: Finished, folder: Path, plan: Path | None) -> None:
+    """The Triton model repository of the output: the compiled engine where there is one, else the ONNX file."""
+    from rfx.export.triton import specs_of, triton_name, write_triton
+
+    conditions, options = run.conditions, run.served_by.options
+    inputs, outputs = specs_of(done.onnx)
+    tensorrt = plan is not None and run.runtime.engine_file == "model.plan"
+    write_triton(
+        folder / "triton", name=triton_name(run.recipe.name), model_file=plan if tensorrt else done.onnx,
+        backend="tensorrt" if tensorrt else "onnxruntime", inputs=inputs, outputs=outputs,
+        max_batch=options.largest(conditions)[0] if tensorrt else max(SERVED_BATCH, conditions.batch),
+        warmup=(conditions.batch, conditions.sequence), on_gpu=run.served_by.name in ("trt", "trt-rtx", "cuda"),
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,28 +41,33 @@ def input_names(loaded: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["input_ids", "attention_mask", *names]))
 
 
-def export_model(loaded: Model, model, path: Path, outputs: tuple[str, ...], plan: Plan, **metadata: object) -> Path:
+def export_model(run: Run, loaded: Model, model, path: Path, outputs: tuple[str, ...], plan: Plan, **metadata: object) -> Path:
+    """The ONNX file of a model at the recipe's precision, with what a later build has to know in its metadata."""
+    conditions = run.conditions
     return export_onnx(
-        model, path, input_names=input_names(loaded), output_names=outputs,
-        metadata=plan_metadata(plan, source=loaded.source, **metadata),
+        model, path, input_names=input_names(loaded), output_names=outputs, precision=conditions.precision,
+        metadata=plan_metadata(
+            plan, source=loaded.source, precision=conditions.precision, batch=conditions.batch, sequence=conditions.sequence,
+            max_length=run.recipe.max_length, **metadata,
+        ),
     )  # fmt: skip
 
 
 def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
     """Export and build the dense model once; the file is kept in the store."""
-    key = run.store.key("dense", loaded.hash, outputs, input_names(loaded))
+    key = run.store.key("dense", loaded.hash, outputs, input_names(loaded), run.conditions.precision)
     with run.stage("dense baseline") as clock:
         folder = run.store.get_folder("dense", key)
         if folder is None:
             plan = Plan.dense(loaded.sites)
 
             def fill(target: Path) -> None:
-                export_model(loaded, loaded.model, target / "model.onnx", outputs, plan, role="dense baseline")
+                export_model(run, loaded, loaded.model, target / "model.onnx", outputs, plan, role="dense baseline")
 
             folder = run.store.put_folder("dense", key, fill)
         else:
             clock.cached = True
-        return Baseline(folder / "model.onnx", run.runtime.build(folder / "model.onnx", run.conditions))
+        return Baseline(folder / "model.onnx", run.build(folder / "model.onnx"))
 
 
 def block_shape(loaded: Model) -> BlockShape:
@@ -86,8 +91,10 @@ def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, 
         The table and whether it was measured before.
     """  # fmt: skip
     shape = block_shape(loaded)
-    key = table_key(run.runtime, run.conditions, shape)
+    key = table_key(run.served_by, run.conditions, shape)
     if given is not None:
+        if run.offline:  # version, device and clock are the board's
+            key = replace(key, version=given.key.version, device=given.key.device, clock=given.key.clock)
         if given.key != key or given.layers != loaded.layers:
             raise UsageError(
                 "The latency table belongs to another runtime, device, shape or condition.",
@@ -100,8 +107,8 @@ def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, 
         plan = Plan.of(loaded.sites, {s.name: () for s in loaded.sites})
         folder = run.store.scratch("emptied")
         try:
-            file = export_model(loaded, shrink(loaded.model, loaded.sites, plan), folder / "model.onnx", outputs, plan)
-            return run.runtime.build(file, run.conditions)
+            file = export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), folder / "model.onnx", outputs, plan)
+            return run.build(file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -132,8 +139,8 @@ def _with_additivity(run: Run, loaded: Model, dense: Baseline, outputs: tuple[st
         with run.progress.bar("checking the table on whole models", ADDITIVITY_PLANS) as bar:
             for i in range(ADDITIVITY_PLANS):
                 plan = random_plan(loaded, table, rng)
-                file = export_model(loaded, shrink(loaded.model, loaded.sites, plan), folder / f"{i}.onnx", outputs, plan)
-                engines.append((plan, run.runtime.build(file, run.conditions)))
+                file = export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), folder / f"{i}.onnx", outputs, plan)
+                engines.append((plan, run.build(file)))
                 bar.advance()
         return check_additivity(
             table, loaded.sites, engines, dense.engine, run.conditions,

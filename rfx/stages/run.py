@@ -6,27 +6,46 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rfx.progress import Progress
 from rfx.recipe import Recipe
-from rfx.runtimes.base import Conditions, Runtime
+from rfx.runtimes.base import Conditions, Engine, Runtime
 from rfx.store import Store
 from rfx.verify.evidence import Stage
 
 
 @dataclass
 class Run:
+    """`runtime` runs the engines of this run. Where the target cannot run here (a board's, with its table at hand), it is
+    a stand-in on the CPU, and `target` is the runtime that the result is for."""
+
     recipe: Recipe
     store: Store
     runtime: Runtime
     progress: Progress
+    target: Runtime | None = None  # set only where it is not `runtime`
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def conditions(self) -> Conditions:
         return Conditions(**self.recipe.conditions.model_dump())
+
+    @property
+    def offline(self) -> bool:
+        """The target is not here: nothing can be timed."""
+        return self.target is not None
+
+    @property
+    def served_by(self) -> Runtime:
+        """The runtime that the result is for."""
+        return self.target or self.runtime
+
+    def build(self, onnx: Path) -> Engine:
+        """An engine of this run. A stand-in runs the typed file as it is, whatever precisions it would be measured at."""
+        return self.runtime.build(onnx, replace(self.conditions, precision="fp32") if self.offline else self.conditions)
 
     def warn(self, text: str) -> None:
         """Say it now and keep it for the evidence."""

@@ -67,7 +67,10 @@ class LatencyPart(_Part):
     dense: Percentiles
     pruned: Percentiles
     clock: str
-    conditions: Facts  # batch, sequence, threads, precision; runtime, version and device where there is no table
+    conditions: Facts  # batch, sequence, threads, precision; runtime, version, device
+    measurement: Facts | None = None  # warm-up, rounds, CUDA graph, transfers: what trtexec would state
+    with_transfers: dict[str, Number] | None = None  # dense_ms, pruned_ms: the second number, copies included
+    state: Facts | None = None  # clocks, power, throttling before and after, where the device says
 
     @property
     def speedup(self) -> float:

@@ -37,13 +37,17 @@ def shrunk_gate(mismatches: Sequence[str]) -> Gate:
     )  # fmt: skip
 
 
-def same_gate(differences: Mapping[str, float], tolerance: float) -> Gate:
-    """Largest difference of the outputs between the forms of the pruned model, as a share of the outputs' scale."""
+def same_gate(differences: Mapping[str, float], tolerances: Mapping[str, float] | float) -> Gate:
+    """Largest difference of the outputs between the forms of the pruned model, as a share of the outputs' scale; each
+    pair has a tolerance. The value and limit are those of the pair that comes nearest to its own."""
+    if not isinstance(tolerances, Mapping):
+        tolerances = dict.fromkeys(differences or ("outputs",), tolerances)
     finite = bool(differences) and all(math.isfinite(d) for d in differences.values())
-    worst = max(differences.values()) if finite else math.nan
+    worst = max(differences, key=lambda n: differences[n] / tolerances[n]) if finite else next(iter(tolerances))
     return Gate(
-        name="same", outcome="pass" if finite and worst <= tolerance else "fail", value=worst if finite else None,
-        limit=tolerance, unit="of scale", detail="largest difference of the outputs, " + ", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
+        name="same", outcome="pass" if finite and differences[worst] <= tolerances[worst] else "fail",
+        value=differences[worst] if finite else None, limit=tolerances[worst], unit="of scale",
+        detail="largest difference of the outputs, " + ", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
     )  # fmt: skip
 
 
@@ -78,6 +82,15 @@ def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float 
     )  # fmt: skip
 
 
+def predicted_latency_gate(predicted: float | None, *, target: float | None, min_speedup: float | None, why: str) -> Gate:
+    """Where the target runtime is not at hand: what the table says, which proves nothing. Always inconclusive."""
+    limit = min(x for x in (1.0, target, 1 / min_speedup if min_speedup else None) if x is not None)
+    return Gate(
+        name="latency", outcome="inconclusive", value=predicted, limit=limit, unit="of dense",
+        detail=f"predicted from the table, not measured: {why}",
+    )
+
+
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
     """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's limits."""
     failed = {g.name for g in evidence.gates if g.outcome == "fail"}
@@ -104,7 +117,8 @@ def check(
     Raises:
         UsageError: evidence without measurements, or a baseline that cannot be compared with.
     """
-    if evidence.accuracy is None or evidence.latency is None:
+    unmeasured = next((g for g in evidence.gates if g.name == "latency"), None) if evidence.latency is None else None
+    if evidence.accuracy is None or (evidence.latency is None and (unmeasured is None or baseline is not None)):
         raise UsageError(
             "This evidence has no measurements to judge.", got="accuracy or latency missing",
             next_step="run rfx prune-export or rfx verify first",
@@ -112,11 +126,12 @@ def check(
     recorded = evidence.recipe.get("min_speedup")
     gates = [g for g in evidence.gates if g.name in ("shrunk", "same")]
     gates.append(accuracy_gate(evidence.accuracy, evidence.accuracy.max_drop if max_drop is None else max_drop))
-    gates.append(
-        latency_gate(
-            evidence.latency, target=evidence.latency.target, min_speedup=recorded if min_speedup is None else min_speedup
-        )
-    )
+    wanted = recorded if min_speedup is None else min_speedup
+    if evidence.latency is None:  # the target was not at hand: only the table has spoken
+        target = (evidence.recipe.get("budget") or {}).get("latency")
+        gates.append(predicted_latency_gate(unmeasured.value, target=target, min_speedup=wanted, why="run `rfx verify` on the device"))
+    else:
+        gates.append(latency_gate(evidence.latency, target=evidence.latency.target, min_speedup=wanted))
     if baseline is not None:
         _require_comparable(evidence, baseline)
         gates += [_baseline_accuracy(evidence.accuracy, baseline.accuracy, max_regression),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from rfx.runtimes.base import Conditions, Engine, Runtime
+from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
 from rfx.runtimes.timing import interleave, token_inputs
 from rfx.verify.evidence import LatencyPart, Percentiles
 
 RESAMPLES = 1000
+WARMUP_MS, MIN_ROUNDS, TRANSFER_ROUNDS = 200.0, 10, 50
 PRECISION = 0.004  # half-width of the ratio's interval at which a measurement is long enough
 _CHUNK = 4 << 20  # resampled values held at once
 
@@ -29,11 +32,12 @@ def measure_pair(
         "dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed)),
         "pruned": pruned.bind(token_inputs(pruned.input_names, conditions, vocab_size, seed)),
     }
+    before = runtime.state()
     limit = 5 * min_seconds if max_seconds is None else max_seconds
     d = p = np.empty(0)
     spent = 0.0
     while True:
-        times = interleave(runs, min_seconds=min_seconds, min_rounds=10, warmup_ms=0.0 if spent else 200.0, seed=seed + len(d))
+        times = interleave(runs, min_seconds=min_seconds, min_rounds=MIN_ROUNDS, warmup_ms=0.0 if spent else WARMUP_MS, seed=seed + len(d))
         d, p = np.concatenate([d, times["dense"]]), np.concatenate([p, times["pruned"]])
         spent += min_seconds
         low, high = interval = ratio_interval(d, p, seed)
@@ -46,7 +50,20 @@ def measure_pair(
         clock=runtime.clock_for(conditions),
         conditions={**conditions.to_json(), "runtime": runtime.name, "version": runtime.version(),
                     "device": runtime.device()},
+        measurement={**runtime.measurement(), "warmup_ms": WARMUP_MS, "min_seconds": min_seconds, "min_rounds": MIN_ROUNDS},
+        with_transfers=_with_transfers(runs), state=None if before is None else {"before": before, "after": runtime.state()},
     )  # fmt: skip
+
+
+def _with_transfers(runs: Mapping[str, BoundRun]) -> dict[str, float] | None:
+    """Medians in ms with the inputs copied to the device and the outputs back, in turns; None where nothing is copied."""
+    if any(run.with_transfers_ms() is None for run in runs.values()):
+        return None
+    times: dict[str, list[float]] = {f"{name}_ms": [] for name in runs}
+    for _ in range(TRANSFER_ROUNDS):
+        for name, run in runs.items():
+            times[f"{name}_ms"].append(float(run.with_transfers_ms() or 0.0))
+    return {name: float(np.median(t)) for name, t in times.items()}
 
 
 def ratio_interval(dense: np.ndarray, pruned: np.ndarray, seed: int = 0) -> tuple[float, float]:

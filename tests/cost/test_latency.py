@@ -243,3 +243,29 @@ def test_stacks_are_valid_and_smaller_with_fewer_units():
             out = engine.run(stack_inputs(shape, batch, sequence))["output"]
             assert out.shape == (batch, sequence, 32) and np.isfinite(out).all()
     assert stack(shape, [(2, 32)]).ByteSize() < stack(shape, [(4, 64)]).ByteSize()
+
+
+def test_isotonic_regression_is_scikit_learns():
+    from sklearn.isotonic import IsotonicRegression
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 17, 49):
+        values = np.linspace(0, 1, n) + rng.normal(0, 0.3, n)
+        np.testing.assert_allclose(latency._monotone(values), IsotonicRegression().fit_transform(np.arange(n), values))
+
+
+def test_between_tile_edges_the_middles_of_the_highest_steps_are_tried():
+    step = {0: 0.0, 64: 1.0, 128: 1.0, 192: 2.0, 256: 2.02}
+    slopes = {n: np.concatenate([[ms], ms + np.random.default_rng(n).normal(0, 0.02, 50)]) for n, ms in step.items()}
+    assert latency.midpoints(slopes, 256) == [160]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
+    many = {64 * i: np.asarray([float(i * i)] * 5) for i in range(20)}
+    assert len(latency.midpoints(many, 64 * 19)) == latency.MAX_MIDPOINTS
+    assert latency.midpoints(many, 64 * 19)[-1] == 64 * 18 + 32
+
+
+def test_widths_that_a_larger_one_undercuts_are_never_chosen():
+    from rfx.cost.table import LatencyTable, TableKey
+
+    key = TableKey("trt", "v", "d", "c", 1, "fp16", 1, 128, 64, 4, 16, 256, "post-ln/gelu")
+    table = LatencyTable(key, {"mha": {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.4, 4: 0.6}, "ffn": {0: 0.1, 64: 0.3, 128: 0.3, 256: 0.5}}, 0.1, 2)
+    assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {0: 0.1, 128: 0.3, 256: 0.5}

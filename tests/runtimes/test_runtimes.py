@@ -29,7 +29,7 @@ def test_every_registered_runtime_says_whether_it_can_run_here():
 
 
 def test_an_unknown_runtime_names_the_known_ones():
-    with pytest.raises(UsageError, match="auto, trt, ort"):
+    with pytest.raises(UsageError, match="auto, trt, trt-rtx, cuda, ort, openvino"):
         runtime("coreml")
 
 

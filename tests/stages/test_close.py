@@ -25,7 +25,7 @@ def table():
 def loop(monkeypatch, tmp_path, target, truth):
     """`truth` maps a predicted ratio to the one that the clock would show."""
     recipe = make_recipe({"budget": {"latency": target}})
-    run = SimpleNamespace(recipe=recipe, store=Store(tmp_path), progress=Silent())
+    run = SimpleNamespace(recipe=recipe, store=Store(tmp_path), progress=Silent(), offline=False)
     loaded = SimpleNamespace(sites=SITES)
     t = table()
     dense = t.predict_ms(SITES, {s.name: s.units for s in SITES})

@@ -1,0 +1,27 @@
+# rfx for the CPU: ONNX Runtime and the CPU build of PyTorch. It ships no model.
+# From the top of the repository: docker build -f docker/cpu.Dockerfile -t rfx:cpu .
+ARG PYTHON_TAG=3.11-slim-bookworm
+FROM python:${PYTHON_TAG}
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+
+# Without its dependencies: PyTorch's index has only some versions of them, the next step brings them from PyPI.
+RUN pip install --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+
+# An empty package of the same metadata brings the dependencies, so that a change of the code keeps this layer.
+COPY pyproject.toml docker/constraints.txt ./
+RUN mkdir rfx recipes && touch rfx/__init__.py README.md \
+    && pip install -c constraints.txt ".[cpu]"
+
+COPY README.md ./
+COPY recipes recipes
+COPY rfx rfx
+RUN pip install --no-deps --force-reinstall .
+
+# A user of its own; the folders are open to any, so that `docker run -u` can give yours.
+RUN useradd --uid 10001 --no-create-home rfx && mkdir /work /cache && chmod 1777 /work /cache
+ENV HOME=/cache RFX_CACHE=/cache/rfx HF_HOME=/cache/huggingface MPLCONFIGDIR=/cache/matplotlib
+USER rfx
+WORKDIR /work
+ENTRYPOINT ["rfx"]

@@ -1,0 +1,168 @@
+"""On a board: `python -m rfx.board profile shapes.json --out table.json`. NumPy and the runtime are all it needs.
+
+`rfx shapes MODEL --out shapes.json` makes the shapes where the model is; `rfx prune-export ... --table table.json` takes
+the table back there. No torch, no transformers, no onnx, no typer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rfx.cost.bundle import Bundle
+from rfx.cost.latency import check_additivity, load_or_measure
+from rfx.cost.table import LatencyTable
+from rfx.cost.table_file import write_table
+from rfx.errors import ExitCode, UserError
+from rfx.export.blocks import BlockShape
+from rfx.plan import Plan
+from rfx.runtimes import RUNTIMES, EngineOptions, runtime, runtime_class
+from rfx.runtimes.base import Conditions, Engine
+from rfx.store import Store, require_file_place
+
+ADDITIVITY_LIMIT = 0.05
+
+
+def profile(bundle: Bundle, *, target: str, conditions: Conditions, store: Store, progress, seed: int = 0) -> LatencyTable:
+    """Measure the latency table of a bundle's model on this machine, by the same procedure as where the model is.
+
+    Raises:
+        EnvironmentMissingError: the target cannot run here.
+        UsageError: the bundle was made for another grid.
+    """
+    options = EngineOptions(max_sequence=max(conditions.sequence, bundle.max_sequence), store=store)
+    runs_on = runtime(target, options)
+    folder = store.scratch("board")
+    engines: list[Engine] = []
+
+    def build(name: str) -> Engine:
+        engine = runs_on.build(bundle.model(name, folder), conditions)
+        engines.append(engine)
+        return engine
+
+    def with_additivity(table: LatencyTable) -> LatencyTable:
+        pruned: list[tuple[Plan, Engine]] = [(plan, build(f"plan/{i}")) for i, plan in enumerate(bundle.plans)]
+        return check_additivity(table, bundle.sites, pruned, build("dense"), conditions, vocab_size=bundle.vocab_size,
+                                progress=progress, seed=seed)  # fmt: skip
+
+    try:
+        return load_or_measure(
+            store, runs_on, conditions, BlockShape(**bundle.shape), bundle.layers, dense=build("dense"),
+            emptied=lambda: build("emptied"), model_hash=bundle.model_hash, vocab_size=bundle.vocab_size, progress=progress,
+            seed=seed, finish=with_additivity, limit=ADDITIVITY_LIMIT, stacks=bundle,
+        )[0]  # fmt: skip
+    finally:
+        for engine in engines:
+            engine.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Lines:
+    """Progress as lines on stderr."""
+
+    def __init__(self, quiet: bool):
+        self._quiet = quiet
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator[_Lines]:
+        self._title, self._total, self._done = title, total, 0
+        self.note(title)
+        yield self
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        self.note(f"  {self._title}: {self._done}" + (f" of {self._total}" if self._total else ""))
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rfx.board", description=__doc__.split("\n\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("profile", help="measure a latency table from a file of `rfx shapes`")
+    one.add_argument("shapes", type=Path)
+    one.add_argument("--out", "-o", type=Path, required=True, help="the table, one JSON file")
+    one.add_argument("--target", choices=list(RUNTIMES), help="default: the one that the shapes were made for")
+    one.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="must be that of the shapes")
+    for name in ("batch", "sequence"):
+        one.add_argument(f"--{name}", type=_count, help="default: as in the shapes")
+    one.add_argument("--threads", type=_count, default=1, help="CPU threads of the runtime (1)")
+    one.add_argument("--quiet", "-q", action="store_true")
+    commands.add_parser("env", help="which runtimes can run here, and why the others cannot")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (those of `rfx.errors.ExitCode`)."""
+    options = _parser().parse_args(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        if options.command == "env":
+            for name in RUNTIMES:
+                here = runtime_class(name).availability()
+                print(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}")
+            return int(ExitCode.PASS)
+        return _profile(options)
+    except UserError as error:
+        print(f"error: {error.render()}", file=sys.stderr)
+        return int(error.exit_code)
+    except OSError as error:
+        print(f"error: {error.strerror}: {error.filename}\n  next:    free space or permissions there, then run again", file=sys.stderr)
+        return int(ExitCode.ENVIRONMENT)
+    except KeyboardInterrupt:
+        print("Interrupted. What was measured is kept for the next run.", file=sys.stderr)
+        return int(ExitCode.INTERRUPT)
+
+
+def _profile(options) -> int:
+    from rfx.errors import UsageError
+
+    bundle = Bundle(options.shapes)
+    require_file_place(options.out)
+    if options.precision not in (None, bundle.precision):
+        raise UsageError(
+            "The shapes are of another precision, which is a part of the graphs.", got=options.precision,
+            allowed=bundle.precision, next_step=f"rfx shapes MODEL --precision {options.precision} --out shapes.json",
+        )  # fmt: skip
+    conditions = Conditions(batch=bundle.batch, sequence=bundle.sequence, threads=options.threads, precision=bundle.precision)
+    conditions = replace(conditions, batch=options.batch or bundle.batch, sequence=options.sequence or bundle.sequence)
+    if conditions.sequence > bundle.max_sequence:
+        raise UsageError(
+            "The sequence is longer than the model takes.", got=f"--sequence {conditions.sequence}",
+            allowed=f"at most {bundle.max_sequence}", next_step="make the shapes with a larger --max-length",
+        )  # fmt: skip
+    progress = _Lines(options.quiet)
+    table = profile(bundle, target=options.target or bundle.target, conditions=conditions,
+                    store=Store(warn=progress.warn), progress=progress)  # fmt: skip
+    write_table(table, options.out)
+    error = table.additivity_error
+    facts = {"written": str(options.out), "runtime": table.key.version, "device": table.key.device,
+             "additivity_error": None if error is None else round(error, 4), "seconds": table.measured.get("seconds")}  # fmt: skip
+    print(json.dumps(facts))
+    if error is not None and error > ADDITIVITY_LIMIT:
+        progress.warn(f"the table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}); fix the clocks and run again")
+    return int(ExitCode.PASS)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What the NVIDIA driver says of this machine: GPUs, compute capability, clocks. Neither torch nor CUDA is needed."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+# CUdevice_attribute
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+
+def gpu_count() -> tuple[int, str]:
+    """How many CUDA GPUs the driver shows, and where there are none the reason."""
+    library = _driver()
+    if library is None:
+        return 0, "no NVIDIA driver is installed (libcuda.so.1 not found)"
+    status = library.cuInit(0)
+    if status != 0:
+        return 0, f"the NVIDIA driver shows no GPU (cuInit: error {status})"
+    count = ctypes.c_int(0)
+    status = library.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        return 0, "the NVIDIA driver shows no GPU"
+    return count.value, ""
+
+
+@lru_cache(maxsize=1)
+def gpu_name() -> str:
+    """Model name and compute capability of the first GPU, e.g. `NVIDIA H200 (sm90)`; `no GPU` where there is none."""
+    if not gpu_count()[0]:
+        return "no GPU"
+    library, device, name = _driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    library.cuDeviceGet(ctypes.byref(device), 0)
+    library.cuDeviceGetName(name, 256, device)
+    major, minor = compute_capability() or (0, 0)
+    return f"{name.value.decode(errors='replace')} (sm{major}{minor})"
+
+
+@lru_cache(maxsize=1)
+def compute_capability() -> tuple[int, int] | None:
+    """Of the first GPU, e.g. (9, 0); None without one."""
+    if not gpu_count()[0]:
+        return None
+    library, device = _driver(), ctypes.c_int(0)
+    library.cuDeviceGet(ctypes.byref(device), 0)
+    found = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int(0)
+        library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        found.append(value.value)
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=1)
+def cuda_version() -> str:
+    """The CUDA version that the driver speaks, e.g. `13.0`; empty without a driver."""
+    library, value = _driver(), ctypes.c_int(0)
+    if library is None or library.cuDriverGetVersion(ctypes.byref(value)) != 0:
+        return ""
+    return f"{value.value // 1000}.{value.value % 1000 // 10}"
+
+
+def gpu_state() -> dict[str, Any] | None:
+    """Clocks (MHz), power and its limit (W), temperature (C) and what holds the clocks down, from NVML.
+
+    None where NVML is not there (Jetson boards have none; the power mode is their matter).
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no package, no driver, or a driver of another version
+        return None
+    try:
+        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None), device)
+        if reasons is None:  # its name in older drivers' bindings
+            reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None), device)
+        power, limit = _asked(pynvml.nvmlDeviceGetPowerUsage, device), _asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
+        return {
+            "driver": _text(_asked(pynvml.nvmlSystemGetDriverVersion)),
+            "sm_mhz": _asked(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": _asked(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
+            "max_sm_mhz": _asked(pynvml.nvmlDeviceGetMaxClockInfo, device, pynvml.NVML_CLOCK_SM),
+            "power_w": None if power is None else power / 1000,
+            "power_limit_w": None if limit is None else limit / 1000,
+            "temperature_c": _asked(pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU),
+            "held_down_by": None if reasons is None else throttle_reasons(int(reasons)),
+        }
+    finally:
+        pynvml.nvmlShutdown()
+
+
+# Bits of nvmlClocksEventReasons
+_REASONS = {
+    0x1: "idle", 0x2: "clocks set by the user", 0x4: "software power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
+    0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "hardware power brake",
+    0x100: "display clocks",
+}  # fmt: skip
+
+
+def throttle_reasons(bits: int) -> list[str]:
+    """The reasons that NVML's bit field names."""
+    return [text for bit, text in _REASONS.items() if bits & bit]
+
+
+def _asked(call, *arguments) -> Any:
+    """What NVML answers, None where this device or driver does not know the question."""
+    try:
+        return call(*arguments)
+    except Exception:  # noqa: BLE001 - NVMLError in many kinds, AttributeError of an older binding
+        return None
+
+
+def _text(value: Any) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+@lru_cache(maxsize=1)
+def _driver():
+    for name in ("libcuda.so.1", "libcuda.so", "nvcuda.dll"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,209 @@
+"""OpenVINO on the CPU: the runtime of many edge boxes."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from rfx.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.runtimes.base import Arrays, Availability, BoundRun, Conditions, Engine, Runtime
+
+INSTALL = "pip install 'rfx-exporter[openvino]'"
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+class OpenVino(Runtime):
+    """`openvino`: the CPU plugin, one stream, compiled for latency.
+
+    The clock is as ONNX Runtime's on the CPU: process CPU time with one thread, the wall clock with several. A half
+    precision is served only where the CPU computes in it (AVX-512 BF16, AMX, or FP16 of newer cores).
+    """
+
+    name: ClassVar[str] = "openvino"
+    clock: ClassVar[str] = "process CPU time"
+    filter_grid: ClassVar[int] = 32
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
+    smooth: ClassVar[bool] = True
+
+    @classmethod
+    def availability(cls) -> Availability:
+        if importlib.util.find_spec("openvino") is None:
+            return Availability(False, "openvino is not installed", INSTALL)
+        try:
+            _core()
+        except Exception as error:  # noqa: BLE001 - a half-installed wheel fails in many ways
+            return Availability(False, f"openvino cannot be used ({type(error).__name__}: {error})", INSTALL)
+        return Availability(True)
+
+    def version(self) -> str:
+        try:
+            return f"openvino {metadata.version('openvino')}"
+        except metadata.PackageNotFoundError:
+            return "openvino (not installed)"
+
+    def device(self) -> str:
+        from rfx.environment import cpu_model
+
+        return cpu_model()
+
+    def clock_for(self, conditions: Conditions) -> str:
+        return self.clock if conditions.threads == 1 else "wall clock"
+
+    def tolerance(self, precision: str) -> float:
+        # The hint lets the plugin compute every product in bf16, the sums too.
+        return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 1e-1}[precision]
+
+    def build(self, onnx_path: Path, conditions: Conditions) -> OpenVinoEngine:
+        """Read and compile.
+
+        Raises:
+            UsageError: no such file, or not a valid ONNX file.
+            EnvironmentMissingError: OpenVINO is missing or cannot compile the file, or this CPU does not compute in
+                the precision.
+        """
+        here = self.availability()
+        if not here.ok:
+            raise EnvironmentMissingError(
+                "The runtime 'openvino' cannot run here.", got=here.reason, next_step=here.next_step
+            )
+        path = Path(onnx_path)
+        if not path.is_file():
+            raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
+        hint, able = HINTS[conditions.precision], capabilities()
+        if conditions.precision != "fp32" and conditions.precision.upper() not in able:
+            raise EnvironmentMissingError(
+                "This CPU does not compute in this precision, so that it would be no faster.", got=conditions.precision,
+                allowed=", ".join(p for p in HINTS if p == "fp32" or p.upper() in able), next_step="use --precision fp32",
+            )  # fmt: skip
+        core = _core()
+        try:
+            model = core.read_model(str(path))
+        except Exception as error:  # noqa: BLE001 - RuntimeError and its kin, by version
+            raise UsageError(
+                f"OpenVINO cannot read {path}.", got=first_line(error), allowed="a valid ONNX file", next_step="export it again"
+            ) from error
+        try:
+            compiled = core.compile_model(model, "CPU", {
+                "INFERENCE_NUM_THREADS": conditions.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": hint,
+            })  # fmt: skip
+        except Exception as error:  # noqa: BLE001
+            raise EnvironmentMissingError(
+                f"{self.version()} cannot compile {path}.", got=first_line(error), next_step="install a newer openvino"
+            ) from error
+        return OpenVinoEngine(compiled, wall_clock=conditions.threads > 1)
+
+
+@lru_cache(maxsize=1)
+def _core():
+    import openvino
+
+    return openvino.Core()
+
+
+@lru_cache(maxsize=1)
+def capabilities() -> tuple[str, ...]:
+    """What the CPU plugin computes in, e.g. ("FP32", "INT8", "BF16")."""
+    return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class OpenVinoEngine(Engine):
+    """A compiled model."""
+
+    def __init__(self, compiled, wall_clock: bool):
+        self._compiled, self._wall_clock = compiled, wall_clock
+        self.input_names = tuple(i.get_any_name() for i in compiled.inputs)
+        self.output_names = tuple(o.get_any_name() for o in compiled.outputs)
+        self._request = None
+
+    @property
+    def compiled(self):
+        """The openvino.CompiledModel.
+
+        Raises:
+            RuntimeError: the engine was closed.
+        """
+        if self._compiled is None:
+            raise RuntimeError("the engine was closed")
+        return self._compiled
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """One inference; outputs by name. Inputs the graph does not have are left out.
+
+        Raises:
+            UsageError: an input is missing, or has another type or shape than the graph asks for.
+        """
+        fed = self._fed(inputs)
+        if self._request is None:
+            self._request = self.compiled.create_infer_request()
+        try:
+            self._request.infer(fed)
+        except RuntimeError as error:
+            raise _run_error(error, fed) from error
+        return {n: self._request.get_tensor(n).data.copy() for n in self.output_names}
+
+    def bind(self, inputs: Arrays) -> OpenVinoBoundRun:
+        """Place the inputs once. Raises UsageError as `run`."""
+        fed = self._fed(inputs)
+        try:
+            return OpenVinoBoundRun(self.compiled.create_infer_request(), fed, self._wall_clock)
+        except RuntimeError as error:
+            raise _run_error(error, fed) from error
+
+    def close(self) -> None:
+        self._request = None
+        self._compiled = None
+
+    def _fed(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        missing = [n for n in self.input_names if n not in inputs]
+        if missing:
+            raise UsageError(
+                "The model needs inputs that were not given.", got=", ".join(inputs) or "none",
+                allowed=", ".join(self.input_names),
+            )  # fmt: skip
+        asked = {i.get_any_name(): (i.get_partial_shape(), np.dtype(i.get_element_type().to_dtype())) for i in self.compiled.inputs}
+        fed = {}
+        for name in self.input_names:
+            shape, dtype = asked[name]
+            array = np.ascontiguousarray(inputs[name])
+            # The plugin would cast and reshape silently.
+            if array.dtype != dtype or shape.rank.get_length() != array.ndim:
+                raise UsageError(
+                    "An input has another type or shape than the model asks for.",
+                    got=f"{name} {array.dtype}{list(array.shape)}", allowed=f"{dtype}{shape}",
+                )  # fmt: skip
+            fed[name] = array
+        return fed
+
+
+class OpenVinoBoundRun(BoundRun):
+    """Inputs in tensors that share the arrays' memory; outputs stay in the request."""
+
+    def __init__(self, request, inputs: dict[str, np.ndarray], wall_clock: bool):
+        import openvino
+
+        self._clock = time.perf_counter_ns if wall_clock else time.process_time_ns
+        self._request, self._inputs = request, inputs
+        for name, array in inputs.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.infer()
+
+    def outputs(self) -> list[np.ndarray]:
+        """The outputs of the last call, in the engine's order."""
+        return [t.data.copy() for t in self._request.output_tensors]
+
+    def time_ms(self) -> float:
+        start = self._clock()
+        self._request.infer()
+        return (self._clock() - start) * 1e-6
+
+
+def _run_error(error: Exception, inputs: dict[str, np.ndarray]) -> UsageError:
+    shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in inputs.items())
+    return UsageError("OpenVINO cannot run the model on these inputs.", got=f"{shapes}: {first_line(error)}")

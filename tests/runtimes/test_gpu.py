@@ -1,0 +1,95 @@
+"""On a machine with an NVIDIA GPU: every GPU runtime that is installed, for real. Skips itself elsewhere, and says so."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import rfx.cost.latency as latency
+from rfx.cli import app
+from rfx.errors import EnvironmentMissingError
+from rfx.export.blocks import BlockShape, stack, stack_inputs
+from rfx.export.precision import convert_precision
+from rfx.runtimes import runtime, runtime_class
+from rfx.runtimes.base import Conditions, EngineOptions
+from rfx.runtimes.gpu import gpu_count, throttle_reasons
+
+SHAPE = BlockShape(256, 8, 32, 1024)
+GPU = ("trt", "trt-rtx", "cuda")
+
+
+def here(name: str):
+    return pytest.param(name, marks=[
+        pytest.mark.gpu, pytest.mark.skipif(not runtime_class(name).availability().ok, reason=f"{name}: {runtime_class(name).availability().reason}"),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", [here(n) for n in GPU])
+def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
+    full = stack(SHAPE, [(8, 1024), (3, 416), (0, 1024), (8, 0)])
+    onnx.save(full, tmp_path / "full.onnx")
+    onnx.save(convert_precision(full, precision), tmp_path / "typed.onnx")
+    inputs = stack_inputs(SHAPE, 5, 24)
+    expected = runtime("ort").build(tmp_path / "full.onnx", Conditions()).run(inputs)["output"]
+    conditions = Conditions(batch=2, sequence=24, precision=precision)  # a batch of 5 is run in parts
+    target = runtime(name, EngineOptions(max_sequence=32))
+    engine = target.build(tmp_path / "typed.onnx", conditions)
+    found = engine.run(inputs)["output"]
+    assert np.abs(found - expected).max() / np.abs(expected).max() <= target.tolerance(precision)
+    bound = engine.bind(stack_inputs(SHAPE, 2, 24))
+    assert bound.time_ms() > 0 and bound.with_transfers_ms() > 0
+
+
+@pytest.mark.parametrize("name", [here(n) for n in GPU[:2]])
+def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tmp_path):
+    from rfx.store import Store
+
+    onnx.save(stack(SHAPE, [(8, 1024)] * 2), tmp_path / "m.onnx")
+    warnings: list[str] = []
+    options = EngineOptions(store=Store(tmp_path / "cache", warn=warnings.append))
+    target = runtime(name, options)
+    first = target.build(tmp_path / "m.onnx", Conditions())
+    path = first.save(tmp_path / "m.plan")
+    inputs = stack_inputs(SHAPE, 1, 16)
+    np.testing.assert_array_equal(target.load(path, Conditions()).run(inputs)["output"], first.run(inputs)["output"])
+    if name == "trt" and first.facts["timing_cache"] is not None:
+        again = target.build(tmp_path / "m.onnx", Conditions())
+        assert again.facts["timing_cache"] == "kept" and again.facts["seconds"] <= first.facts["seconds"]
+        cache = next((tmp_path / "cache/timing-cache").rglob("timing.cache"))
+        cache.write_bytes(cache.read_bytes()[:-20])
+        assert target.build(tmp_path / "m.onnx", Conditions()).facts["timing_cache"] == "new" and warnings
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(EnvironmentMissingError, match="truncated"):
+        target.load(path, Conditions())
+
+
+@pytest.mark.parametrize("name", [here(n) for n in GPU])
+def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
+    result = CliRunner().invoke(app, [
+        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", name,
+        "--precision", "fp16", "--latency", "0.8", "--examples", "64", "--sequence", "32", "--max-length", "32",
+        "--out", str(tmp_path / "out"), "--json", "--quiet",
+    ])  # fmt: skip
+    evidence = json.loads(result.stdout)
+    gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
+    assert gates["shrunk"] == gates["same"] == "pass", evidence["gates"]
+    assert evidence["latency"]["with_transfers"]["dense_ms"] > 0
+    verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--json", "--quiet"])
+    assert verified.exit_code in (0, 1, 7), verified.output
+
+
+@pytest.mark.skipif(gpu_count()[0] > 0, reason="there is a GPU")
+def test_without_a_gpu_cuda_does_not_fall_back_to_the_cpu(tmp_path):
+    onnx.save(stack(SHAPE, [(8, 1024)]), tmp_path / "m.onnx")
+    with pytest.raises(EnvironmentMissingError, match="NVIDIA driver"):
+        runtime_class("cuda")().build(tmp_path / "m.onnx", Conditions())
+    with pytest.raises(EnvironmentMissingError, match="--target ort"):
+        runtime("cuda")
+
+
+def test_what_holds_the_clocks_down_is_said_in_words():
+    assert throttle_reasons(0x4 | 0x40) == ["software power cap", "hardware thermal slowdown"] and throttle_reasons(0) == []

@@ -1,0 +1,201 @@
+"""The edge split: shapes packed where the model is, a table measured with NumPy and the runtime alone, taken back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import rfx.cost.latency as latency
+from rfx import board
+from rfx.cli import app
+from rfx.cost.bundle import Bundle, strip
+from rfx.cost.table_file import read_table
+from rfx.errors import UsageError
+from rfx.export.blocks import BlockShape, stack, stack_inputs
+from rfx.export.precision import convert_precision
+from rfx.runtimes import runtime, runtime_class
+from rfx.runtimes.base import Conditions
+
+ROOT = Path(__file__).parent.parent
+NOT_ON_A_BOARD = ("torch", "transformers", "onnx", "typer", "rich", "pydantic", "scipy", "sklearn", "pandas", "safetensors", "filelock")
+
+
+@pytest.fixture(scope="module")
+def shapes(trained, tmp_path_factory):
+    """Packed for ONNX Runtime at fp32."""
+    folder = tmp_path_factory.mktemp("shapes")
+    os.environ["RFX_CACHE"] = str(folder / "cache")
+    try:
+        result = CliRunner().invoke(app, ["shapes", str(trained["model"]), "--target", "ort", "--sequence", "32", "--max-length", "32",
+                                          "--out", str(folder / "shapes.json"), "--json"])  # fmt: skip
+    finally:
+        del os.environ["RFX_CACHE"]
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["graphs"] == len(json.loads((folder / "shapes.json").read_text())["graphs"]) and "rfx.board" in said["next"]
+    return folder / "shapes.json"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_stripped_graph_runs_with_weights_of_its_own(precision, tmp_path):
+    shape = BlockShape(64, 4, 16, 256)
+    model = convert_precision(stack(shape, [(4, 256), (2, 96)]), precision)
+    light, sizes = strip(model)
+    assert len(light) < model.ByteSize() / 10
+    expected = sum(int(np.prod(i.dims)) * (2 if i.data_type == 10 else 4) for i in model.graph.initializer if i.data_type in (1, 10))
+    assert 0.95 * expected < sum(sizes.values()) < expected + 4096 * len(model.graph.initializer)
+    offsets = [(e.value, t.external_data[0].value) for t in onnx.load_from_string(light).graph.initializer
+               for e in t.external_data if e.key == "offset"]  # fmt: skip
+    assert len(offsets) == len(set(offsets)) > 10, "weights share a place"
+
+
+def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
+    bundle = Bundle(shapes)
+    shape, ort = BlockShape(**bundle.shape), runtime("ort")
+    asked = {(*p, d) for p in latency.possible_points(shape, ort) for d in latency.possible_depths(bundle.layers, ort)[::2]}
+    assert asked <= bundle.points and shapes.stat().st_size < 300_000
+
+
+def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_path):
+    bundle = Bundle(shapes)
+    shape = BlockShape(**bundle.shape)
+    there = onnx.load(bundle.file((2, 128), 3, tmp_path))
+    here = stack(shape, [(2, 128)] * 3)
+    assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
+        (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
+    ]
+    assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {i.name: tuple(i.dims) for i in here.graph.initializer}
+    engine = runtime("ort").build(bundle.file((2, 128), 3, tmp_path), Conditions())
+    assert np.isfinite(engine.run(stack_inputs(shape, 2, 8))["output"]).all()
+
+
+def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
+    """In a process in which nothing else can be imported."""
+    blocked = (
+        "import sys, importlib.abc\n"
+        f"NO = {NOT_ON_A_BOARD!r}\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in NO: raise ImportError('not on a board: ' + name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import rfx.cost.latency as latency; latency.SECONDS, latency.MIN_ROUNDS = (0.5, 2.0), 8\n"
+        "import rfx.board as board; board.ADDITIVITY_LIMIT = 9.0; sys.exit(board.main())\n"  # a tiny model is all noise
+    )
+    command = [sys.executable, "-c", blocked, "profile", str(shapes), "--out", "table.json", "--sequence", "16"]
+    env = {**os.environ, "RFX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    table = read_table(tmp_path / "table.json")
+    assert table.key.runtime == "ort" and table.key.sequence == 16 and len(table.additivity) == 3
+    assert json.loads(done.stdout)["written"] == "table.json"
+    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)  # from the board's cache
+    assert again.returncode == 0 and "measuring" not in again.stderr
+    assert read_table(tmp_path / "table.json").costs_ms == table.costs_ms
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda d: "nonsense", "no shapes of this version"),
+    (lambda d: {**d, "schema_version": 2}, "no shapes of this version"),
+    (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
+    (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),
+    (lambda d: {**d, "layers": "many"}, "incomplete"),
+])
+def test_a_broken_bundle_is_named(shapes, tmp_path, change, said, capsys):
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(change(json.loads(shapes.read_text()))))
+    assert board.main(["profile", str(bad), "--out", str(tmp_path / "t.json")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "t.json").exists()
+
+
+def test_bad_options_are_named(shapes, tmp_path, capsys, cache):
+    out = str(tmp_path / "t.json")
+    for arguments, code, said in (
+        ([str(tmp_path / "none.json"), "--out", out], 2, "No such file"),
+        ([str(shapes), "--out", out, "--precision", "fp16"], 2, "rfx shapes MODEL --precision fp16"),
+        ([str(shapes), "--out", out, "--sequence", "4096"], 2, "at most 32"),
+        ([str(shapes), "--out", str(tmp_path)], 2, "Is a directory"),
+    ):
+        assert board.main(["profile", *arguments]) == code
+        assert said in capsys.readouterr().err
+    if not runtime_class("trt").availability().ok:
+        assert board.main(["profile", str(shapes), "--out", out, "--target", "trt"]) == 4
+    assert not Path(out).exists()
+    with pytest.raises(UsageError, match="another grid"):
+        Bundle(shapes).file((1, 7), 2, tmp_path)
+    assert board.main(["env"]) == 0 and "ort: runs here" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def board_table(trained, tmp_path_factory):
+    """A table measured here with ONNX Runtime, given the key of a board that is not here."""
+    folder = tmp_path_factory.mktemp("table")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "SECONDS", (0.5, 2.0))
+        patch.setattr(latency, "MIN_ROUNDS", 8)
+        patch.setenv("RFX_CACHE", str(folder / "cache"))
+        made = CliRunner().invoke(app, ["profile", str(trained["model"]), "--target", "ort", "--sequence", "32", "--out", str(folder / "t.json"), "-q"])
+    assert made.exit_code == 0, made.output
+    data = json.loads((folder / "t.json").read_text())
+
+    def of(precision: str) -> Path:
+        key = {**data["key"], "runtime": "trt", "version": "tensorrt 11.4.0.106", "device": "NVIDIA Orin (sm87)",
+               "clock": "GPU compute time", "precision": precision}  # fmt: skip
+        path = folder / f"{precision}.json"
+        path.write_text(json.dumps({**data, "key": key}))
+        return path
+
+    return of
+
+
+def prune(trained, out, table, *more):
+    return CliRunner().invoke(app, [
+        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", "trt",
+        "--sequence", "32", "--max-length", "32", "--examples", "64", "--table", str(table), "--out", str(out), "--json", "--quiet",
+        *more,
+    ])  # fmt: skip
+
+
+@pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_boards_table_goes_through_to_onnx_without_the_board(trained, board_table, cache, tmp_path, precision):
+    if precision == "bf16" and not runtime_class("openvino").availability().ok:
+        pytest.skip("bf16 is checked with OpenVINO, which is not installed")
+    ahead = ["--compute-capability", "8.9"] if precision == "fp16" and _has_rtx() else []
+    result = prune(trained, tmp_path / "out", board_table(precision), "--latency", "0.7", "--precision", precision, *ahead)
+    assert result.exit_code == 7, result.output
+    evidence = json.loads(result.stdout)
+    gates = {g["name"]: g for g in evidence["gates"]}
+    assert {n: g["outcome"] for n, g in gates.items()} == {
+        "shrunk": "pass", "same": "pass", "accuracy": "pass", "latency": "inconclusive"}  # fmt: skip
+    assert 0.5 < gates["latency"]["value"] <= 0.7 and "Orin" in gates["latency"]["detail"]
+    assert evidence["latency"] is None and "rfx verify" in evidence["warnings"][0]
+    out = tmp_path / "out"
+    assert (out / "model.onnx").is_file() and (out / "report.html").is_file()
+    types = {i.data_type for i in onnx.load(out / "model.onnx").graph.initializer if len(i.dims) == 2 and i.data_type != 7}
+    assert types == {{"fp32": 1, "fp16": 10, "bf16": 16}[precision]}
+    assert (out / "model.rtx.plan").is_file() == bool(ahead)
+    assert list(out.glob("triton/*/1/model.onnx"))
+    assert CliRunner().invoke(app, ["gate", str(out)]).exit_code == 7
+    assert CliRunner().invoke(app, ["gate", str(out), "--allow-inconclusive"]).exit_code == 0
+
+
+@pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
+def test_a_table_of_another_model_or_precision_is_refused(trained, board_table, cache, tmp_path):
+    result = prune(trained, tmp_path / "out", board_table("fp16"), "--latency", "0.7")
+    assert result.exit_code == 2 and "precision" in json.loads(result.stdout)["error"]["got"]
+    without = CliRunner().invoke(app, ["prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval",
+                                       str(trained["eval"]), "--target", "trt", "--latency", "0.7"])  # fmt: skip
+    assert without.exit_code == 4 and "--target ort" in without.output
+    assert not (tmp_path / "out").exists()
+
+
+def _has_rtx() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("tensorrt_rtx") is not None
