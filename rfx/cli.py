@@ -330,6 +330,7 @@ def build_command(
 @app.command("verify")
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="An output folder of prune-export.")],
+    onnx: Annotated[Optional[Path], typer.Option("--onnx", help="Judge accuracy and latency of this file of the same model (a quantized one).")] = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the new evidence and its reports here.")] = None,
     json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
 ) -> None:  # fmt: skip
@@ -337,7 +338,7 @@ def verify_command(
     with _session(json_, quiet) as progress:
         from rfx.pipeline import verify
 
-        evidence = verify(folder, reports=out, progress=progress)
+        evidence = verify(folder, onnx=onnx, reports=out, progress=progress)
         progress.stop()
         _close(evidence, json_, quiet, allow_inconclusive, out)
 

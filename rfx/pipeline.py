@@ -122,6 +122,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part)
         engine = finish.engine(run, done, folder)
         same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
+        same = check.diagnose(run, workload, done.onnx, same, folder)
         accuracy = check.accuracy(run, loaded, workload, dense, engine)
         latency = None if run.offline else check.latency(run, loaded, dense, engine, predicted)
         evidence = Evidence(
@@ -200,12 +201,14 @@ def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progr
     return pack(run, loaded, task_class(run.recipe.task).output_names, Path(out))
 
 
-def verify(out: str | Path, *, reports: str | Path | None = None, store: Store | None = None,
+def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Path | None = None, store: Store | None = None,
            progress: Progress | None = None) -> Evidence:  # fmt: skip
     """Measure an existing output again, here: shapes, parity, accuracy and latency against the dense model it was made
     from. Nothing in `out` is changed.
 
     Args:
+        onnx: another ONNX file of the same model (a quantized one) whose accuracy and latency are judged in its place;
+            how fast it is beside model.onnx is said in the warnings. Shapes and parity stay those of model.onnx.
         reports: a folder of their own for the new evidence and its reports.
 
     Raises:
@@ -226,6 +229,8 @@ def verify(out: str | Path, *, reports: str | Path | None = None, store: Store |
         run.warn("The dense model has changed since this output was made; it is compared against the model of today.")
     plan = _plan_of(before, loaded)
     file = folder / "model.onnx"
+    if onnx is not None and not Path(onnx).is_file():
+        raise UsageError("The ONNX file does not exist.", got=str(onnx), allowed="an ONNX file")
     if not file.is_file():
         raise UsageError("The exported model is gone.", got=str(file), next_step="run rfx prune-export again")
     changed = [n for n, h in before.files.items() if not (folder / n).is_file() or file_hash(folder / n) != h]
@@ -236,6 +241,9 @@ def verify(out: str | Path, *, reports: str | Path | None = None, store: Store |
     small = load_small(folder)
     update = read_update(folder / "update.safetensors")
     same, differences = check.parity(run, loaded, workload, plan, update, small, engine)
+    same = check.diagnose(run, workload, file, same, None)
+    if onnx is not None:
+        engine = check.other_file(run, loaded, engine, Path(onnx))
     accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
     latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
     evidence = before.model_copy(update=dict(

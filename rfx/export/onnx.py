@@ -66,8 +66,8 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
         model.config._attn_implementation = implementation
 
     name_weights(proto)
-    onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in (metadata or {}).items()})
     proto = convert_precision(proto, precision)
+    onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()})
     for node in proto.graph.node:  # stack traces of the exporter name files of this machine
         del node.metadata_props[:]
         node.doc_string = ""

@@ -161,6 +161,8 @@ class OpenVinoEngine(Engine):
         self._compiled = None
 
     def _fed(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        import openvino
+
         missing = [n for n in self.input_names if n not in inputs]
         if missing:
             raise UsageError(
@@ -172,8 +174,8 @@ class OpenVinoEngine(Engine):
         for name in self.input_names:
             shape, dtype = asked[name]
             array = np.ascontiguousarray(inputs[name])
-            # The plugin would cast and reshape silently.
-            if array.dtype != dtype or shape.rank.get_length() != array.ndim:
+            # The plugin would cast silently, and read past the end of an array that is too narrow.
+            if array.dtype != dtype or not shape.compatible(openvino.PartialShape(list(array.shape))):
                 raise UsageError(
                     "An input has another type or shape than the model asks for.",
                     got=f"{name} {array.dtype}{list(array.shape)}", allowed=f"{dtype}{shape}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rfx.calibration import features_hash, run_features
+from rfx.errors import UserError
 from rfx.export.onnx import shape_mismatches
 from rfx.masks import MaskTap, plan_masks
 from rfx.plan import Plan, Update
@@ -52,6 +53,59 @@ def parity(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Upda
     tolerances = dict.fromkeys(differences, PARITY_TOLERANCE)
     tolerances["shrunk-engine"] = max(run.runtime.tolerance(p) for p in {"fp32", run.conditions.precision})
     return same_gate(differences, tolerances), differences
+
+
+def other_file(run: Run, loaded: Model, plain: Engine, file: Path) -> Engine:
+    """The engine of another file of the same model, say a quantized one, and in the warnings whether it is any faster
+    than the plain one: the two in turns, as dense and pruned are."""
+    other = run.build(file)
+    with run.stage("beside model.onnx"):
+        pair = measure_pair(
+            run.runtime, plain, other, run.conditions, vocab_size=int(loaded.model.config.vocab_size),
+            seed=run.recipe.seed + 2, min_seconds=3.0,
+        )  # fmt: skip
+    low, high = pair.interval
+    verdict = "faster" if high < 1 else "slower: keep model.onnx" if low > 1 else "no faster that could be told: keep model.onnx"
+    run.warn(f"{file.name} takes {pair.ratio:.3f} ({low:.3f} to {high:.3f}) of model.onnx's latency: {verdict}.")
+    return other
+
+
+def diagnose(run: Run, workload: Workload, file: Path, gate: Gate, folder: Path | None) -> Gate:
+    """Where an engine of the TensorRT family is not the same function: which tensor is the first that differs from ONNX
+    Runtime's, through Polygraphy, and a script in `folder` that repeats it. The verdict stays what it was."""
+    if gate.outcome == "pass" or run.served_by.name not in ("trt", "trt-rtx") or run.offline:
+        return gate
+    from rfx.verify.parity import compare_runtimes, save_repro
+
+    inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in _engine_inputs(workload, PARITY_EXAMPLES)]
+    try:
+        found = compare_runtimes(file, inputs, runtime=run.runtime.name, tolerance=run.runtime.tolerance(run.conditions.precision))
+    except UserError as error:
+        return gate.model_copy(update={"detail": f"{gate.detail}; not located: {error.what} {error.got or ''}".rstrip()})
+    if found is None:
+        return gate
+    script = f"; repeat it with {save_repro(folder, found).name}" if folder is not None else f"; repeat it: {found.command}"
+    return gate.model_copy(update={"detail": f"{gate.detail}; {found}{script}"})
+
+
+def _engine_inputs(workload: Workload, examples: int) -> list[dict]:
+    """The batches that `parity` runs, as they reach an engine."""
+    seen: list[dict] = []
+
+    def keep(inputs):
+        seen.append({n: np.array(a) for n, a in inputs.items()})
+        raise _Enough
+
+    for start in range(0, examples, EVAL_BATCH):
+        try:
+            run_features(keep, workload.task, workload.calibration_features[start : start + EVAL_BATCH], EVAL_BATCH)
+        except _Enough:
+            continue
+    return seen
+
+
+class _Enough(Exception):
+    pass
 
 
 def torch_call(model, names) -> Callable:
