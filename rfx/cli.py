@@ -381,7 +381,7 @@ def env_command(json_: Json = False) -> None:
 
         here, runtimes = environment(), runtimes_report()
         if json_:
-            rows = [dict(zip(("name", "ok", "reason", "next_step"), row)) for row in runtimes]
+            rows = [dict(zip(("name", "ok", "reason", "next_step", "verified_on_hardware"), row)) for row in runtimes]
             _print_json({"environment": here, "runtimes": rows})
         else:
             print_environment(here, runtimes)

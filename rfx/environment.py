@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGES = (
     "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
-    "tensorrt-cu13", "tensorrt-rtx", "cupy-cuda12x", "cupy-cuda13x", "numpy", "scipy", "scikit-learn", "safetensors",
+    "tensorrt-cu13", "tensorrt-rtx", "openvino", "polygraphy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-ml-py", "numpy", "scipy", "scikit-learn", "safetensors",
 )  # fmt: skip
 
 
@@ -78,14 +78,16 @@ def environment() -> dict:
     return facts
 
 
-def runtimes_report() -> list[tuple[str, bool, str, str]]:
-    """Per registered runtime: name, whether it runs here, why not, what to do. For `rfx env`."""
+def runtimes_report() -> list[tuple[str, bool, str, str, bool]]:
+    """Per registered runtime: name, whether it runs here, why not, what to do, and whether it was ever seen running on the
+    hardware it is for. For `rfx env`."""
     from rfx.runtimes import RUNTIMES, runtime_class
 
     report = []
     for name in RUNTIMES:
-        here = runtime_class(name).availability()
-        report.append((name, here.ok, here.reason, here.next_step))
+        cls = runtime_class(name)
+        here = cls.availability()
+        report.append((name, here.ok, here.reason, here.next_step, cls.verified))
     return report
 
 

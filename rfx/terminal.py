@@ -163,7 +163,8 @@ def print_environment(here: dict, runtimes) -> None:
 
     show(here)
     console.print("runtimes:")
-    for name, ok, reason, next_step in runtimes:
-        console.print(f"  {name}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False)
+    for name, ok, reason, next_step, verified in runtimes:
+        mark = "" if verified else " (unverified on hardware)"
+        console.print(f"  {name}{mark}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False)
         if not ok and next_step:
             console.print(f"    next: {next_step}", markup=False)

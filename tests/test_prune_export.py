@@ -96,6 +96,18 @@ def test_verify_measures_again(built, monkeypatch):
     assert {g["name"]: g["outcome"] for g in evidence["gates"]}["shrunk"] == "pass"
 
 
+def test_verify_judges_another_file_of_the_same_model(built, monkeypatch, tmp_path):
+    """As a quantized one; here the dense one, which is slower and as accurate as itself."""
+    folder, _ = built
+    monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    dense = next((folder / "cache" / "dense").rglob("model.onnx"))
+    evidence = json.loads(run("verify", folder / "out", "--onnx", dense, "--json").stdout)
+    assert evidence["accuracy"]["drop"] == 0 and any("keep model.onnx" in w for w in evidence["warnings"])
+    assert 0.8 < evidence["latency"]["ratio"] < 1.25
+    missing = run("verify", folder / "out", "--onnx", tmp_path / "no.onnx")
+    assert missing.exit_code == 2 and "no.onnx" in missing.output
+
+
 def test_verify_finds_a_model_that_is_not_shrunk(built, monkeypatch, tmp_path):
     """The regression that broke others: an exported file whose shapes are not smaller."""
     import shutil

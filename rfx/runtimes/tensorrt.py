@@ -35,7 +35,7 @@ from rfx.runtimes.tensorrt_build import (
     module_name,
 )
 
-INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU)"
+INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU), or bring the device's table: --table table.json"
 CUPY = "pip install cupy-cuda13x (with CUDA 13) or cupy-cuda12x (with CUDA 12)"
 
 

@@ -101,10 +101,12 @@ def compare_runtimes(model: Path, inputs: Sequence[Arrays], *, against: Path | N
     """
     _require(runtime)
     left, right = sides = Side(Path(model), "ort"), Side(Path(against or model), runtime)
-    wanted = list(dict.fromkeys(n for s in sides for n in s.inputs))
-    if not inputs or any(n not in feed for feed in inputs for n in wanted):
-        got = ", ".join(inputs[0]) if inputs else "none"
-        raise UsageError("The model needs inputs that were not given.", got=got, allowed=", ".join(wanted))
+    wanted = left.inputs | right.inputs
+    wrong = [f for f in inputs if any(n not in f or f[n].ndim != rank for n, rank in wanted.items())]
+    if wrong or not inputs:
+        got = ", ".join(f"{n} {list(x.shape)}" for n, x in wrong[0].items()) if wrong else "none"
+        allowed = ", ".join(f"{n} with {rank} dimensions" for n, rank in wanted.items())
+        raise UsageError("The model needs inputs that were not given.", got=got, allowed=allowed)
     names = {n: n for n in left.outputs if n in right.outputs}
     if not names:
         raise UsageError("The two files have no output in common.", got=", ".join(left.outputs + right.outputs))
@@ -116,15 +118,14 @@ def compare_runtimes(model: Path, inputs: Sequence[Arrays], *, against: Path | N
         worst, feed, output = max(measured, key=lambda x: x[0].difference)
         if worst.difference / scale <= tolerance:
             return None
-        at, note = _Found(output, output, worst, feed, len(names), 0, scale, inside=False), ""
+        at = Found(output, output, worst, feed, len(names), 0, scale, inside=False)
         try:
             inside = _locate(left, right, _example(feed, worst.row), tolerance)
-            note = "" if inside else "it is gone once every tensor is an output, so what the runtime fuses makes it"
-            at = inside or at
+            at, note = inside or at, "" if inside else "it is gone once every tensor is an output: fusions make it"
         except Exception as error:  # noqa: BLE001 - the outputs differ, whatever fails on the way to the reason
             note = f"the tensors inside could not be compared ({first_line(error)})"
     scales = {"": at.largest_scale, **dict.fromkeys(names, scale), at.name: at.measure.scale}
-    share = at.measure.difference / at.measure.scale
+    share = at.measure.difference / at.measure.scale  # within the tolerance where NaN was named that both sides have
     return Difference(
         at.name, *left.origin(at.name), share if share > tolerance else math.inf, worst.difference / scale, tolerance,
         tuple(str(s.path) for s in sides), ("ort", runtime), *zip(*at.measure.values), at.compared, at.skipped, note,
@@ -188,7 +189,7 @@ def _run(runners: Sequence, feeds: Sequence[Arrays], pairs: Mapping[str, str], o
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     name: str
     other: str  # what the right side calls it
     measure: Measure
@@ -206,7 +207,7 @@ def _example(feed: Arrays, row: int | None) -> list[Arrays]:
     return [{n: np.ascontiguousarray(x[row : row + 1]) for n, x in feed.items()}] * alone + [feed]
 
 
-def _locate(left: Side, right: Side, feeds: Sequence[Arrays], tolerance: float) -> _Found | None:
+def _locate(left: Side, right: Side, feeds: Sequence[Arrays], tolerance: float) -> Found | None:
     """With every tensor an output on both sides, the first that differs on the first of `feeds` that shows one."""
     import torch
 
@@ -219,11 +220,10 @@ def _locate(left: Side, right: Side, feeds: Sequence[Arrays], tolerance: float) 
         measures = _run(runners, [fed], pairs)[0]
         # NaN on both sides is no difference; but where there is none it is what is wrong.
         over = [n for n, m in measures.items() if m.difference > tolerance * m.scale]
-        over = over or [n for n, m in measures.items() if m.nan]
-        if over:
+        if over := over or [n for n, m in measures.items() if m.nan]:
             scale = max([1.0, *(m.scale for m in measures.values() if m.values[0][0].startswith("float"))])
             skipped = len(left.tensors) - len(measures) + alone
-            return _Found(over[0], pairs[over[0]], measures[over[0]], feed, len(measures), skipped, scale)
+            return Found(over[0], pairs[over[0]], measures[over[0]], feed, len(measures), skipped, scale)
     return None
 
 
@@ -245,7 +245,7 @@ class Side:
         except (OSError, DecodeError) as error:
             raise UsageError("The ONNX file cannot be read.", got=f"{path}: {first_line(error)}") from error
         self.weights = {i.name for i in graph.initializer}
-        self.inputs = [i.name for i in graph.input if i.name not in self.weights]
+        self.inputs = {i.name: len(i.type.tensor_type.shape.dim) for i in graph.input if i.name not in self.weights}
         self.outputs = [o.name for o in graph.output]
         made = ((x, n) for n in graph.node if n.op_type != "Constant" for x in n.output if x)
         self.tensors = {x: (n.op_type, n.name, list(n.input)) for x, n in made}
@@ -308,8 +308,8 @@ def _require(runtime: str) -> None:
     if runtime not in RUNTIMES:
         raise UsageError("Polygraphy compares no such runtime.", got=runtime, allowed=", ".join(RUNTIMES))
     if importlib.util.find_spec("polygraphy") is None:
-        next_step = "pip install 'rfx-exporter[rtx]', or pip install 'polygraphy>=0.53'"
-        raise EnvironmentMissingError("Runtimes are compared with Polygraphy, which is missing.", next_step=next_step)
+        what, next_step = "Polygraphy, which compares runtimes, is not installed.", "pip install 'rfx-exporter[rtx]'"
+        raise EnvironmentMissingError(what, next_step=f"{next_step}, or pip install 'polygraphy>=0.53'")
     if not (here := runtime_class(runtime).availability()).ok:
         what = f"The runtime {runtime!r} cannot run here to be compared."
         raise EnvironmentMissingError(what, got=here.reason, next_step=here.next_step)
@@ -353,7 +353,7 @@ def silent_polygraphy(runtime: str) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def repro_commands(left: Side, right: Side, at: _Found, limits: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
+def repro_commands(left: Side, right: Side, at: Found, limits: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
     """The words of the `polygraphy run`s that fail where a tensor differs by more than `limits` ({name or "": x})."""
     marks: list[list[str]] = [[], []]
     if at.inside and left.tensors.keys() == right.tensors.keys() and not left.bf16 | right.bf16:

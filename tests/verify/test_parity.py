@@ -24,8 +24,8 @@ from rfx.surgery.shrink import shrink
 from rfx.verify.gates import same_gate
 from rfx.verify.parity import (
     INPUTS,
+    Found,
     Side,
-    _Found,
     compare_runtimes,
     measure,
     repro_commands,
@@ -59,7 +59,8 @@ def changed(file: Path, weight: str, to, path: Path) -> Path:
 
 def bash(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(["bash", *command], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(["bash", *command], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_a_model_is_equal_to_itself_and_nothing_is_printed_or_left_behind(model, capfd):
@@ -153,7 +154,8 @@ def test_the_worst_example_alone_shows_it(model, tmp_path):
     onnx.save(proto, tmp_path / "changed.onnx")
     found = compare_runtimes(model, FEEDS, against=tmp_path / "changed.onnx", tolerance=2e-4)
     assert found.module == "bert.embeddings.word_embeddings" and found.inputs["input_ids"].shape == (1, 11)
-    assert token in found.inputs["input_ids"] and found.inputs["input_ids"].tolist() == ids[rows[values == token]].tolist()
+    assert token in found.inputs["input_ids"]
+    assert found.inputs["input_ids"].tolist() == ids[rows[values == token]].tolist()
 
 
 def test_the_command_repeats_it_until_it_is_mended(model, tmp_path):
@@ -166,7 +168,6 @@ def test_the_command_repeats_it_until_it_is_mended(model, tmp_path):
     done = bash(["-c", found.command], folder)
     assert done.returncode == 1 and found.tensor in done.stdout, done.stderr
     moved = folder.rename(tmp_path / "moved")  # the model in the folder moves with it
-    assert bash([str(moved / script.name)], tmp_path).returncode == 1
     shutil.copy(model, moved / "model.onnx")
     mended = bash([str(moved / script.name)], tmp_path)
     assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr
@@ -178,9 +179,11 @@ def test_bfloat16_is_left_out_where_it_cannot_be_read(tmp_path):
     weight = rng.normal(size=(4, 4)).astype(np.float32)
     for name, values in (("a", weight), ("b", weight + 0.5)):
         nodes = [
-            helper.make_node("MatMul", ["x", "lin.weight.T"], ["h"]), helper.make_node("Cast", ["h"], ["c.bf16"], to=TensorProto.BFLOAT16),
-            helper.make_node("Cast", ["c.bf16"], ["c"], to=TensorProto.FLOAT), helper.make_node("Neg", ["c"], ["y"]),
-        ]  # fmt: skip
+            helper.make_node("MatMul", ["x", "lin.weight.T"], ["h"]),
+            helper.make_node("Cast", ["h"], ["c.bf16"], to=TensorProto.BFLOAT16),
+            helper.make_node("Cast", ["c.bf16"], ["c"], to=TensorProto.FLOAT),
+            helper.make_node("Neg", ["c"], ["y"]),
+        ]
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
         graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(values, "lin.weight.T")])
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -199,7 +202,8 @@ def test_a_difference_that_only_fusions_make_is_said_to_be_one(model, tmp_path):
     unfused = tmp_path / "unfused.onnx"  # every tensor is an output, so ONNX Runtime can fuse nothing
     onnx.save(ModifyOutputs(onnx.load(model), outputs=constants.MARK_ALL)(), unfused)
     found = compare_runtimes(model, FEEDS, against=unfused, tolerance=0.0)
-    assert found.tensor == "logits" and 0 < found.outputs_share < 1e-5 and "fuses" in found.note and found.note in str(found)
+    assert found.tensor == "logits" and 0 < found.outputs_share < 1e-5
+    assert "fusions" in found.note and found.note in str(found)
     save_repro(tmp_path, found)
     assert bash(["parity.sh"], tmp_path).returncode == 1
 
@@ -210,10 +214,12 @@ def test_masks_are_no_difference_and_no_scale():
     found = measure(full, half)
     assert (found.difference, found.scale) == (0.5, 1.0) and [v[0] for v in found.values] == ["float32", "float16"]
     infinite = np.array([np.inf, -np.inf, 2.0], np.float32)
-    assert measure(infinite, infinite).difference == 0.0 and measure(infinite, infinite, outputs=True).difference == np.inf
+    assert measure(infinite, infinite).difference == 0.0
+    assert measure(infinite, infinite, outputs=True).difference == np.inf
     assert measure(np.array([np.inf]), np.array([1.0])).difference == np.inf
     assert measure(np.array([np.nan]), np.array([np.nan])).nan
-    assert measure(np.zeros(3), np.zeros(4)) is None and measure(np.zeros(3), np.zeros(4), outputs=True).difference == np.inf
+    assert measure(np.zeros(3), np.zeros(4)) is None
+    assert measure(np.zeros(3), np.zeros(4), outputs=True).difference == np.inf
     assert measure(np.array([True, False]), np.array([True, True])).difference == 1.0
     assert measure(np.zeros((0, 4)), np.zeros((0, 4))).difference == 0.0
 
@@ -232,8 +238,10 @@ def test_bad_input_is_refused(model, tmp_path):
         compare_runtimes(model, [], tolerance=1e-3)
     with pytest.raises(UsageError, match="openvino"):
         compare_runtimes(model, FEEDS, runtime="openvino", tolerance=1e-3)
+    with pytest.raises(UsageError, match=r"\[2, 3, 4\]"):
+        compare_runtimes(model, [FEEDS[0], {n: np.ones((2, 3, 4), np.int64) for n in NAMES}], tolerance=1e-3)
     with pytest.raises(UsageError, match="cannot be run on these inputs"):
-        compare_runtimes(model, [{n: np.ones((2, 3, 4), np.int64) for n in NAMES}], tolerance=1e-3)
+        compare_runtimes(model, [FEEDS[0] | {"attention_mask": np.ones((3, 7), np.int64)}], tolerance=1e-3)
     with pytest.raises(UsageError, match="cannot be read"):
         compare_runtimes(tmp_path / "none.onnx", FEEDS, tolerance=1e-3)
     (tmp_path / "broken.onnx").write_bytes(model.read_bytes()[:2000])
@@ -271,9 +279,10 @@ def test_tensorrt_agrees_and_is_told_apart(model, runtime, tmp_path):
     for precision in ("fp32", "fp16", "bf16"):
         file = tmp_path / f"{precision}.onnx"
         onnx.save(convert_precision(onnx.load(model), precision), file)
-        assert compare_runtimes(model, FEEDS, against=file, runtime=runtime, tolerance=cls().tolerance(precision)) is None
-        other = changed(model, f"{LAYER}.output.dense.weight.T", 5.0, tmp_path / "changed.onnx")
-        found = compare_runtimes(other, FEEDS, against=file, runtime=runtime, tolerance=cls().tolerance(precision))
+        tolerance = cls().tolerance(precision)
+        assert compare_runtimes(model, FEEDS, against=file, runtime=runtime, tolerance=tolerance) is None
+        other = changed(model, f"{LAYER}.output.dense.weight.T", 100.0, tmp_path / "changed.onnx")
+        found = compare_runtimes(other, FEEDS, against=file, runtime=runtime, tolerance=tolerance)
         assert found.module == f"{LAYER}.output.dense"
         save_repro(tmp_path, found)
         assert bash(["parity.sh"], tmp_path).returncode == 1
@@ -281,7 +290,7 @@ def test_tensorrt_agrees_and_is_told_apart(model, runtime, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_tensorrt_rtx_builds_with_every_tensor_as_an_output(model, precision, tmp_path, capfd):
-    """As far as it goes without a GPU: Polygraphy's loaders as `compare_runtimes` calls them, up to the engine's bytes."""
+    """As far as it goes without a GPU: Polygraphy's loaders as `compare_runtimes` has them, up to an engine's bytes."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
     from polygraphy import config
     from polygraphy.backend.onnx import OnnxFromPath  # noqa: F401 - Polygraphy has chosen its TensorRT by now
@@ -307,7 +316,7 @@ def test_what_tensorrt_refuses_is_said(tmp_path):
     sets = [helper.make_opsetid("", 20), helper.make_opsetid("of", 1)]
     onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=10), tmp_path / "m.onnx")
     feed = {"x": np.ones((2, 4), np.float32)}
-    with pytest.raises(EnvironmentMissingError, match="Unheard"), silent_polygraphy("trt-rtx"):
+    with pytest.raises(EnvironmentMissingError, match="rfx build"), silent_polygraphy("trt-rtx"):
         Side(tmp_path / "m.onnx", "trt-rtx").loaders([feed], False, compute_capabilities=[(8, 9)])[0]()
 
 
@@ -317,7 +326,7 @@ def test_polygraphy_understands_the_command_for_tensorrt(model, against, tmp_pat
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
     other = Path(shutil.copy(model, tmp_path / "other.onnx")) if against else model
     sides, feed = (Side(model, "ort"), Side(other, "trt-rtx")), FEEDS[0]
-    at = _Found("logits", "logits", measure(np.zeros(3), np.zeros(3)), feed, 1, 0, 1.0)
+    at = Found("logits", "logits", measure(np.zeros(3), np.zeros(3)), feed, 1, 0, 1.0)
     commands = repro_commands(*sides, at, {"": 1e-3, "logits": 2e-4})
     assert len(commands) == 1 + against
     generated = []
