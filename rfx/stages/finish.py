@@ -107,13 +107,16 @@ def engine(run: Run, done: Finished, folder: Path) -> Engine:
 def serve(run: Run, done: Finished, folder: Path, plan: Path | None) -> None:
     """The Triton model repository of the output: the compiled engine where there is one, else the ONNX file."""
     from rfx.export.triton import specs_of, triton_name, write_triton
+    from rfx.runtimes.tensorrt_build import module_name
 
     conditions, options = run.conditions, run.served_by.options
     inputs, outputs = specs_of(done.onnx)
-    tensorrt = plan is not None and run.runtime.engine_file == "model.plan"
+    # Triton's backend is TensorRT's: an engine of TensorRT-RTX it does not read.
+    tensorrt = plan is not None and run.runtime.name == "trt" and module_name("trt") == "tensorrt"
     write_triton(
         folder / "triton", name=triton_name(run.recipe.name), model_file=plan if tensorrt else done.onnx,
         backend="tensorrt" if tensorrt else "onnxruntime", inputs=inputs, outputs=outputs,
         max_batch=options.largest(conditions)[0] if tensorrt else max(SERVED_BATCH, conditions.batch),
         warmup=(conditions.batch, conditions.sequence), on_gpu=run.served_by.name in ("trt", "trt-rtx", "cuda"),
+        threads=conditions.threads,
     )  # fmt: skip
