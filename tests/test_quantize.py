@@ -27,6 +27,7 @@ from rfx.plan import Plan
 from rfx.quantize import main, quantized_products, read_model
 from rfx.runtimes.base import Conditions, EngineOptions
 from rfx.surgery.shrink import shrink
+from tests.conftest import sentences, tokenizer, write_jsonl
 from tests.families import make
 
 ROOT = Path(__file__).parent.parent
@@ -457,3 +458,31 @@ def test_a_check_that_fails_is_an_internal_error(exported):
         more.graph.node.append(helper.make_node("MatMul", ["classifier.weight", "twice"], ["product"]))
         more.graph.initializer.append(numpy_helper.from_array(np.ones((64, 1), np.float32), "twice"))
         quantization._check(more, model)
+
+
+def documented(language: str) -> str:
+    import re
+
+    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    return "".join(re.findall(rf"```{language}\n(.*?)```", text, re.S))
+
+
+def test_the_documented_lines_write_calibration_inputs(tmp_path, monkeypatch):
+    (tmp_path / "build" / "model").mkdir(parents=True)
+    tokenizer(tmp_path / "build" / "model").save_pretrained(tmp_path / "build" / "model")
+    write_jsonl(tmp_path / "train.jsonl", sentences(300, 0))
+    monkeypatch.chdir(tmp_path)
+    exec(documented("python"), {})
+    assert len(documented("python").splitlines()) == 5
+    arrays = quantization.read_calibration(tmp_path / "inputs.npz", NAMES)
+    assert {a.shape for a in arrays.values()} == {(256, 128)} and arrays["attention_mask"].min() == 0
+
+
+def test_the_documented_commands_are_those_there_are():
+    from rfx.quantize import _parser
+
+    lines = [line.split("-m rfx.quantize ")[1].split() for line in documented("bash").splitlines() if "rfx.quantize" in line]
+    assert [_parser().parse_args(line).precision for line in lines] == ["int8", "fp8"]
+    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    for action in _parser()._actions:
+        assert action.dest in ("help", "model") or action.option_strings[0] in text, action.dest
