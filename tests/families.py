@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import transformers as tf
 
@@ -24,6 +25,17 @@ HEADS = {
     "token-classification": ("ForTokenClassification", ("logits",)),
     "question-answering": ("ForQuestionAnswering", ("start_logits", "end_logits")),
 }
+
+
+NAMED = ("bert", "roberta", "electra", "distilbert")  # the rest is found by the generic anatomy, or has RoBERTa's very graph
+
+
+def with_slow(cases, family=lambda case: case):
+    """The cases for `parametrize`, those of other families than the named four marked slow."""
+    def param(case):
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if family(case) in NAMED else pytest.mark.slow)
+
+    return [param(case) for case in cases]
 
 
 def make(family: str, task: str = "text-classification", seed: int = 0, **config):

@@ -1,5 +1,6 @@
 """What README says to type works as written: every command of its blocks is run here, on small things."""
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -33,6 +34,9 @@ def run(arguments: list[str]) -> int:
 @pytest.fixture
 def place(tmp_path, trained, cache, monkeypatch):
     """A folder with the files that README names."""
+    monkeypatch.setattr("rfx.cost.latency.SECONDS", (0.5, 4.0))
+    monkeypatch.setattr("rfx.cost.latency.MIN_ROUNDS", 6)
+    monkeypatch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained["model"], tmp_path / "path" / "to" / "model")
     shutil.copy(trained["train"], "train.jsonl")
@@ -48,6 +52,7 @@ def test_the_quickstart_block(tmp_path, cache, monkeypatch):
         monkeypatch.setattr(quickstart, name, value)
     monkeypatch.setattr(latency, "SECONDS", (0.5, 8.0))
     monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
+    monkeypatch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)  # so few rounds prove nothing: once is enough
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"<!-- quickstart -->\n```bash\n(.*?)```", TEXT, re.S)
     install, prune = commands(block)
@@ -68,8 +73,9 @@ def test_the_commands_for_an_own_model(place):
         names.append(command[1])
         arguments = [a for c in command[1:] for a in (shared if c == "..." else [c])]
         code = run(arguments)
-        assert code in ((0, 1, 7) if command[1] in ("verify", "gate") else (0,)), command
-    assert names == ["plan", "profile", "verify", "gate", "env"] and (place / "table.json").is_file()
+        allowed = {"verify": (0, 1, 7), "gate": (0, 1, 7), "build": (0,) if importlib.util.find_spec("tensorrt_rtx") else (4,)}
+        assert code in allowed.get(command[1], (0,)), command
+    assert names == ["plan", "profile", "verify", "gate", "shapes", "build", "env"] and (place / "table.json").is_file()
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), scope := {})
     assert scope["evidence"].latency.target == 0.7 and scope["model"].config.pruned_layers

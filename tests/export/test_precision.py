@@ -20,7 +20,7 @@ from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
 from rfx.export.precision import convert_precision
 from rfx.plan import Plan
 from rfx.surgery.shrink import shrink
-from tests.families import FAMILIES, HEADS, batch, make
+from tests.families import FAMILIES, HEADS, batch, make, with_slow
 
 FLOAT, HALF = TensorProto.FLOAT, {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Of logits between 0.4 and 3.5, random weights, 1-3 layers. Measured: 3.3e-3 and 1.7e-2 where every step is rounded
@@ -28,6 +28,7 @@ FLOAT, HALF = TensorProto.FLOAT, {"fp16": TensorProto.FLOAT16, "bf16": TensorPro
 TOLERANCE = {"fp16": 6e-3, "bf16": 4e-2}
 CASES = [(family, "text-classification", pruned) for family in FAMILIES for pruned in (False, True)]
 CASES += [("bert", "question-answering", True), ("distilbert", "token-classification", True)]
+CASES = with_slow(CASES, lambda case: case[0])
 
 
 @cache

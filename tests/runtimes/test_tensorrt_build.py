@@ -19,7 +19,7 @@ from rfx.runtimes.base import Conditions, EngineOptions
 from rfx.runtimes.engine_file import build_ahead, read_engine_file, write_engine_file
 from rfx.runtimes.tensorrt_build import layer_lines, require_version
 from rfx.surgery.shrink import shrink
-from tests.families import FAMILIES, make
+from tests.families import FAMILIES, make, with_slow
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
 CAPABILITIES = ("8.0", "8.9", "12.0")
@@ -38,7 +38,7 @@ def plans(sites):
     return {"dense": Plan.dense(sites), "pruned": Plan.of(sites, uneven), "emptied": Plan.of(sites, emptied)}
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("xlm-roberta", "camembert")])  # RoBERTa's very graph
+@pytest.mark.parametrize("family", with_slow(FAMILIES))
 def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
     from rfx.anatomy import find_sites
 
