@@ -24,6 +24,10 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.features) // self.batch_size)
 
+    def only(self, wanted: Callable[[int], bool]) -> Batches:
+        """Batches of the features whose number in the sample is `wanted`."""
+        return Batches(self.task, [f for i, f in enumerate(self.features) if wanted(i)], self.batch_size)
+
     def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         import torch
 

@@ -114,12 +114,12 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     outputs = workload.task.output_names
     dense = measure.baseline(run, loaded, outputs)
     scores = decide.score(run, loaded, workload)
-    table_part, search_part, result, predicted = _decide(run, loaded, workload, scores, dense, outputs, table)
-    plan = decide.refine(run, loaded, scores, result)
-    update, tuning = finish.compensate(run, loaded, workload, plan, scores)
+    table_part, search_part, result, predicted, searcher = _decide(run, loaded, workload, scores, dense, outputs, table)
+    outcome, compensation, tuning = finish.decide_and_compensate(run, loaded, workload, scores, result, searcher)
+    plan, update = outcome.plan, outcome.update
 
     with atomic_dir(Path(out)) as folder:
-        done = finish.build(run, loaded, workload, plan, update, tuning, folder, table_part)
+        done = finish.build(run, loaded, workload, plan, update, folder, table_part)
         engine = finish.engine(run, done, folder)
         same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
         same = check.diagnose(run, workload, done.onnx, same, folder)
@@ -129,7 +129,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
             tool=_tool(), created=_now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
             environment=environment(), data=workload.data, plan=plan.to_json(),
             dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=search_part,
-            table=table_part, tuning=tuning,
+            table=table_part, tuning=tuning, compensation=compensation,
             gates=[check.shrunk(loaded, done.onnx, plan), same,
                    accuracy_gate(accuracy, recipe.max_drop), _latency_gate(run, latency, predicted, table)],
             latency=latency, accuracy=accuracy, parity=differences,
@@ -150,14 +150,15 @@ def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress 
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)
     if recipe.budget.flops is not None:
-        result = decide.search_flops(recipe, loaded.sites, scores, loaded.hidden, _sequence(workload))
-        return decide.refine(run, loaded, scores, result), _search_part(result, "flops"), None
+        searcher = decide.FlopsSearcher(recipe, loaded.hidden, _sequence(workload))
+        result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
+        return decide.refined_plan(run, loaded, scores, result), _search_part(result, "flops"), None
     dense = measure.baseline(run, loaded, outputs)
     measured, _ = measure.latency_table(run, loaded, dense, outputs, table)
-    budget = recipe.budget.latency * measured.predict_ms(loaded.sites, decide.dense_counts(loaded.sites))
-    result = decide.search_latency(recipe, loaded.sites, scores, measured, budget)
+    searcher = decide.LatencySearcher(recipe, measured)
+    result = searcher(loaded.sites, scores, recipe.budget.latency * searcher.dense(loaded.sites))
     ratio = close.predicted_ratio(loaded, measured, result)
-    return decide.refine(run, loaded, scores, result), _search_part(result, "ms"), ratio
+    return decide.refined_plan(run, loaded, scores, result), _search_part(result, "ms"), ratio
 
 
 def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None) -> LatencyTable:
@@ -304,9 +305,10 @@ def _require_report_folder(folder: Path) -> None:
 def _decide(run, loaded, workload, scores, dense, outputs, table):
     recipe = run.recipe
     if recipe.budget.flops is not None:
+        searcher = decide.FlopsSearcher(recipe, loaded.hidden, _sequence(workload))
         with run.stage("search"):
-            result = decide.search_flops(recipe, loaded.sites, scores, loaded.hidden, _sequence(workload))
-        return None, _search_part(result, "flops"), result, None
+            result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
+        return None, _search_part(result, "flops"), result, None, searcher
     measured, cached = measure.latency_table(run, loaded, dense, outputs, table)
     with run.stage("search and closed loop"):
         closed = close.close_loop(run, loaded, scores, measured, dense, outputs)
@@ -316,7 +318,8 @@ def _decide(run, loaded, workload, scores, dense, outputs, table):
         additivity_error=measured.additivity_error, from_cache=cached,
     )  # fmt: skip
     search_part = _search_part(closed.result, "ms").model_copy(update={"rounds": closed.rounds})
-    return part, search_part, closed.result, closed.predicted_ratio
+    searcher = decide.LatencySearcher(recipe, measured)
+    return part, search_part, closed.result, closed.predicted_ratio, searcher
 
 
 def _search_part(result, unit: str) -> SearchPart:
@@ -337,6 +340,10 @@ def _flops(loaded, workload, plan: Plan) -> float:
 
 def _check_names(recipe: Recipe) -> None:
     """Metric and column roles, known before any work."""
+    from rfx.compensate import compensator
+    from rfx.schedule import schedule
+    from rfx.scores import scorer
+    from rfx.search import search
     from rfx.tasks import task as task_class
     from rfx.tasks.data import ROLES
 
@@ -345,6 +352,9 @@ def _check_names(recipe: Recipe) -> None:
             f"{recipe.task} has no such metric.", got=recipe.metric, allowed=", ".join(task_class(recipe.task).metrics),
             next_step="give another --metric",
         )  # fmt: skip
+    for find, name in ((scorer, recipe.method.scorer), (search, recipe.method.search),
+                       (compensator, recipe.method.compensate), (schedule, recipe.method.schedule)):  # fmt: skip
+        find(name)
     strange = set(recipe.data.columns) - set(ROLES)
     if strange:
         raise UsageError(

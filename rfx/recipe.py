@@ -81,27 +81,37 @@ class Method(_Part):
 
     name: str = "custom"
     scorer: str = "fisher"
+    scorer_options: dict[str, float] = Field(default_factory=dict)
     gradients: Literal["example", "batch"] = "example"
     search: str = "knapsack"
     interactions: Literal["block", "none"] = "block"  # of removed units in the search: the Fisher block or its diagonal
     refine: Literal["best", "reference", "none"] = "best"
-    compensate: Literal["scales", "none"] = "scales"
-    tuning: Literal["kwon", "kwon-reference"] = "kwon"
-    schedule: Literal["oneshot"] = "oneshot"
+    compensate: str = "scales"
+    tuning: Literal["kwon", "kwon-reference"] = "kwon"  # of `scales`
+    schedule: str = "oneshot"
+    rounds: int = Field(2, ge=1, le=8)  # of the iterated schedule
+    guard: bool = True  # drop a compensation that takes the output further from the dense model's
     replacement: bool = False  # draw the calibration examples with replacement, as the reference does
 
 
 PRESETS: dict[str, Method] = {
+    # What measures best across the tasks (docs/accuracy.md).
+    "rfx": Method(name="rfx", scorer="output-metric", refine="none", compensate="affine"),
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
-        name="kwon-reference", gradients="batch", interactions="none", refine="reference", tuning="kwon-reference", replacement=True
+        name="kwon-reference", gradients="batch", interactions="none", refine="reference", tuning="kwon-reference", replacement=True,
+        guard=False,
     ),
     # The paper repaired: dense teacher, every site, per-site acceptance.
     "kwon": Method(name="kwon"),
+    # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a ridge, the bias kept.
+    "kprune": Method(
+        name="kprune", scorer="kprune", interactions="none", refine="none", compensate="projection", schedule="sequential"
+    ),
     # Controls.
     "magnitude": Method(name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"),
     "random": Method(name="random", scorer="random", interactions="none", refine="none", compensate="none"),
-}
+}  # fmt: skip
 
 
 class Recipe(_Part):

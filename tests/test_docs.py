@@ -5,7 +5,9 @@ from pathlib import Path
 
 import yaml
 
+from rfx.compensate import COMPENSATORS
 from rfx.recipe import PRESETS, Budget, Method, Recipe, bundled_recipes, make_recipe
+from rfx.schedule import SCHEDULES
 from rfx.scores import SCORERS
 from rfx.search import SEARCHES
 from rfx.tasks import TASKS
@@ -16,7 +18,7 @@ TEXT = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding
 def test_every_key_is_documented_with_its_default():
     whole, method = (yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
     assert set(whole) == set(Recipe.model_fields) - {"schema_version", "quickstart"}
-    assert set(method["method"]) == set(Method.model_fields) - {"name", "schedule"}
+    assert set(method["method"]) == set(Method.model_fields) - {"name"}
     documented, plain = make_recipe(whole | method).model_dump(), Recipe().model_dump()
     for name in ("max_length", "conditions", "calibration", "target", "min_speedup", "seed", "task_options"):
         assert documented[name] == plain[name], name
@@ -27,7 +29,7 @@ def test_every_key_is_documented_with_its_default():
 
 
 def test_names_are_all_there():
-    for name in (*PRESETS, *SCORERS, *SEARCHES, *TASKS, *bundled_recipes()):
+    for name in (*PRESETS, *SCORERS, *SEARCHES, *COMPENSATORS, *SCHEDULES, *TASKS, *bundled_recipes()):
         assert name in TEXT, name
     for task in TASKS.values():
         for metric in task.metrics:

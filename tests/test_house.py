@@ -16,6 +16,7 @@ LAYERS = [
     {"anatomy", "masks", "calibration"},
     {"tasks", "export", "surgery", "runtimes", "environment"},
     {"verify", "report", "compensate", "search", "scores", "cost"},
+    {"schedule"},
     {"stages"},
     {"pipeline"},
     {"cli", "options", "terminal", "board", "quantize", "__main__", "__init__"},

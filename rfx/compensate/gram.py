@@ -28,7 +28,7 @@ class Gram:
         import torch
 
         f64 = {"dtype": torch.float64, "device": device}
-        self.rows = 0
+        self._rows = 0.0
         self._zz = torch.zeros(features, features, **f64)  # upper blocks of Z^T Z
         self._z = torch.zeros(features, **f64)  # Z^T 1
         self._ze = torch.zeros(features, hidden, **f64)  # Z^T E
@@ -37,14 +37,30 @@ class Gram:
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._count = 0
 
-    def add(self, z: torch.Tensor, error: torch.Tensor) -> None:
-        """Rows z [t, n] and error [t, d], padding removed."""
+    def add(self, z: torch.Tensor, error: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Rows z [t, n] and error [t, d], padding removed; with `weights` [t] every sum is a weighted one."""
         if not len(z):
+            return
+        if weights is not None:
+            self._add_weighted(z, error, weights)
             return
         self._waiting.append((z, error))
         self._count += len(z)
         if self._count >= _ROWS:
             self._flush()
+
+    def _add_weighted(self, z: torch.Tensor, error: torch.Tensor, weights: torch.Tensor) -> None:
+        import torch
+
+        root = weights.sqrt()[:, None]
+        z, error = z.float() * root, error.float() * root
+        for i in range(0, z.shape[1], _BLOCK):
+            self._zz[i : i + _BLOCK, i:] += z[:, i : i + _BLOCK].T @ z[:, i:]
+        self._ze += z.T @ error
+        self._z += (z * root).sum(0, dtype=torch.float64)
+        self._e += (error * root).sum(0, dtype=torch.float64)
+        self._ee += error.double().square().sum()
+        self._rows += float(weights.sum())
 
     def _flush(self) -> None:
         import torch
@@ -64,7 +80,20 @@ class Gram:
             self._z += part.sum(0, dtype=torch.float64)
             self._e += miss.sum(0, dtype=torch.float64)
             self._ee += miss.double().square().sum()
-            self.rows += part.shape[0]
+            self._rows += part.shape[0]
+
+    def absorb(self, other: Gram) -> None:
+        """Add the sums of `other`, which has the same features."""
+        self._flush()
+        other._flush()
+        for name in ("_zz", "_z", "_ze", "_e", "_ee", "_rows"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def rows(self) -> float:
+        """Rows so far; the sum of their weights where they have some."""
+        self._flush()
+        return self._rows
 
     @property
     def zz(self) -> torch.Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rfx.errors import UsageError
 from rfx.scores.base import Scorer, Scores
 from rfx.scores.fisher import Fisher
+from rfx.scores.kprune import KPrune
 from rfx.scores.magnitude import Magnitude
+from rfx.scores.output_metric import OutputMetric
 from rfx.scores.random import Random
 
-SCORERS: dict[str, type[Scorer]] = {s.name: s for s in (Fisher, Magnitude, Random)}
+SCORERS: dict[str, type[Scorer]] = {s.name: s for s in (Fisher, OutputMetric, KPrune, Magnitude, Random)}
 
 
 def scorer(name: str) -> type[Scorer]:

@@ -23,11 +23,22 @@ class Scores:
     """`importance[site]` float64 [units], >= 0, additive damage if the unit is removed.
 
     `gradients[site]` float32 [samples, units], the rows g of the site's Fisher block sum_b g gT (absent for scorers
-    that have no interactions).
+    that have no interactions). `orders[site]` int64 [units], where a scorer knows the best order of removal (first to go
+    first): the importance is then what each removal adds to the damage, in that order. `token_weights[site]` float32
+    [real tokens], in the order of the calibration batches: how much the model's output hangs on the site's output there.
     """
 
     importance: Mapping[str, np.ndarray]
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
+    orders: Mapping[str, np.ndarray] = field(default_factory=dict)
+    token_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def damage(self, name: str) -> np.ndarray:
+        """Damage at a site by the number of units removed in its order, float64 [units + 1], from 0, never falling."""
+        importance = np.asarray(self.importance[name], dtype=np.float64)
+        order = self.orders.get(name)
+        order = np.argsort(-importance, kind="stable")[::-1] if order is None else order
+        return np.concatenate([[0.0], np.cumsum(importance[order])])
 
 
 class Scorer(ABC):
@@ -38,6 +49,9 @@ class Scorer(ABC):
 
     def __init__(self, *, per: str = "example", seed: int = 0, **_: Any):
         self.per, self.seed = per, seed
+
+    def watch(self, teacher: torch.nn.Module, batches: Iterable[Batch], task: Any) -> None:  # noqa: B027
+        """Shown the dense model before students of it are scored; for scorers that compare the two."""
 
     @abstractmethod
     def score(

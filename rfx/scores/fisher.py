@@ -18,12 +18,12 @@ from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress, Silent
 from rfx.scores.base import Batch, Scorer, Scores
-from rfx.scores.predictive import predictive_losses
+from rfx.scores.predictive import fisher_probe
 
 if TYPE_CHECKING:
     import torch
 
-_TOKENS_CPU, _TOKENS_GPU = 2048, 32768  # of one backward pass: bounds the activations that it keeps
+TOKENS_CPU, TOKENS_GPU = 2048, 32768  # of one backward pass: bounds the activations that it keeps
 
 
 class Fisher(Scorer):
@@ -32,9 +32,9 @@ class Fisher(Scorer):
     Args:
         per: "example" squares each example's gradient, as the paper's equation does; "batch" squares the mean gradient
             of each batch as it comes, as the paper's code does (one row a batch).
-        loss: "label" is the task's loss; "predictive" draws the labels from the model's own predictions, for data
-            without labels.
-        seed: of the drawn labels.
+        loss: "label" is the task's loss; "predictive" takes the Fisher information of the model's own predictions, for
+            data without labels.
+        seed: of the random signs of the predictive form.
         tokens_per_pass: larger batches are split for the backward pass; the scores do not depend on it.
     """
 
@@ -75,24 +75,24 @@ class Fisher(Scorer):
         import torch
 
         device = model_device(model)
-        limit = self.tokens_per_pass or (_TOKENS_GPU if device.type == "cuda" else _TOKENS_CPU)
+        limit = self.tokens_per_pass or (TOKENS_GPU if device.type == "cuda" else TOKENS_CPU)
         generator = torch.Generator().manual_seed(self.seed)
         rows: dict[str, list[np.ndarray]] = {s.name: [] for s in sites}
         total = len(batches) if hasattr(batches, "__len__") else None
         with (
-            _scoring_state(model),
+            scoring_state(model),
             _GradientTap(model, sites) as tap,
             (progress or Silent()).bar("score", total) as bar,
         ):
             for inputs, targets in batches:
                 parts: dict[str, list[torch.Tensor]] = {s.name: [] for s in sites}
-                for some_inputs, some_targets in _split(inputs, targets, limit):
+                for some_inputs, some_targets in split_batch(inputs, targets, limit):
                     some_inputs = {k: v.to(device) for k, v in some_inputs.items()}
                     outputs = model(**some_inputs)
                     if self.loss == "label":
                         losses = task.losses(outputs, {k: v.to(device) for k, v in some_targets.items()})  # [b]
                     else:
-                        losses = predictive_losses(outputs, some_inputs, task.output_names, generator)
+                        losses = fisher_probe(outputs, some_inputs, task.output_names, generator)
                     # The sum, not the mean: each example's gradient is that of its own loss.
                     losses.sum().backward()
                     for name, g in tap.take().items():
@@ -154,7 +154,7 @@ def _accumulator(grad: torch.Tensor) -> torch.dtype:
 
 
 @contextmanager
-def _scoring_state(model: torch.nn.Module):
+def scoring_state(model: torch.nn.Module):
     """Dropout off, parameters without gradients, autograd on; all as before afterwards."""
     import torch
 
@@ -174,7 +174,7 @@ def _scoring_state(model: torch.nn.Module):
                 m.training = mode
 
 
-def _split(inputs: dict, targets: dict, tokens: int):
+def split_batch(inputs: dict, targets: dict, tokens: int):
     """The batch in parts of at most `tokens` tokens (padding counted), whole examples."""
     first = next(iter(inputs.values()))  # [B, T, ...]
     size = len(first)

@@ -1,59 +1,109 @@
-"""The loss of the model's own predictions: labels drawn from what the model predicts, so that none are needed.
+"""The Fisher information of the model's own predictive distribution, from one backward pass and without labels.
 
-The Fisher information proper is the expectation over the model's predictive distribution; one draw an example is an
-unbiased estimate of it (Kunstner, Hennig and Balles 2019). The labels' loss gives the empirical Fisher instead.
+For an output distribution p over classes with logits z, the Fisher information in z is F = diag(p) - p p^T = S S^T with
+S = diag(sqrt p) - p sqrt(p)^T. A vector v = S e with independent random signs e has E[v v^T] = F, so the gradient g of the
+scalar v . z with respect to anything has E[g g^T] = the Fisher information of that thing (Kunstner, Hennig and Balles 2019
+for what it is; the labels' loss gives the empirical Fisher instead). Two classes need no chance: F has rank one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 
-def predictive_losses(
+def output_fields(
+    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str]
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Every output distribution of a model: (kind, logits [rows, classes], example of each row int64 [rows]).
+
+    A field [batch, classes] is a class an example, kind "class"; with one class it is a regression, kind "value"; [batch,
+    tokens] of a name that ends in `start_logits` or `end_logits` is a position, padding left out; [batch, tokens, classes]
+    is a class for each real token, kind "token".
+    """
+    import torch
+
+    for name in names:
+        logits = getattr(outputs, name).float()
+        examples = torch.arange(len(logits), device=logits.device)
+        if logits.dim() == 3:
+            real = inputs["attention_mask"].bool()
+            yield "token", logits[real], examples[:, None].expand(real.shape)[real]
+        elif name.endswith(("start_logits", "end_logits")):
+            real = inputs["attention_mask"].bool()
+            yield "class", logits.masked_fill(~real, -1e4), examples
+        elif logits.shape[-1] == 1:
+            yield "value", logits, examples
+        else:
+            yield "class", logits, examples
+
+
+def fisher_probe(
     outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], generator: torch.Generator
 ) -> torch.Tensor:
-    """-log p(y) of drawn labels, [batch]: summed over the outputs called `names`, averaged over the real tokens.
+    """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher information: summed over
+    the outputs called `names`, averaged over the real tokens. For a regression the output itself (unit Gaussian)."""
+    return _probe(outputs, inputs, names, generator, None, 1.0)
 
-    A field [batch, classes] is a class an example; one class means a regression (unit Gaussian); [batch, tokens] of a
-    name that ends in `start_logits` or `end_logits` is a position; [batch, tokens, classes] is a class a token.
+
+def knowledge_probe(
+    outputs: Any,
+    inputs: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    generator: torch.Generator,
+    teacher: Mapping[str, torch.Tensor],
+    temperature: float,
+) -> torch.Tensor:
+    """The same for T times the cross-entropy at temperature T with labels that the teacher draws, [batch].
+
+    With p the student's and q the teacher's distribution at T the second moment of its gradient in z is
+    (p - q)(p - q)^T + F(q): the gradient of T^2 KL(q || p), and the Fisher information beside it, which does not vanish
+    where student and teacher agree. `teacher` has the teacher's outputs by name, shaped like the student's.
     """
+    return _probe(outputs, inputs, names, generator, teacher, temperature)
+
+
+def _probe(outputs, inputs, names, generator, teacher, temperature) -> torch.Tensor:
+    import torch
+
     total = None
-    for name in names:
-        logits = getattr(outputs, name)
-        if logits.shape[-1] == 1 and logits.dim() == 2:
-            losses = _gaussian(logits, generator)
-        elif logits.dim() == 3:
-            losses = _tokens(logits, inputs["attention_mask"].bool(), generator)
-        else:
-            if name.endswith(("start_logits", "end_logits")):
-                logits = logits.masked_fill(~inputs["attention_mask"].bool(), float("-inf"))
-            losses = _drawn(logits, generator)
-        total = losses if total is None else total + losses
+    truth = output_fields(SimpleNamespace(**teacher), inputs, names) if teacher is not None else None
+    for kind, logits, examples in output_fields(outputs, inputs, names):
+        size = len(getattr(outputs, names[0]))
+        with torch.no_grad():
+            q = next(truth)[1] if truth is not None else logits.detach()
+            if kind == "value":
+                v = torch.sqrt(1.0 + (logits - q).square())  # E[v^2] of a unit Gaussian around the teacher's value
+            else:
+                q = (q / temperature).softmax(-1)
+                v = _root(q, generator)
+                if truth is not None:
+                    v = v + ((logits / temperature).softmax(-1) - q) * _signs((len(q), 1), generator, q.device)
+                v = temperature * v
+                if kind == "token":
+                    counts = torch.bincount(examples, minlength=size).clamp(min=1)
+                    v = v * _signs((len(v), 1), generator, v.device) / counts[examples].sqrt()[:, None]
+        scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
+        # Independent signs an output, so that the products between start and end vanish in expectation.
+        scalar = scalar * _signs((1,), generator, scalar.device)
+        total = scalar if total is None else total + scalar
     return total
 
 
-def _drawn(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Cross-entropy of a class drawn from each row's softmax: [rows, classes] -> [rows]."""
+def _root(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """v = S e [rows, classes] with E[v v^T] = diag(p) - p p^T; exact for two classes."""
+
+    if p.shape[-1] == 2:
+        return p.prod(-1, keepdim=True).sqrt() * p.new_tensor([1.0, -1.0])
+    signed = p.sqrt() * _signs(tuple(p.shape), generator, p.device)
+    return signed - p * signed.sum(-1, keepdim=True)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> torch.Tensor:
     import torch
 
-    probabilities = logits.detach().float().softmax(-1).cpu()
-    labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1).to(logits.device)
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-
-
-def _tokens(logits: torch.Tensor, real: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mean over real tokens: [B, T, classes] -> [B]."""
-    losses = _drawn(logits.flatten(0, 1), generator).view(real.shape)  # [B, T]
-    return (losses * real).sum(1) / real.sum(1).clamp(min=1)
-
-
-def _gaussian(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Squared error / 2 of a value drawn around the prediction: [B, 1] -> [B]."""
-    import torch
-
-    noise = torch.randn(values.shape, generator=generator).to(values.device)
-    return 0.5 * (values - (values.detach() + noise)).square().squeeze(-1)
+    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(device, torch.float32)

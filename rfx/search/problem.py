@@ -21,6 +21,7 @@ class Problem:
     `importance[site]` float64 [units] >= 0; `curves[site]` is {count: cost} over the counts that may be chosen, in any
     one additive unit (ms, MACs); `fixed` is the cost of what cannot be pruned. For an additive score and a cost that
     depends on the count alone, the best set of k units of a site is its k most important ones, so a count decides all.
+    `orders[site]` int64 [units], where given, is the order in which units leave, in place of their importance.
     `values[site]` float64 [units + 1], where given, is what keeping the k most important units is worth in place of the sum
     of their importance (see `interaction.joint_values`).
     """
@@ -30,6 +31,7 @@ class Problem:
     curves: Mapping[str, Mapping[int, float]]
     fixed: float = 0.0
     values: Mapping[str, np.ndarray] | None = None
+    orders: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         for site in self.sites:
@@ -66,7 +68,7 @@ class Problem:
         """Costs in ms from a measured table: the candidate counts of a site are those measured for its kind, without
         those that a larger count undercuts."""
         curves = {s.name: {n: ms for n, ms in table.choices(s.kind).items() if n <= s.units} for s in sites}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms), values)
+        return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms), values, scores.orders or None)
 
     @classmethod
     def from_unit_costs(
@@ -86,7 +88,7 @@ class Problem:
             step = filter_grid if s.kind is Kind.FFN else 1
             counts = sorted({*range(0, s.units + 1, step), s.units})
             curves[s.name] = {n: n * float(unit_cost[s.name]) for n in counts}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(fixed), values)
+        return cls(tuple(sites), _importance(sites, scores), curves, float(fixed), values, scores.orders or None)
 
     @property
     def dense_cost(self) -> float:
@@ -106,13 +108,17 @@ class Problem:
         """Kept importance at each count: float64 [units + 1], entry k of the k most important units."""
         if self.values is not None:
             return np.asarray(self.values[name], dtype=np.float64)
-        descending = np.sort(np.asarray(self.importance[name], dtype=np.float64))[::-1]
+        descending = np.asarray(self.importance[name], dtype=np.float64)[self._most_important_first(name)]
         return np.concatenate([[0.0], np.cumsum(descending)])
 
     def top(self, name: str, count: int) -> tuple[int, ...]:
         """The `count` most important units of a site, sorted by index; of equals the lower index."""
-        order = np.argsort(-np.asarray(self.importance[name], dtype=np.float64), kind="stable")
-        return tuple(sorted(int(u) for u in order[:count]))
+        return tuple(sorted(int(u) for u in self._most_important_first(name)[:count]))
+
+    def _most_important_first(self, name: str) -> np.ndarray:
+        if self.orders is not None and name in self.orders:
+            return np.asarray(self.orders[name])[::-1]
+        return np.argsort(-np.asarray(self.importance[name], dtype=np.float64), kind="stable")
 
     def require_feasible(self, budget: float) -> None:
         """Raises InfeasibleError naming the fastest reachable point where nothing fits `budget`."""

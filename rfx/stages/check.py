@@ -16,6 +16,7 @@ from rfx.runtimes.base import Engine
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import Baseline
 from rfx.stages.run import Run
+from rfx.surgery.student import as_student
 from rfx.tasks.base import MetricResult
 from rfx.verify.accuracy import compare
 from rfx.verify.evidence import AccuracyPart, Gate, LatencyPart
@@ -42,14 +43,19 @@ def parity(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Upda
         return np.concatenate([np.ravel(a) for name in names for a in logits[name]])
 
     with run.stage("parity"):
-        with MaskTap(loaded.model, loaded.sites, plan_masks(plan, update.scales or None)):
-            masked = None if update.weights or update.biases else collect(torch_call(loaded.model, names))
+        if update.weights or update.biases:  # the dense shape with zero columns and the new projections
+            student = as_student(loaded.model, loaded.sites, plan, update)
+        else:
+            student = MaskTap(loaded.model, loaded.sites, plan_masks(plan, update.scales or None))
+        with student:
+            masked = collect(torch_call(loaded.model, names))
         shrunk_ = collect(torch_call(small, names))
         engine_ = collect(engine.run)
     scale = max(1.0, float(np.abs(shrunk_).max()))
-    differences = {"shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale}
-    if masked is not None:
-        differences = {"masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale, **differences}
+    differences = {
+        "masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale,
+        "shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale,
+    }
     tolerances = dict.fromkeys(differences, PARITY_TOLERANCE)
     tolerances["shrunk-engine"] = max(run.runtime.tolerance(p) for p in {"fp32", run.conditions.precision})
     return same_gate(differences, tolerances), differences

@@ -16,7 +16,7 @@ from rfx.plan import Plan
 from rfx.recipe import Recipe
 from rfx.scores.base import Scores
 from rfx.search import SearchResult
-from rfx.stages.decide import dense_counts, search_latency
+from rfx.stages.decide import LatencySearcher, dense_counts
 from rfx.stages.load import Model
 from rfx.stages.measure import Baseline, export_model
 from rfx.stages.run import Run
@@ -92,10 +92,12 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
 
 def _search(run, loaded, scores, table, budget, tried) -> SearchResult | None:
     try:
-        return search_latency(run.recipe, loaded.sites, scores, table, budget)
+        return LatencySearcher(run.recipe, table)(loaded.sites, scores, budget)
     except InfeasibleError:
         if not tried:  # the aim lies a little below the target: the target itself may be within reach
-            return search_latency(run.recipe, loaded.sites, scores, table, budget * run.recipe.budget.latency / aim(run.recipe))
+            return LatencySearcher(run.recipe, table)(
+                loaded.sites, scores, budget * run.recipe.budget.latency / aim(run.recipe)
+            )
         return None  # an earlier round was feasible: the gate says how near it came
 
 

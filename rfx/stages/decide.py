@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rfx.calibration import Batches, features_hash
 from rfx.cost.flops import unit_costs
 from rfx.cost.table import LatencyTable
 from rfx.device import on_best_device
+from rfx.errors import UsageError
 from rfx.plan import Counts, Plan, Site
 from rfx.recipe import Recipe
 from rfx.scores import scorer
-from rfx.scores.base import Scores
+from rfx.scores.base import Scorer, Scores
 from rfx.search import Problem, SearchResult, joint_values, rearrange, search
 from rfx.stages.load import Model, Workload
 from rfx.stages.run import Run
 
 FLOPS_GRID = 8  # filters
-VERSION = 1  # of the scoring: scores of another are not taken from the store
+VERSION = 2  # of the scoring: scores of another are not taken from the store
 
 
 def batches(run: Run, workload: Workload) -> Batches:
@@ -23,28 +30,51 @@ def batches(run: Run, workload: Workload) -> Batches:
     return Batches(workload.task, workload.calibration_features, run.recipe.calibration.batch)
 
 
+def make_scorer(recipe: Recipe, labelled: bool = True) -> Scorer:
+    """The recipe's scorer with its options; the Fisher information of the model's own predictions where nothing is labelled.
+
+    Raises:
+        UsageError: an option that the scorer does not have.
+    """
+    method = recipe.method
+    cls = scorer(method.scorer)
+    known = {n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    strange = set(method.scorer_options) - known
+    if strange:
+        raise UsageError(
+            f"The scorer {method.scorer!r} does not take this option.", got=", ".join(sorted(strange)),
+            allowed=", ".join(sorted(known - {"seed", "per", "tokens_per_pass"})) or "no options",
+            next_step="correct method.scorer_options",
+        )  # fmt: skip
+    options = {"per": method.gradients, "seed": recipe.seed, **method.scorer_options}
+    if not labelled and method.scorer == "fisher":
+        options["loss"] = "predictive"
+    return cls(**options)
+
+
 def score(run: Run, loaded: Model, workload: Workload) -> Scores:
     """Scores of every unit, from the store where the same model, examples and scorer have been scored before."""
     method = run.recipe.method
     key = run.store.key(
         VERSION, "scores", loaded.hash, features_hash(workload.calibration_features), method.scorer, method.gradients,
-        run.recipe.calibration.batch, run.recipe.seed, workload.task.name,
+        run.recipe.calibration.batch, run.recipe.seed, workload.task.name, workload.labelled, method.scorer_options,
     )  # fmt: skip
     with run.stage("score") as clock:
         stored = run.store.get_arrays("scores", key)
         if stored is not None:
             clock.cached = True
-            parts: dict[str, dict] = {"importance": {}, "gradients": {}}
+            parts: dict[str, dict] = {f.name: {} for f in dataclasses.fields(Scores)}
             for name, array in stored.items():
                 part, site = name.split("/", 1)
                 parts[part][site] = array
             return Scores(**parts)
         with on_best_device(loaded.model):
-            scores = scorer(method.scorer)(per=method.gradients, seed=run.recipe.seed).score(
+            scores = make_scorer(run.recipe, workload.labelled).score(
                 loaded.model, loaded.sites, batches(run, workload), workload.task, progress=run.progress
             )
-        arrays = {f"importance/{k}": v for k, v in scores.importance.items()}
-        run.store.put_arrays("scores", key, arrays | {f"gradients/{k}": v for k, v in scores.gradients.items()})
+        run.store.put_arrays("scores", key, {
+            f"{f.name}/{site}": array for f in dataclasses.fields(Scores) for site, array in getattr(scores, f.name).items()
+        })  # fmt: skip
         return scores
 
 
@@ -54,35 +84,58 @@ def _values(recipe: Recipe, sites: list[Site], scores: Scores):
     return joint_values(sites, scores) if method.interactions == "block" and method.search == "knapsack" and scores.gradients else None
 
 
-def search_latency(recipe: Recipe, sites: list[Site], scores: Scores, table: LatencyTable, budget_ms: float) -> SearchResult:
-    """The plan of greatest kept importance whose predicted latency is within `budget_ms`."""
-    problem = Problem.from_table(sites, scores, table, values=_values(recipe, sites, scores))
-    return search(recipe.method.search)(problem, budget_ms)
-
-
-def search_flops(recipe: Recipe, sites: list[Site], scores: Scores, hidden: int, sequence: float) -> SearchResult:
-    """The same for a share of the FLOPs of the prunable sublayers.
-
-    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever search is named. With
-    interactions it is a knapsack, over filter counts in steps of 8.
-    """
-    costs = unit_costs(sites, sequence, hidden)
-    budget = recipe.budget.flops * sum(costs[s.name] * s.units for s in sites)
-    values = _values(recipe, sites, scores)
-    if values is None:
-        return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), budget)
-    return search("knapsack")(Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values), budget)
-
-
-def refine(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
-    """Which units stay, the counts given."""
-    kept = dict(result.kept)
-    mode = run.recipe.method.refine
-    with run.stage("rearrange"):
-        if mode != "none" and scores.gradients:
-            kept = rearrange(kept, scores, mode=mode).kept
+def refined_plan(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
+    """The plan of searched counts without any compensation: which units stay, by the recipe's rearrangement."""
+    kept = result.kept
+    if run.recipe.method.refine != "none" and scores.gradients:
+        with run.stage("rearrange"):
+            kept = rearrange(kept, scores, mode=run.recipe.method.refine).kept
     return Plan.of(loaded.sites, kept, search=result.method, predicted=result.cost, budget=result.budget)
 
 
-def dense_counts(sites: list[Site]) -> Counts:
+@dataclass(frozen=True)
+class LatencySearcher:
+    """The plan of greatest kept importance whose predicted latency is within a budget in ms."""
+
+    recipe: Recipe
+    table: LatencyTable
+
+    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
+        problem = Problem.from_table(sites, scores, self.table, values=_values(self.recipe, sites, scores))
+        return search(self.recipe.method.search)(problem, budget)
+
+    def cost(self, site: Site, count: int) -> float:
+        return self.table.choices(site.kind)[count]
+
+    def dense(self, sites: Sequence[Site]) -> float:
+        return self.table.predict_ms(sites, dense_counts(sites))
+
+
+@dataclass(frozen=True)
+class FlopsSearcher:
+    """The same for MACs of the prunable sublayers at `sequence` tokens.
+
+    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever search is named. With
+    interactions or an order of removal it is a knapsack, over filter counts in steps of 8.
+    """
+
+    recipe: Recipe
+    hidden: int
+    sequence: float
+
+    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
+        costs = unit_costs(sites, self.sequence, self.hidden)
+        values = _values(self.recipe, sites, scores)
+        if values is None and not scores.orders:
+            return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), budget)
+        return search("knapsack")(Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values), budget)
+
+    def cost(self, site: Site, count: int) -> float:
+        return unit_costs([site], self.sequence, self.hidden)[site.name] * count
+
+    def dense(self, sites: Sequence[Site]) -> float:
+        return math.fsum(self.cost(s, s.units) for s in sites)
+
+
+def dense_counts(sites: Sequence[Site]) -> Counts:
     return {s.name: s.units for s in sites}

@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from rfx.compensate.scales import tune
+from rfx.compensate import compensator
 from rfx.cost.flops import unit_costs
 from rfx.device import on_best_device
 from rfx.plan import Plan, Update
 from rfx.runtimes.base import Engine
+from rfx.schedule import Ground, schedule
+from rfx.schedule.base import Outcome, Searcher
+from rfx.schedule.guard import Guarded, guard
 from rfx.scores.base import Scores
-from rfx.search import Problem, search
-from rfx.stages.decide import batches
+from rfx.search import Problem, SearchResult, search
+from rfx.stages.decide import batches, make_scorer
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import export_model
 from rfx.stages.run import Run
 from rfx.surgery.checkpoint import save
 from rfx.surgery.shrink import shrink
-from rfx.verify.evidence import SiteTuning, TablePart
+from rfx.verify.evidence import CompensationPart, SiteTuning, TablePart
 
 AHEAD_FILE = "model.rtx.plan"  # built ahead of time by TensorRT-RTX
 SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
@@ -33,29 +36,39 @@ class Finished:
     model: Any  # the small torch model
     plan: Plan
     update: Update
-    tuning: list[SiteTuning]
     onnx: Path
 
 
-def compensate(run: Run, loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> tuple[Update, list[SiteTuning]]:
-    """Tune the mask to real values (Kwon et al. 2022, section 4.3), site by site from the first."""
+def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: Scores, result: SearchResult,
+                          searcher: Searcher) -> tuple[Outcome, CompensationPart, list[SiteTuning]]:
+    """From searched counts to the plan and its update, in the order of the recipe's schedule. An update stays only if it
+    brings the output nearer to the dense model's on the held-out examples."""  # fmt: skip
     method = run.recipe.method
-    if method.compensate == "none":
-        return Update(), []
-    masks = {s.name: np.isin(np.arange(s.units), s.kept).astype(np.float64) for s in plan.sites}
-    with run.stage("tune"), on_best_device(loaded.model):
-        result = tune(
-            loaded.model, loaded.sites, masks, batches(run, workload), mode=method.tuning,
-            head_positions=workload.task.head_positions,
-            teacher_masks=_teacher(loaded, workload, plan, scores) if method.tuning == "kwon-reference" else None,
-            progress=run.progress,
-        )  # fmt: skip
+    ground = Ground(
+        model=loaded.model, sites=loaded.sites, batches=batches(run, workload), task=workload.task,
+        scorer=make_scorer(run.recipe, workload.labelled), searcher=searcher,
+        compensator=compensator(method.compensate)(tuning=method.tuning), refine=method.refine,
+        teacher_masks=lambda plan: _teacher(loaded, workload, plan, scores), progress=run.progress,
+    )  # fmt: skip
+    name = compensator(method.compensate).verb or "rearrange"
+    with run.stage(name), on_best_device(loaded.model):
+        outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, result)
+        guarded = guard(ground, outcome) if method.guard else Guarded(outcome)
+    if guarded.outcome is not outcome:
+        run.warn(
+            f"What {method.compensate} fitted was dropped: on held-out examples it takes the output further from the dense "
+            f"model's ({guarded.divergence_before:.4g} without it, {guarded.divergence_after:.4g} with it)."
+        )
+    part = CompensationPart(
+        method=method.compensate, schedule=method.schedule, accepted=guarded.outcome is outcome,
+        divergence_before=guarded.divergence_before, divergence_after=guarded.divergence_after,
+    )  # fmt: skip
     rows = [
         SiteTuning(site=r.site, accepted=r.accepted, held_out_before=r.held_out_before,
-                   held_out_after=r.held_out_after, reason=r.reason)
-        for r in result.sites
+                   held_out_after=r.held_out_after, reason=r.reason, ridge=r.ridge)
+        for r in outcome.sites
     ]  # fmt: skip
-    return Update(scales=result.scales), rows
+    return guarded.outcome, part, rows
 
 
 def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> dict[str, np.ndarray]:
@@ -68,8 +81,8 @@ def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> d
     return {s.name: np.isin(np.arange(s.units), result.kept[s.name]).astype(np.float64) for s in loaded.sites}
 
 
-def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, tuning: list[SiteTuning],
-          folder: Path, table: TablePart | None = None) -> Finished:
+def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, folder: Path,
+          table: TablePart | None = None) -> Finished:
     """Bake and shrink, save the checkpoint, export the ONNX file, write the plan, all into `folder`."""  # fmt: skip
     with run.stage("bake, shrink, export"):
         small = shrink(loaded.model, loaded.sites, plan, update)
@@ -85,7 +98,7 @@ def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Updat
             from safetensors.numpy import save_file
 
             save_file(update.to_arrays(), folder / "update.safetensors")
-    return Finished(small, plan, update, tuning, file)
+    return Finished(small, plan, update, file)
 
 
 def engine(run: Run, done: Finished, folder: Path) -> Engine:

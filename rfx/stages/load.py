@@ -68,6 +68,11 @@ class Workload:
     calibration_features: list[Feature] = field(default_factory=list)
     evaluation_features: list[Feature] = field(default_factory=list)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every calibration example has a label."""
+        return all(e.label is not None for e in self.calibration)
+
 
 def load_model(run: Run, source: str, task_name: str | None) -> Model:
     """A checkpoint from a local folder or the hub, in float32 and eval mode, with its sites proved.
@@ -191,7 +196,8 @@ def load_workload(run: Run, loaded: Model) -> Workload:
             f"There are no {'training' if missing == '--train' else 'evaluation'} examples.", got="nothing",
             allowed="a file, or a datasets name such as glue/sst2", next_step=f"add {missing}",
         )  # fmt: skip
-    train = task.examples(load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train))
+    train = task.examples(load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train),
+                          need_labels=False)
     evaluation = task.examples(load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval))
     train, dropped = drop_overlap(train, evaluation)
     if dropped:
@@ -207,6 +213,10 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     if len(rows) < wanted:
         run.progress.note(f"calibrating on all {len(rows)} training examples ({wanted} asked)")
     calibration = [train[i] for i in rows]
+    bare = sum(e.label is None for e in calibration)
+    if bare:
+        run.progress.note(f"{bare} of {len(calibration)} calibration examples have no label: units are scored by what the "
+                          "model itself predicts")  # fmt: skip
     data = DataPart(
         calibration=len(calibration), evaluation=len(evaluation), calibration_hash=set_hash(calibration),
         evaluation_hash=set_hash(evaluation), training_hash=set_hash(train),

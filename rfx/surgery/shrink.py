@@ -122,7 +122,7 @@ def shrink(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update |
                 new.weight.copy_(old.weight[channels])
                 if old.bias is not None:
                     new.bias.copy_(old.bias[channels])
-            new_out.weight.copy_(_output_weight(site, out, kept, channels, update))
+            new_out.weight.copy_(output_weight(site, out, kept, channels, update))
         if new_out.bias is not None:
             bias = out.bias if out.bias is not None else torch.zeros_like(new_out.bias)
             if site.name in update.biases:
@@ -133,7 +133,8 @@ def shrink(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update |
     return small.eval()
 
 
-def _output_weight(site: Site, out: nn.Linear, kept: list[int], channels: torch.Tensor, update: Update) -> torch.Tensor:
+def output_weight(site: Site, out: nn.Linear, kept: list[int], channels: torch.Tensor, update: Update) -> torch.Tensor:
+    """The output projection's columns of the kept units with the update in place, [d, kept channels]."""
     if site.name in update.weights:
         return torch.as_tensor(update.weights[site.name]).to(out.weight)  # [d, kept channels]
     weight = out.weight[:, channels]

@@ -86,8 +86,9 @@ class Task(ABC):
         self.metric_name = metric or self.metrics[0]
 
     @abstractmethod
-    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
-        """Examples from rows of a file, labels validated. Raises UsageError naming row and column."""
+    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+        """Examples from rows of a file, labels validated; without `need_labels` a row may have none, and the whole file no
+        column of them. Raises UsageError naming row and column."""
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:

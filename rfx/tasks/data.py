@@ -14,7 +14,7 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError, UsageError, first_line
 
 Row = dict[str, Any]
-FORMATS = ".jsonl, .json, .csv, .tsv, .parquet (text formats also with .gz), SQuAD JSON, or a datasets name such as glue/sst2"
+FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, .txt (a text a line; text formats also with .gz), SQuAD JSON, or a datasets name such as glue/sst2"
 
 # Usual names of a role, the likeliest first. Overridden by `columns` of the recipe (or --column ROLE=NAME).
 ROLES: dict[str, tuple[str, ...]] = {
@@ -61,13 +61,15 @@ def _read_file(path: Path) -> list[Row]:
         # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
         quotes = {} if kind == ".csv" or _quoted(path) else {"quoting": csv.QUOTE_NONE}
         return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", keep_default_na=False, na_values=[""], **quotes)
-    if kind not in (".json", ".jsonl"):
+    if kind not in (".json", ".jsonl", ".txt"):
         raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
     try:
         with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as stream:
             text = stream.read()
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error)) from None
+    if kind == ".txt":
+        return [{"text": line.strip()} for line in text.split("\n") if line.strip()]
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
 
 

@@ -41,16 +41,18 @@ class QuestionAnswering(Task):
         self.doc_stride, self.n_best, self.max_answer_tokens = doc_stride, n_best, max_answer_tokens
         self.version_2, self.null_threshold = version_2, null_threshold
 
-    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
-        question, context, answers = (column(rows, r, self.columns) for r in ("question", "context", "answers"))
+    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+        question, context = (column(rows, r, self.columns) for r in ("question", "context"))
+        answers = column(rows, "answers", self.columns, required=need_labels)
         out = []
         for number, row in enumerate(rows, 1):
             text = text_of(row, context, number)
-            given = self._answers(row.get(answers), text, number)
+            value = None if answers is None else row.get(answers)
+            given = None if value is None and not need_labels else self._answers(value, text, number)
             out.append(Example({"question": text_of(row, question, number), "context": text}, given))
         if self.version_2 is None:
-            self.version_2 = any(not e.label["text"] for e in out)
-        elif not self.version_2 and any(not e.label["text"] for e in out):
+            self.version_2 = any(e.label is not None and not e.label["text"] for e in out)
+        elif not self.version_2 and any(e.label is not None and not e.label["text"] for e in out):
             raise UsageError("Some questions have no answer, and version_2 is off.", got="questions without answers",
                              allowed="an answer to every question", next_step="set version_2: true in task_options")  # fmt: skip
         return out

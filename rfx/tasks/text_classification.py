@@ -37,7 +37,7 @@ class TextClassification(Task):
         if self.metric_name == "f1" and num_labels != 2:
             raise UsageError("f1 is the F1 of class 1 of two.", got=f"{num_labels} classes", allowed="f1_macro, accuracy, matthews")
 
-    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
         text = column(rows, "text", self.columns)
         if "text" not in self.columns and {"question", "sentence"} <= set(rows[0]):
             text = "question"  # QNLI's pair, where a lone `sentence` would be the text
@@ -45,14 +45,16 @@ class TextClassification(Task):
         pair = column(rows, "text_pair", self.columns, required=False, exclude=(text,))
         if pair is not None and "text_pair" not in self.columns and not _is_pair(text, pair):
             pair = None
-        label = column(rows, "label", self.columns)
+        label = column(rows, "label", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(label)
         out = []
         for number, row in enumerate(rows, 1):
             inputs = {"text": text_of(row, text, number)}
             if pair is not None:
                 inputs["text_pair"] = text_of(row, pair, number)
-            out.append(Example(inputs, self._label(row.get(label), label, number, names)))
+            value = None if label is None else row.get(label)
+            bare = not need_labels and missing(value)
+            out.append(Example(inputs, None if bare else self._label(value, label, number, names)))
         return out
 
     def _label(self, value: Any, name: str, number: int, names: Sequence[str] | None) -> int | float:

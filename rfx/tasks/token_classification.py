@@ -25,14 +25,18 @@ class TokenClassification(Task):
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     token_outputs: ClassVar[bool] = True
 
-    def examples(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
-        tokens, tags = column(rows, "tokens", self.columns), column(rows, "tags", self.columns)
+    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+        tokens = column(rows, "tokens", self.columns)
+        tags = column(rows, "tags", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(tags)
         out = []
         for number, row in enumerate(rows, 1):
-            words, labels = row.get(tokens), row.get(tags)
+            words, labels = row.get(tokens), None if tags is None else row.get(tags)
             if isinstance(words, str):  # CSV: words and tags separated by blanks
                 words = words.split()
+            if not need_labels and labels is None and isinstance(words, (list, tuple)) and words:
+                out.append(Example({"tokens": [str(w) for w in words]}))
+                continue
             if isinstance(labels, str):
                 labels = labels.split()
             if not isinstance(words, (list, tuple)) or not isinstance(labels, (list, tuple)) or not words:

@@ -126,6 +126,18 @@ class SiteTuning(_Part):
     held_out_before: Number
     held_out_after: Number
     reason: str = ""
+    ridge: Number | None = None  # of a reconstruction, a share of the features' mean square
+
+
+class CompensationPart(_Part):
+    """Mean divergence of the output from the dense model's on held-out calibration examples: KL, or the squared error of a
+    regression; with the mask alone and with what was fitted, which stays only if it is lower."""
+
+    method: str
+    schedule: str
+    accepted: bool
+    divergence_before: Number | None = None
+    divergence_after: Number | None = None
 
 
 class DataPart(_Part):
@@ -161,6 +173,7 @@ class Evidence(_Part):
     search: SearchPart
     table: TablePart | None = None
     tuning: list[SiteTuning] = Field(default_factory=list)
+    compensation: CompensationPart | None = None
     gates: list[Gate]
     latency: LatencyPart | None = None
     accuracy: AccuracyPart | None = None

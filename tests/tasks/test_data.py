@@ -60,7 +60,7 @@ def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
 @pytest.mark.parametrize(("name", "text", "match"), [
     ("x.jsonl", '{"a": 1}\n[1]\n', "Line 2"), ("x.jsonl", '{"a": 1}\n{"a"', "Line 2"), ("x.json", "{", "not JSON"),
     ("x.json", '{"a": 1}', "no list"), ("x.csv", "", "no examples"), ("x.csv", "text,label\n", "no examples"),
-    ("x.jsonl", "", "no examples"), ("x.txt", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
+    ("x.jsonl", "", "no examples"), ("x.doc", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
     ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"),
 ])  # fmt: skip
 def test_files_that_cannot_be_read_are_named(tmp_path, name, text, match):

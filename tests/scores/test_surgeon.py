@@ -1,0 +1,66 @@
+"""Removal curves: costs equal the exact optimum of the quadratic problem, dead units go first and for nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from rfx.scores.surgeon import DAMPING, removal_curve
+
+
+@pytest.fixture(scope="module")
+def problem():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(400, 24, generator=g) @ torch.randn(24, 24, generator=g) + 0.3
+    gradients = torch.randn(60, 7, generator=g)
+    return z.T @ z / 400, torch.randn(7, 24, generator=g), gradients.T @ gradients
+
+
+def joint_cost(gram, weight, metric, removed):
+    """min over the kept columns of tr(dWT M dW A) / 2 with the removed ones taken to zero, solved directly."""
+    a = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    weight = weight.double()
+    kept = [i for i in range(len(gram)) if i not in set(removed)]
+    change = torch.zeros_like(weight)
+    change[:, removed] = -weight[:, removed]
+    if kept:  # the same minimiser for every metric: d/dW_K = 0
+        change[:, kept] = -change[:, removed] @ a[removed][:, kept] @ torch.linalg.inv(a[kept][:, kept])
+    return float(0.5 * torch.trace(change.T @ metric.double() @ change @ a))
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_the_added_damages_sum_to_the_joint_cost(problem, width):
+    gram, weight, metric = problem
+    order, added = removal_curve(gram, weight, metric, width)
+    units = 24 // width
+    assert sorted(order) == list(range(units)) and (added >= 0).all()
+    steps = range(1, units + 1) if width > 1 else (8, 16, 24)  # filters go eight at a time
+    for count in steps:
+        removed = [int(u) * width + c for u in order[:count] for c in range(width)]
+        assert added[:count].sum() == pytest.approx(joint_cost(gram, weight, metric, removed), rel=1e-6)
+
+
+def test_the_first_head_to_go_is_the_cheapest_of_all(problem):
+    gram, weight, metric = problem
+    order, added = removal_curve(gram, weight, metric, 4)
+    costs = [joint_cost(gram, weight, metric, list(range(4 * h, 4 * h + 4))) for h in range(6)]
+    assert order[0] == int(np.argmin(costs)) and added[0] == pytest.approx(min(costs))
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_units_without_weight_go_first_and_for_nothing(problem, width):
+    gram, weight, metric = problem
+    weight = weight.clone()
+    dead = [2, 4] if width > 1 else [1, 3, 5, 7, 11, 13, 17, 19]
+    for u in dead:
+        weight[:, u * width : (u + 1) * width] = 0
+    order, added = removal_curve(gram, weight, metric, width)
+    assert sorted(order[: len(dead)]) == dead and added[: len(dead)].sum() < 1e-9 * added.sum()
+
+
+def test_features_that_are_zero_and_metrics_of_low_rank_are_no_hindrance(problem):
+    gram, weight, metric = problem
+    order, added = removal_curve(torch.zeros(24, 24), weight, metric, 4)
+    assert list(order) == list(range(6)) and not added.any()
+    g = torch.randn(1, 7)
+    order, added = removal_curve(gram, weight, g.T @ g, 4)
+    assert np.isfinite(added).all() and added.sum() == pytest.approx(joint_cost(gram, weight, g.T @ g, list(range(24))), rel=1e-6)
