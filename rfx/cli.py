@@ -5,18 +5,15 @@ stdout is the result (`--json`: one object), stderr is log and progress. Exit co
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from rfx.errors import ExitCode, UsageError, UserError
+from rfx.command_line import print_json, recipe_of, session, shares_of, table_of, task_of
+from rfx.errors import ExitCode
 from rfx.options import (  # noqa: I001
     AllowInconclusive,
     Batch,
@@ -57,126 +54,12 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-@contextmanager
-def _session(as_json: bool, quiet: bool) -> Iterator[Any]:
-    """Progress for one command; user errors become a message and their exit code, an interrupt 130."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from rfx.terminal import Terminal
-
-    terminal = Terminal(quiet=quiet)
-    try:
-        with terminal:
-            yield terminal
-    except UserError as error:
-        if as_json:
-            parts = {"what": error.what, "got": error.got, "allowed": error.allowed, "next_step": error.next_step}
-            _print_json({"error": {k: None if v is None else str(v) for k, v in parts.items()},
-                         "exit_code": int(error.exit_code)})  # fmt: skip
-        terminal.error(error.render())
-        raise typer.Exit(int(error.exit_code)) from None
-    except Exception as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
-        message = _disk_problem(error)
-        if message is None:
-            raise
-        if as_json:
-            _print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
-        terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
-        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
-    except KeyboardInterrupt:
-        if as_json:
-            _print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
-        terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
-        raise typer.Exit(int(ExitCode.INTERRUPT)) from None
-
-
-def _disk_problem(error: BaseException) -> str | None:
-    """What the file system refused, or None where the error is of another kind. A write has no file name to give, and
-    libraries written in other languages say it in words of their own."""
-    import errno
-
-    refusals = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
-    seen = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in refusals:
-            return os.strerror(seen.errno) + (f": {seen.filename}" if seen.filename is not None else "")
-        for words in ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system"):
-            if words in str(seen):
-                return words
-        seen = seen.__cause__
-    return None
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def _recipe(source: str | None, *, model=None, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
-            max_drop=None, min_speedup=None, metric=None, method=None, batch=None, sequence=None, threads=None,
-            precision=None, max_length=None, examples=None, seed=None, column=None, labels=None, max_batch=None,
-            max_sequence=None, capability=None):
-    """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
-    from rfx.recipe import PRESETS, bundled_recipes, make_recipe, read_recipe
-
-    def is_recipe(s: str) -> bool:
-        return s in bundled_recipes() or s.endswith((".yaml", ".yml"))
-
-    base: dict[str, Any]
-    source = source or model
-    if source is None:
-        base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
-    elif is_recipe(source):
-        base = read_recipe(source).model_dump(mode="json", exclude_unset=True)
-    else:
-        base = {"name": Path(source).name, "model": source}
-        task = task or _task_of(source)
-
-    def put(path: str, value: Any) -> None:
-        if value is None:
-            return
-        *parents, last = path.split(".")
-        at = base
-        for p in parents:
-            at = at.setdefault(p, {})
-        at[last] = value
-
-    if latency is not None or flops is not None:
-        base["budget"] = {}
-    for path, value in {
-        "model": model, "task": task, "data.train": train, "data.eval": eval_, "target": target, "budget.latency": latency,
-        "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
-        "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
-        "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
-        "engine.max_batch": max_batch, "engine.max_sequence": max_sequence, "engine.compute_capabilities": capability or None,
-        "calibration.seed": seed, "seed": seed, "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
-    }.items():  # fmt: skip
-        put(path, value)
-    if method is not None:
-        if method not in PRESETS:
-            raise UsageError("There is no method of this name.", got=method, allowed=", ".join(PRESETS))
-        base["method"] = method
-    for pair in column or []:
-        role, _, name = pair.partition("=")
-        if not role or not name:
-            raise UsageError("--column is not understood.", got=pair, allowed="ROLE=NAME, e.g. --column text=review")
-        put(f"data.columns.{role}", name)
-    return make_recipe(base, source or "the command line")
-
-
-def _table(path: Path | None):
-    from rfx.cost.table_file import read_table
-
-    return read_table(path) if path else None
-
-
 def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None) -> None:
     from rfx.report import print_summary, publish
     from rfx.verify.gates import exit_code
 
     if as_json:
-        _print_json(evidence.model_dump(mode="json"))
+        print_json(evidence.model_dump(mode="json"))
     elif not quiet:
         print_summary(evidence, out)
     publish(evidence)
@@ -193,15 +76,15 @@ def prune_export_command(
     max_sequence: MaxSequence = None, capability: Capability = None, out: Out = Path("rfx-out"), json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
 ) -> None:  # fmt: skip
     """Prune a fine-tuned model to a budget, export it, and prove the result."""
-    with _session(json_, quiet) as progress:
-        recipe = _recipe(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+    with session(json_, quiet) as progress:
+        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
                          max_drop=max_drop, min_speedup=min_speedup, metric=metric, method=method, batch=batch,
                          sequence=sequence, threads=threads, precision=precision, max_length=max_length,
                          examples=examples, seed=seed, column=column, labels=labels, max_batch=max_batch,
                          max_sequence=max_sequence, capability=capability)  # fmt: skip
         from rfx.pipeline import prune_export
 
-        evidence = prune_export(recipe, out, progress=progress, table=_table(table))
+        evidence = prune_export(recipe, out, progress=progress, table=table_of(table))
         progress.stop()
         _close(evidence, json_, quiet, allow_inconclusive, out)
 
@@ -215,20 +98,48 @@ def plan_command(
     json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Score and search only: the plan and its predicted latency. No model is written."""
-    with _session(json_, quiet) as progress:
-        recipe = _recipe(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
+    with session(json_, quiet) as progress:
+        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
                          metric=metric, method=method, batch=batch, sequence=sequence, threads=threads,
                          precision=precision, max_length=max_length, examples=examples, seed=seed, column=column,
                          labels=labels)  # fmt: skip
         from rfx.pipeline import plan_only
         from rfx.terminal import print_plan
 
-        plan, found, ratio = plan_only(recipe, progress=progress, table=_table(table))
+        plan, found, ratio = plan_only(recipe, progress=progress, table=table_of(table))
         progress.stop()
         if json_:
-            _print_json({"plan": plan.to_json(), "search": found.model_dump(mode="json"), "predicted_ratio": ratio})
+            print_json({"plan": plan.to_json(), "search": found.model_dump(mode="json"), "predicted_ratio": ratio})
         else:
             print_plan(plan, found, ratio)
+
+
+@app.command("sweep")
+def sweep_command(
+    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
+    latency: Annotated[Optional[str], typer.Option("--latency", help="Latency targets, shares of the dense model's.")] = None,
+    flops: Annotated[Optional[str], typer.Option("--flops", help="FLOPs targets in place of latency targets.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Samples of calibration examples to repeat every target with.")] = 1,
+    max_drop: MaxDrop = None, metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
+    threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
+    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
+    out: Out = Path("rfx-sweep"), json_: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Accuracy and measured latency at many targets: the curve, and which point to take for a --max-drop."""
+    with session(json_, quiet) as progress:
+        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, max_drop=max_drop, metric=metric,
+                           method=method, batch=batch, sequence=sequence, threads=threads, precision=precision,
+                           max_length=max_length, examples=examples, seed=seed, column=column, labels=labels)  # fmt: skip
+        by, targets = shares_of(latency, flops)
+        from rfx.sweep import sweep
+        from rfx.terminal import print_curve
+
+        curve = sweep(recipe, targets, out, by=by, seeds=seeds, progress=progress, table=table_of(table))
+        progress.stop()
+        if json_:
+            print_json(curve.model_dump(mode="json"))
+        elif not quiet:
+            print_curve(curve, out)
 
 
 @app.command("profile")
@@ -239,8 +150,8 @@ def profile_command(
     json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one JSON file."""
-    with _session(json_, quiet) as progress:
-        recipe = _recipe(source, model=model, task=task or _task_of(model or source), target=target, batch=batch, sequence=sequence,
+    with session(json_, quiet) as progress:
+        recipe = recipe_of(source, model=model, task=task or task_of(model or source), target=target, batch=batch, sequence=sequence,
                          threads=threads, precision=precision, seed=seed)  # fmt: skip
         from rfx.cost.table_file import write_table
         from rfx.pipeline import profile
@@ -251,23 +162,9 @@ def profile_command(
         if out:
             write_table(measured, out)
         if json_:
-            _print_json(measured.to_json())
+            print_json(measured.to_json())
         else:
             print_table(measured, out)
-
-
-def _task_of(source: str | None) -> str | None:
-    """The task of a local checkpoint, read off its architecture; None where it says nothing."""
-    config = Path(source or "") / "config.json"
-    if source is None or not config.is_file():
-        return None
-    try:
-        architecture = (json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""])[0]
-    except (ValueError, AttributeError):
-        return None
-    endings = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
-               "ForQuestionAnswering": "question-answering"}  # fmt: skip
-    return next((task for ending, task in endings.items() if architecture.endswith(ending)), "text-classification")
 
 
 @app.command("shapes")
@@ -278,8 +175,8 @@ def shapes_command(
     json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Pack a model's shapes for a board, which measures its latency table with NumPy and its runtime alone."""
-    with _session(json_, quiet) as progress:
-        recipe = _recipe(source, model=model, task=task or _task_of(model or source), target=target, batch=batch, sequence=sequence,
+    with session(json_, quiet) as progress:
+        recipe = recipe_of(source, model=model, task=task or task_of(model or source), target=target, batch=batch, sequence=sequence,
                          precision=precision, max_length=max_length, seed=seed)  # fmt: skip
         from rfx.pipeline import shapes
 
@@ -287,7 +184,7 @@ def shapes_command(
         progress.stop()
         command = f"python -m rfx.board profile {out.name} --out table.json"
         if json_:
-            _print_json({"written": str(out), "graphs": count, "bytes": out.stat().st_size, "next": command})
+            print_json({"written": str(out), "graphs": count, "bytes": out.stat().st_size, "next": command})
         else:
             typer.echo(f"written to {out}: {count} graphs, {out.stat().st_size / 1024:.0f} KiB\non the board: {command}")
 
@@ -305,7 +202,7 @@ def build_command(
     json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU needed)."""
-    with _session(json_, quiet) as progress:
+    with session(json_, quiet) as progress:
         from rfx.runtimes import EngineOptions
         from rfx.stages.compile import compile_engine, read_conditions
         from rfx.store import Store
@@ -320,7 +217,7 @@ def build_command(
                                          conditions=conditions, compute_capabilities=capability or ())  # fmt: skip
         progress.stop()
         if json_:
-            _print_json({"written": str(path), **facts})
+            print_json({"written": str(path), **facts})
         else:
             from rfx.terminal import print_engine
 
@@ -335,7 +232,7 @@ def verify_command(
     json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
 ) -> None:  # fmt: skip
     """Measure an existing output again, here: shapes, parity, accuracy and latency."""
-    with _session(json_, quiet) as progress:
+    with session(json_, quiet) as progress:
         from rfx.pipeline import verify
 
         evidence = verify(folder, onnx=onnx, reports=out, progress=progress)
@@ -353,7 +250,7 @@ def gate_command(
     json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
 ) -> None:  # fmt: skip
     """Judge evidence by new limits, from its numbers alone. For CI."""
-    with _session(json_, quiet):
+    with session(json_, quiet):
         from rfx.report import print_gates, publish, render
         from rfx.store import atomic_write_text
         from rfx.verify.gates import check, exit_code, read_evidence
@@ -365,7 +262,7 @@ def gate_command(
         if junit:
             atomic_write_text(junit, render(judged, "junit"))
         if json_:
-            _print_json({"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]})
+            print_json({"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]})
         elif not quiet:
             print_gates(judged)
         publish(judged)
@@ -375,14 +272,14 @@ def gate_command(
 @app.command("env")
 def env_command(json_: Json = False) -> None:
     """What is installed, which runtimes can run here, and why the others cannot."""
-    with _session(json_, True):
+    with session(json_, True):
         from rfx.environment import environment, runtimes_report
         from rfx.terminal import print_environment
 
         here, runtimes = environment(), runtimes_report()
         if json_:
             rows = [dict(zip(("name", "ok", "reason", "next_step", "verified_on_hardware"), row)) for row in runtimes]
-            _print_json({"environment": here, "runtimes": rows})
+            print_json({"environment": here, "runtimes": rows})
         else:
             print_environment(here, runtimes)
 

@@ -33,7 +33,7 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
     """  # fmt: skip
     store = store or Store()
     options = engine_options(recipe, store)
-    if table is not None and recipe.target == table.key.runtime and not runtime_class(recipe.target).availability().ok:
+    if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
         target: Runtime | None = runtime_class(recipe.target)(options)
         runs_here = _stand_in(recipe.conditions.precision)
     else:
@@ -44,15 +44,27 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
             allowed=", ".join((target or runs_here).precisions),
         )  # fmt: skip
     _check_names(recipe)
+    if recipe.engine.compute_capabilities:
+        from rfx.runtimes.engine_file import require_capabilities
+
+        require_capabilities(recipe.engine.compute_capabilities)
     run = Run(recipe, store, runs_here, progress or Silent(), target=target)
     run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
     if target is not None:
+        here = target.availability()
+        why = f"this machine is {target.device()}" if here.ok else here.reason
         run.warn(
-            f"The target {target.name!r} cannot run here ({target.availability().reason}): the search goes by the table from "
-            f"{table.key.device}, accuracy is measured with {runs_here.name}, and latency is not measured. "
-            "Run `rfx verify` on the device."
+            f"The target {target.name!r} on {table.key.device} is not here ({why}): the search goes by its table, accuracy is "
+            f"measured with {runs_here.name}, and latency is not measured. Run `rfx verify` on the device."
         )
     return run
+
+
+def _elsewhere(table: LatencyTable, options: EngineOptions) -> bool:
+    """Whether a table was measured on a device that is not this machine's. (One of another version of the runtime, on this
+    device, is merely old: it is refused later.)"""
+    cls = runtime_class(table.key.runtime)
+    return not cls.availability().ok or cls(options).device() != table.key.device
 
 
 def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
@@ -114,7 +126,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     outputs = workload.task.output_names
     dense = measure.baseline(run, loaded, outputs)
     scores = decide.score(run, loaded, workload)
-    table_part, search_part, result, predicted, searcher = _decide(run, loaded, workload, scores, dense, outputs, table)
+    table_part, search_part, result, predicted, searcher = search_counts(run, loaded, workload, scores, dense, outputs, table)
     outcome, compensation, tuning = finish.decide_and_compensate(run, loaded, workload, scores, result, searcher)
     plan, update = outcome.plan, outcome.update
 
@@ -126,7 +138,7 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         accuracy = check.accuracy(run, loaded, workload, dense, engine)
         latency = None if run.offline else check.latency(run, loaded, dense, engine, predicted)
         evidence = Evidence(
-            tool=_tool(), created=_now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
+            tool=tool(), created=now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
             environment=environment(), data=workload.data, plan=plan.to_json(),
             dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=search_part,
             table=table_part, tuning=tuning, compensation=compensation,
@@ -150,7 +162,7 @@ def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress 
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)
     if recipe.budget.flops is not None:
-        searcher = decide.FlopsSearcher(recipe, loaded.hidden, _sequence(workload))
+        searcher = decide.FlopsSearcher(recipe, loaded.hidden, sequence_of(workload))
         result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
         return decide.refined_plan(run, loaded, scores, result), _search_part(result, "flops"), None
     dense = measure.baseline(run, loaded, outputs)
@@ -238,7 +250,7 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
     if changed:
         run.warn(f"Files changed since the evidence was written: {', '.join(sorted(changed)[:5])}.")
     dense = measure.baseline(run, loaded, workload.task.output_names)
-    engine = _verified_engine(run, folder, file, before)
+    engine = _verified_engine(run, folder, file)
     small = load_small(folder)
     update = read_update(folder / "update.safetensors")
     same, differences = check.parity(run, loaded, workload, plan, update, small, engine)
@@ -248,7 +260,7 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
     accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
     latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
     evidence = before.model_copy(update=dict(
-        tool=_tool(), created=_now(), environment=environment(), data=workload.data, parity=differences,
+        tool=tool(), created=now(), environment=environment(), data=workload.data, parity=differences,
         gates=[check.shrunk(loaded, file, plan), same, accuracy_gate(accuracy, recipe.max_drop),
                _latency_gate(run, latency, None, None)],
         latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
@@ -266,12 +278,16 @@ def _latency_gate(run: Run, latency, predicted: float | None, table: LatencyTabl
     return predicted_latency_gate(predicted, why=f"{run.served_by.name} cannot run here; {where}; run `rfx verify` there", **limits)
 
 
-def _verified_engine(run: Run, folder: Path, onnx: Path, before: Evidence):
+def _verified_engine(run: Run, folder: Path, onnx: Path):
     """The engine file of the output where there is one for this device (it is what will be served), else one built now."""
     kept = folder / run.runtime.engine_file if run.runtime.engine_file else None
     if kept is not None and kept.is_file():
         try:
-            return run.runtime.load(kept, run.conditions)
+            engine = run.runtime.load(kept, run.conditions)
+            if engine.facts.get("onnx_sha256") in (None, file_hash(onnx)):
+                return engine
+            engine.close()
+            run.warn(f"{kept.name} was built from another file than model.onnx: an engine is built from that instead.")
         except EnvironmentMissingError as error:
             run.warn(f"{kept.name} is not of this device and version ({error.got}): an engine is built from model.onnx instead.")
     return run.build(onnx)
@@ -302,10 +318,11 @@ def _require_report_folder(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _decide(run, loaded, workload, scores, dense, outputs, table):
+def search_counts(run: Run, loaded, workload, scores, dense, outputs, table):
+    """The counts of the recipe's budget: (table part, search part, result, predicted ratio, searcher)."""
     recipe = run.recipe
     if recipe.budget.flops is not None:
-        searcher = decide.FlopsSearcher(recipe, loaded.hidden, _sequence(workload))
+        searcher = decide.FlopsSearcher(recipe, loaded.hidden, sequence_of(workload))
         with run.stage("search"):
             result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
         return None, _search_part(result, "flops"), result, None, searcher
@@ -329,13 +346,13 @@ def _search_part(result, unit: str) -> SearchPart:
     )  # fmt: skip
 
 
-def _sequence(workload) -> float:
+def sequence_of(workload) -> float:
     """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al. use the task's)."""
     return sum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
 
 
 def _flops(loaded, workload, plan: Plan) -> float:
-    return flops(loaded.sites, plan.counts, _sequence(workload), loaded.hidden)
+    return flops(loaded.sites, plan.counts, sequence_of(workload), loaded.hidden)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -393,11 +410,11 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _tool() -> str:
+def tool() -> str:
     from rfx import __version__
 
     return f"rfx {__version__}"
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

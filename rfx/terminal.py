@@ -168,3 +168,22 @@ def print_environment(here: dict, runtimes) -> None:
         console.print(f"  {name}{mark}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False)
         if not ok and next_step:
             console.print(f"    next: {next_step}", markup=False)
+
+
+def print_curve(curve, out) -> None:
+    """A sweep on stdout: one row a target, the recommendation, what was written."""
+    from rfx.report.curve import command, rows_table
+    from rfx.verify.curve import recommend
+
+    console = Console(highlight=False)
+    console.print(rows_table(curve))
+    best, why = recommend(curve.rows, curve.max_drop)
+    if best is None:
+        console.print(why, soft_wrap=True)
+    else:
+        console.print(f"recommended: {curve.budget} {best.target:g}, {why}", soft_wrap=True)
+        console.print(f"make it: {command(curve)}", soft_wrap=True)
+    for p in curve.points:
+        if p.accuracy is None:
+            console.print(f"{curve.budget} {p.target:g}, seed {p.seed}: {p.note}", soft_wrap=True)
+    console.print(f"written to {out}: sweep.html, sweep.csv, sweep.svg, sweep.json", soft_wrap=True)

@@ -143,19 +143,19 @@ def board_table(trained, tmp_path_factory):
     assert made.exit_code == 0, made.output
     data = json.loads((folder / "t.json").read_text())
 
-    def of(precision: str) -> Path:
+    def of(precision: str, **key) -> Path:
         key = {**data["key"], "runtime": "trt", "version": "tensorrt 11.4.0.106", "device": "NVIDIA Orin (sm87)",
-               "clock": "GPU compute time", "precision": precision}  # fmt: skip
-        path = folder / f"{precision}.json"
+               "clock": "GPU compute time", "precision": precision, **key}  # fmt: skip
+        path = folder / f"{precision}-{key['runtime']}.json"
         path.write_text(json.dumps({**data, "key": key}))
         return path
 
     return of
 
 
-def prune(trained, out, table, *more):
+def prune(trained, out, table, *more, target="trt"):
     return CliRunner().invoke(app, [
-        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", "trt",
+        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", target,
         "--sequence", "32", "--max-length", "32", "--examples", "64", "--table", str(table), "--out", str(out), "--json", "--quiet",
         *more,
     ])  # fmt: skip
@@ -193,6 +193,33 @@ def test_a_table_of_another_model_or_precision_is_refused(trained, board_table, 
                                        str(trained["eval"]), "--target", "trt", "--latency", "0.7"])  # fmt: skip
     assert without.exit_code == 4 and "--target ort" in without.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_another_cpu_is_the_boards_and_goes_through(trained, board_table, cache, tmp_path):
+    """ONNX Runtime runs here too, but not on that processor: its table is for it, and nothing is timed here."""
+    table = board_table("fp32", runtime="ort", version="onnxruntime 1.23.0", device="ARM Cortex-A78")
+    result = prune(trained, tmp_path / "out", table, "--latency", "0.7", target="ort")
+    assert result.exit_code == 7, result.output
+    evidence = json.loads(result.stdout)
+    assert evidence["latency"] is None and "ARM Cortex-A78" in evidence["warnings"][0]
+    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["latency"] == "inconclusive"
+
+
+def test_an_old_table_of_this_machine_is_refused(trained, board_table, cache, tmp_path):
+    table = board_table("fp32", runtime="ort", version="onnxruntime 0.1", device=runtime_class("ort")().device())
+    result = prune(trained, tmp_path / "out", table, "--latency", "0.7", target="ort")
+    assert result.exit_code == 2 and "version" in json.loads(result.stdout)["error"]["got"]
+
+
+@pytest.mark.parametrize("capability", ["9.9", "eight"])
+def test_a_compute_capability_that_is_unknown_is_said_before_any_work(trained, cache, tmp_path, capability):
+    if not _has_rtx():
+        pytest.skip("TensorRT-RTX is not installed")
+    result = CliRunner().invoke(app, [
+        "prune-export", str(trained["model"]), "--train", str(tmp_path / "none.jsonl"), "--eval", str(trained["eval"]), "--target", "ort",
+        "--flops", "0.5", "--compute-capability", capability, "--out", str(tmp_path / "out"), "--json", "--quiet"])  # fmt: skip
+    error = json.loads(result.stdout)["error"]
+    assert result.exit_code == 2 and error["got"] == capability and "8.9" in error["allowed"]
 
 
 def _has_rtx() -> bool:

@@ -18,8 +18,8 @@ LAYERS = [
     {"verify", "report", "compensate", "search", "scores", "cost"},
     {"schedule"},
     {"stages"},
-    {"pipeline"},
-    {"cli", "options", "terminal", "board", "quantize", "__main__", "__init__"},
+    {"pipeline", "sweep"},
+    {"cli", "command_line", "options", "terminal", "board", "quantize", "__main__", "__init__"},
 ]
 LEVEL = {room: i for i, layer in enumerate(LAYERS) for room in layer}
 # What passes between rooms is known to both sides: types only, checked to import nothing above them.

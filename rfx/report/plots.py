@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from contextlib import contextmanager
 
 from rfx.report.facts import layer_rows
 from rfx.verify.evidence import Evidence
@@ -34,6 +35,21 @@ def _svg(figure, salt: str) -> str:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{salt}-", text)
+
+
+@contextmanager
+def new_figure(width: float, height: float):
+    """(figure, axes) in the reports' style, inches."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(width, height, 1)
+        yield figure, axes[0]
+
+
+def figure_svg(figure, salt: str) -> str:
+    """The figure as an `<svg>` element with ids of its own."""
+    return _svg(figure, salt)
 
 
 def _styled(draw):

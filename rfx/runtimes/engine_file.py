@@ -13,7 +13,7 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.runtimes.base import Conditions, EngineOptions
 from rfx.runtimes.gpu import compute_capability, cuda_version, gpu_state
-from rfx.runtimes.tensorrt_build import Built, build_plan, library
+from rfx.runtimes.tensorrt_build import Built, build_plan, known_capabilities, library
 from rfx.store import atomic_write_bytes, atomic_write_text
 
 FACTS_SUFFIX = ".json"  # of the file that lies beside an engine
@@ -29,6 +29,21 @@ def build_ahead(onnx_path: Path, conditions: Conditions, options: EngineOptions,
     trt = library("trt-rtx")
     built = build_plan(trt, onnx_path, conditions, options, compute_capabilities=compute_capabilities)
     return built, engine_facts(trt, built, onnx_path, conditions, options, capabilities=compute_capabilities)
+
+
+def require_capabilities(wanted: Sequence[str]) -> None:
+    """Before any work: TensorRT-RTX is here and compiles for these.
+
+    Raises:
+        EnvironmentMissingError: it is not installed. UsageError: a compute capability it does not know.
+    """
+    known = known_capabilities(library("trt-rtx"))
+    unknown = [c for c in wanted if c not in known]
+    if unknown:
+        raise UsageError(
+            "TensorRT-RTX does not compile for this compute capability.", got=", ".join(unknown), allowed=", ".join(known),
+            next_step="leave --compute-capability out, and build on the GPU itself with TensorRT (rfx build model.onnx)",
+        )  # fmt: skip
 
 
 def engine_facts(trt: ModuleType, built: Built, onnx_path: Path, conditions: Conditions, options: EngineOptions, *,

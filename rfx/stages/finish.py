@@ -12,6 +12,7 @@ import numpy as np
 from rfx.compensate import compensator
 from rfx.cost.flops import unit_costs
 from rfx.device import on_best_device
+from rfx.errors import UserError
 from rfx.plan import Plan, Update
 from rfx.runtimes.base import Engine
 from rfx.schedule import Ground, schedule
@@ -111,8 +112,12 @@ def engine(run: Run, done: Finished, folder: Path) -> Engine:
         if capabilities:
             from rfx.runtimes.engine_file import build_ahead, write_engine_file
 
-            ahead, facts = build_ahead(done.onnx, run.conditions, run.served_by.options, capabilities)
-            write_engine_file(ahead.plan, facts, folder / AHEAD_FILE)
+            try:  # the model is finished: an engine that fails must not take it along
+                ahead, facts = build_ahead(done.onnx, run.conditions, run.served_by.options, capabilities)
+                write_engine_file(ahead.plan, facts, folder / AHEAD_FILE)
+            except UserError as error:
+                run.warn(f"No engine was built ahead of time for {', '.join(capabilities)}: {error.what} {error.got or ''} "
+                         "The rest is finished; `rfx build model.onnx` tries again.")  # fmt: skip
     serve(run, done, folder, kept)
     return built
 

@@ -1,0 +1,148 @@
+"""The whole curve: accuracy and measured latency at many targets, from one scoring and one table a seed.
+
+Each point is what prune-export would make, built, timed and evaluated, and then thrown away. A point that an interrupted
+sweep has finished is taken from the store.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfx.cost.flops import flops
+from rfx.cost.table import LatencyTable
+from rfx.environment import environment
+from rfx.errors import InfeasibleError, UsageError
+from rfx.pipeline import now, prepare, search_counts, sequence_of, start, tool
+from rfx.plan import Plan
+from rfx.progress import Progress
+from rfx.recipe import Budget, Recipe
+from rfx.report.curve import FILES, write_curve
+from rfx.stages import check, decide, finish, measure
+from rfx.stages.run import Run
+from rfx.store import Store, atomic_dir, require_place
+from rfx.surgery.shrink import parameter_count, shrink
+from rfx.verify.curve import Curve, Point
+
+VERSION = 1  # of a point: those of another are not taken from the store
+
+
+def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str = "latency", seeds: int = 1,
+          store: Store | None = None, progress: Progress | None = None, table: LatencyTable | None = None) -> Curve:
+    """Prune to every target with every seed, and measure.
+
+    Args:
+        targets: shares of the dense model's latency or FLOPs, each between 0 and 1.
+        out: gets sweep.json, sweep.csv, sweep.svg and sweep.html, whole or not at all.
+        by: "latency" or "flops".
+        seeds: how many samples of calibration examples: the recipe's seed and those after it.
+
+    Raises:
+        UsageError: no targets, one that is no share, a place that holds other things.
+        InfeasibleError: not one of the targets can be reached.
+    """  # fmt: skip
+    targets = _checked(targets)
+    _require_ours(Path(out))
+    first = start(_at(recipe, targets[0], by, recipe.seed), store, progress, table)
+    points: list[Point] = []
+    warnings: list[str] = []
+    part, described, data, infeasible = None, {}, None, None
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        run = first if seed == recipe.seed else start(_at(recipe, targets[0], by, seed), first.store, first.progress, table)
+        loaded, workload = prepare(run)
+        dense = measure.baseline(run, loaded, workload.task.output_names)
+        try:
+            scores = decide.score(run, loaded, workload)
+            described, data = loaded.describe(), data or workload.data
+            for target in targets:
+                run.recipe = _at(run.recipe, target, by, seed)
+                try:
+                    point, found = _point(run, loaded, workload, scores, dense, table)
+                except InfeasibleError as error:
+                    infeasible = infeasible or error
+                    point, found = Point(target=target, seed=seed, note=f"{error.what} {error.allowed}"), None
+                if found is not None:
+                    part = {"key": found.key, "hash": found.hash, "additivity_error": found.additivity_error}
+                points.append(point)
+        finally:
+            dense.engine.close()
+        warnings += [w for w in run.warnings if w not in warnings]
+    if not any(p.accuracy for p in points):
+        raise infeasible
+    curve = Curve(
+        tool=tool(), created=now(), recipe=first.recipe.model_dump(mode="json"), model=described, environment=environment(), data=data,
+        budget=by, table=part, max_drop=recipe.max_drop, points=points, warnings=warnings,
+    )  # fmt: skip
+    with atomic_dir(Path(out)) as folder:
+        write_curve(curve, folder)
+    return curve
+
+
+def _point(run: Run, loaded, workload, scores, dense, table):
+    """One pruned model, measured; and the table's part of the evidence."""
+    recipe = run.recipe
+    found, _, result, predicted, searcher = search_counts(run, loaded, workload, scores, dense, workload.task.output_names, table)
+    counts = sorted(result.counts.items())
+    key = run.store.key(
+        VERSION, tool(), "sweep-point", loaded.hash, decide.features_hash(workload.calibration_features),
+        decide.features_hash(workload.evaluation_features), recipe.method.model_dump(mode="json"), recipe.metric,
+        recipe.conditions.model_dump(mode="json"), run.served_by.name, run.served_by.version(), counts, recipe.seed,
+    )  # fmt: skip
+    kept = run.store.get_json("sweep-point", key)
+    if kept is not None:
+        point = Point.model_validate(kept)
+        same = point.model_copy(update={"target": recipe.budget.latency or recipe.budget.flops})
+        return same, found
+    outcome, _, _ = finish.decide_and_compensate(run, loaded, workload, scores, result, searcher)
+    small = shrink(loaded.model, loaded.sites, outcome.plan, outcome.update)
+    for parameter in small.parameters():
+        parameter.requires_grad_(False)
+    folder = run.store.scratch("sweep")
+    try:
+        file = measure.export_model(run, loaded, small, folder / "model.onnx", workload.task.output_names, outcome.plan)
+        engine = run.build(file)
+        try:
+            accuracy = check.accuracy(run, loaded, workload, dense, engine)
+            latency = None if run.offline else check.latency(run, loaded, dense, engine, predicted)
+        finally:
+            engine.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    sequence = sequence_of(workload)
+
+    def cost(plan: Plan) -> float:
+        return flops(loaded.sites, plan.counts, sequence, loaded.hidden)
+
+    point = Point(
+        target=recipe.budget.latency or recipe.budget.flops, seed=recipe.seed, latency=latency, accuracy=accuracy,
+        predicted_ratio=predicted, flops_ratio=cost(outcome.plan) / cost(Plan.dense(loaded.sites)),
+        params_ratio=parameter_count(small) / parameter_count(loaded.model), kept_layers=outcome.plan.layers,
+    )  # fmt: skip
+    run.store.put_json("sweep-point", key, point.model_dump(mode="json"))
+    return point, found
+
+
+def _at(recipe: Recipe, target: float, by: str, seed: int) -> Recipe:
+    """The recipe at one target and one seed."""
+    calibration = recipe.calibration.model_copy(update={"seed": seed})
+    return recipe.model_copy(update={"budget": Budget(**{by: target}), "seed": seed, "calibration": calibration})
+
+
+def _checked(targets: Sequence[float]) -> list[float]:
+    bad = [t for t in targets if not 0 < t < 1]
+    if bad or not targets:
+        raise UsageError(
+            "The targets of a sweep are shares of the dense model.", got=", ".join(map(str, bad)) or "none",
+            allowed="numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5", next_step="correct --latency or --flops",
+        )  # fmt: skip
+    return sorted(set(targets), reverse=True)
+
+
+def _require_ours(out: Path) -> None:
+    require_place(out)
+    if out.is_dir() and any(p.name not in FILES for p in out.iterdir()):
+        raise UsageError(
+            "The output folder holds something that a sweep did not write.", got=str(out),
+            allowed="a new or empty folder, or an earlier sweep", next_step="give another --out",
+        )  # fmt: skip
