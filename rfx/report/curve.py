@@ -67,7 +67,7 @@ def plot(curve: Curve) -> str:
                             xytext=(0, -12), ha="right", fontsize=9, color="#b91c1c")  # fmt: skip
             if best is not None:
                 ax.scatter([best.cost], [dense - best.drop], s=170, facecolors="none", edgecolors=_BEST, linewidths=2, zorder=4)
-            ax.set_ylabel(f"{some[0].accuracy.metric}, hundredths")
+            ax.set_ylabel(f"{some[0].accuracy.metric}, points")
         ax.set_xlabel(cost_name(curve))
         ax.set_title("what each target keeps" + ("; circled: recommended" if best else ""))
         return figure_svg(figure, "curve")

@@ -18,9 +18,10 @@ from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress, Silent
 from rfx.scores.base import Batch, Scorer, Scores
+from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.scores.fisher import TOKENS_CPU, TOKENS_GPU, scoring_state, split_batch
 from rfx.scores.predictive import fisher_probe
-from rfx.scores.surgeon import removal_curve
+from rfx.scores.surgeon import RemovalCurve, removal_curve
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +34,18 @@ class OutputMetric(Scorer):
     """Order and damage of removal by site, and the token weights for the reconstruction. Needs no labels.
 
     Args:
+        points: at so many kept counts a site the damage is measured, not only predicted: the site alone is pruned and
+            re-solved, and the divergence of the output taken on some examples; 0 for none.
+        examples: how many, of the first ones of the sample.
         seed: of the probe's random signs.
         tokens_per_pass: larger batches are split for the backward pass.
     """
 
     name = "output-metric"
 
-    def __init__(self, *, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):
+    def __init__(self, *, points: int = 0, examples: int = 128, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):
         super().__init__(seed=seed)
-        self.tokens_per_pass = tokens_per_pass
+        self.points, self.examples, self.tokens_per_pass = int(points), int(examples), tokens_per_pass
 
     def score(
         self,
@@ -72,6 +76,7 @@ class OutputMetric(Scorer):
                     outputs = model(**some)
                     fisher_probe(outputs, some, task.output_names, generator).sum().backward()
                 bar.advance()
+        probes = _Probes(model, batches, task, self.examples) if self.points else None
         importance, orders, weights = {}, {}, {}
         with progress.bar("removal curves", len(sites)) as bar:
             for site in sites:
@@ -84,13 +89,66 @@ class OutputMetric(Scorer):
                         next_step="look for NaN in the inputs or the model's weights",
                     )  # fmt: skip
                 weight = model.get_submodule(site.output).weight.detach()
-                order, added = removal_curve(statistic.gram(), weight, statistic.metric, site.width)
+                points = sorted({round(site.units * k / self.points) for k in range(1, self.points + 1)}) if self.points else ()
+                curve = removal_curve(statistic.gram(), weight, statistic.metric, site.width, checkpoints=points)
+                added = curve.added
+                if points:
+                    added = self._measured(model, site, curve, statistic.mean(), probes, task)
                 importance[site.name] = np.zeros(site.units)
-                importance[site.name][order] = added
-                orders[site.name] = order
+                importance[site.name][curve.order] = added
+                orders[site.name] = curve.order
                 weights[site.name] = torch.cat(statistic.weights).cpu().numpy()
                 bar.advance()
         return Scores(importance, orders=orders, token_weights=weights)
+
+
+    @staticmethod
+    def _measured(model, site: Site, curve: RemovalCurve, mean: torch.Tensor, probes: _Probes, task: Any) -> np.ndarray:
+        """What each removal adds once the predicted damage is scaled to the measured one: by the ratio of the two at every
+        checkpoint, its logarithm interpolated between them."""
+        predicted = np.concatenate([[0.0], np.cumsum(curve.added)])  # [units + 1]
+        module = model.get_submodule(site.output)
+        where, ratios = [], []
+        for removed, weight in sorted(curve.weights.items()):
+            if predicted[removed] <= 0:
+                continue
+            shift = (module.weight.detach().double() - weight) @ mean  # the bias takes what the features' mean loses
+            measured = probes.divergence(module, weight, shift)
+            where.append(removed)
+            ratios.append(np.log(max(measured * probes.scale, 1e-3 * predicted[removed]) / predicted[removed]))
+        if not where:
+            return curve.added
+        damage = predicted * np.exp(np.interp(np.arange(len(predicted)), where, ratios))
+        return np.diff(np.maximum.accumulate(damage))
+
+
+class _Probes:
+    """Some examples, the dense model's outputs on them, and how far a model with one changed projection is from these."""
+
+    def __init__(self, model: torch.nn.Module, batches: Iterable[Batch], task: Any, examples: int):
+        self.model, self.task, self.batches, seen, total = model, task, [], 0, 0
+        for inputs, targets in batches:
+            size = len(next(iter(inputs.values())))
+            total += size
+            if seen < examples:
+                some = min(size, examples - seen)
+                self.batches.append(({k: v[:some] for k, v in inputs.items()}, targets))
+                seen += some
+        self.scale = total  # damage is a sum over all examples
+        self.dense = collect_outputs(model, self.batches, task)
+
+    def divergence(self, module: torch.nn.Module, weight: torch.Tensor, shift: torch.Tensor) -> float:
+        """Mean over the examples with `weight` [d, n] in place and `shift` [d] on the bias."""
+        import torch
+
+        old, old_bias = module.weight, module.bias
+        bias = shift if old_bias is None else old_bias.detach().double() + shift
+        try:
+            module.weight = torch.nn.Parameter(weight.to(old.dtype), requires_grad=False)
+            module.bias = torch.nn.Parameter(bias.to(old.dtype), requires_grad=False)
+            return mean_divergence(self.model, self.batches, self.dense, self.task)
+        finally:
+            module.weight, module.bias = old, old_bias
 
 
 class _Statistic:
@@ -102,6 +160,7 @@ class _Statistic:
         f64 = {"dtype": torch.float64, "device": device}
         self.metric = torch.zeros(hidden, hidden, **f64)
         self._gram = torch.zeros(channels, channels, **f64)
+        self._sum = torch.zeros(channels, **f64)
         self.total = 0.0  # of the weights
         self.weights: list[torch.Tensor] = []
 
@@ -114,18 +173,25 @@ class _Statistic:
         count = torch.bincount(example)
         mean = torch.zeros(len(count), dtype=squares.dtype, device=g.device).index_add(0, example, squares) / count.clamp(min=1)
         w = (1 - UNIFORM) * squares + UNIFORM * mean[example]
-        self.weights.append(w.float())
+        # |g|, between the expansion's |g|^2, which leaves too few tokens to fit on, and none: docs/accuracy.md has the measure.
+        self.weights.append(w.sqrt().float())
         self.metric += g.T @ g
         scaled = z * w.sqrt()[:, None]
         for i in range(0, scaled.shape[1], _BLOCK):
             self._gram[i : i + _BLOCK, i:] += scaled[:, i : i + _BLOCK].T @ scaled[:, i:]
+        self._sum += (z * w[:, None]).sum(0, dtype=torch.float64)
         self.total += float(w.sum())
 
+    def mean(self) -> torch.Tensor:
+        """Weighted mean of the features, float64 [n]."""
+        return self._sum / max(self.total, 1e-300)
+
     def gram(self) -> torch.Tensor:
-        """A, scaled so that tr(dW^T M dW A) / 2 is the damage summed over the examples: the weights' mean is 1."""
+        """A around the mean, which a free bias takes care of; scaled so that tr(dW^T M dW A) / 2 is the damage summed over
+        the examples."""
         upper = self._gram.triu()
-        full = upper + upper.triu(1).T
-        return full / self.total if self.total > 0 else full
+        mean = self.mean()
+        return (upper + upper.triu(1).T) / max(self.total, 1e-300) - mean[:, None] * mean[None]
 
 
 class _Tap:

@@ -1,6 +1,6 @@
 """What removing units of one site costs when the rest make up for it: structured optimal brain surgery.
 
-With features Z (Gram matrix A = Z^T Z), projection W [d, n] and an output metric M [d, d] a change dW costs
+With features Z (Gram matrix A = Z^T Z, centred where a free bias takes their mean), projection W [d, n] and an output metric M [d, d] a change dW costs
 tr(dW^T M dW A) / 2. Removing the columns S and re-solving the others costs tr(W_S^T M W_S P_SS^-1) / 2 with P = A^-1, moves
 the others by dW_K = -W_S P_SS^-1 P_SK, and takes the Schur complement of P_SS from P (Hassibi and Stork 1993 for single
 weights; Kurtic, Frantar and Alistarh 2023, ZipLM, for structures). Greedy; the costs of the steps add up to the joint cost.
@@ -8,6 +8,8 @@ weights; Kurtic, Frantar and Alistarh 2023, ZipLM, for structures). Greedy; the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +21,26 @@ DAMPING = 1e-3  # of the mean diagonal of A
 STEPS = 96  # about so many removals of single channels at once: filters go in blocks of units / STEPS, at least 8
 
 
+@dataclass(frozen=True)
+class RemovalCurve:
+    """`order` int64 [units], first to go first; `added` float64 [units], what each removal adds to the damage, in that
+    order, >= 0; `weights` [d, n] by number of removed units, zero in their columns, where they were asked for."""
+
+    order: np.ndarray
+    added: np.ndarray
+    weights: Mapping[int, torch.Tensor]
+
+
 def removal_curve(
-    gram: torch.Tensor, weight: torch.Tensor, metric: torch.Tensor, width: int, *, damping: float = DAMPING
-) -> tuple[np.ndarray, np.ndarray]:
+    gram: torch.Tensor, weight: torch.Tensor, metric: torch.Tensor, width: int, *, damping: float = DAMPING,
+    checkpoints: Sequence[int] = (),
+) -> RemovalCurve:
     """The order in which the units of a site should go, and what each removal adds to the damage.
 
     Args:
         gram: A, [n, n]. weight: W [d, n]. metric: M [d, d], positive semi-definite.
         width: channels of a unit; heads go one at a time, filters (width 1) some at a time by the diagonal form.
-
-    Returns:
-        order int64 [units], first to go first; added damage float64 [units], in that order, >= 0.
+        checkpoints: numbers of removed units at which the re-solved weights are wanted.
     """
     import torch
 
@@ -38,10 +49,12 @@ def removal_curve(
     a = gram.double()
     scale = float(a.diagonal().mean())
     if not scale > 0:  # features that are all zero
-        return np.arange(units), np.zeros(units)
+        return RemovalCurve(np.arange(units), np.zeros(units), {})
     a = a + damping * scale * torch.eye(n, dtype=a.dtype, device=a.device)
     p = torch.cholesky_inverse(torch.linalg.cholesky(a))  # [n, n]
     v = _root(metric).T @ weight.double()  # [r, n], |v_i|^2 = w_i^T M w_i
+    w = weight.double() if checkpoints else None
+    wanted, states = sorted(set(checkpoints)), {}
     alive = torch.arange(units, device=a.device)
     order, added = [], []
     block = 1 if width > 1 else max(8, units // STEPS)
@@ -65,6 +78,8 @@ def removal_curve(
             share = step / step.sum() if float(step.sum()) > 0 else torch.full_like(step, 1 / len(step))
             step = joint * share
         v = (v - v[:, gone] @ solved)[:, stay]
+        if w is not None:
+            w = (w - w[:, gone] @ solved)[:, stay]
         rest = torch.nonzero(stay).flatten()
         p = p[rest][:, rest] - p[rest][:, gone] @ solved[:, rest]
         order.append(alive[chosen])
@@ -72,7 +87,15 @@ def removal_curve(
         keep = torch.ones(len(alive), dtype=torch.bool, device=a.device)
         keep[chosen] = False
         alive = alive[keep]
-    return torch.cat(order).cpu().numpy().astype(np.int64), torch.cat(added).double().cpu().numpy()
+        removed = units - len(alive)
+        while wanted and wanted[0] <= removed:  # the first state at or beyond it
+            wanted.pop(0)
+            full = torch.zeros(weight.shape, dtype=torch.float64, device=a.device)
+            full[:, (alive[:, None] * width + torch.arange(width, device=a.device)).flatten()] = w
+            states[removed] = full
+    return RemovalCurve(
+        torch.cat(order).cpu().numpy().astype(np.int64), torch.cat(added).double().cpu().numpy(), states
+    )
 
 
 def _root(metric: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,119 @@
+"""rfx sweep: the curve is measured point by point, its files are whole, a point is recommended for the reason it gives."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import rfx.verify.latency as verify_latency
+from rfx.cli import app
+from rfx.verify.curve import Curve, Point, Row, recommend
+from tests.evidences import make_evidence
+
+FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(verify_latency, "PRECISION", 0.2)
+    monkeypatch.setenv("RFX_CACHE", str(tmp_path_factory.getbasetemp() / "sweep-cache"))
+
+
+def run(trained, out, *more):
+    return CliRunner().invoke(app, [
+        "sweep", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", "ort",
+        "--max-length", "32", "--sequence", "16", "--examples", "64", "--out", str(out), *more,
+    ])  # fmt: skip
+
+
+def test_a_sweep_over_flops_leaves_the_curve_whole(trained, tmp_path):
+    out = tmp_path / "sweep"
+    result = run(trained, out, "--flops", "0.3,0.6", "--seeds", "2", "--max-drop", "5", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in out.iterdir()} == FILES
+    curve = Curve.model_validate_json((out / "sweep.json").read_text())
+    assert json.loads(result.stdout)["points"] == json.loads((out / "sweep.json").read_text())["points"]
+    assert [(p.target, p.seed) for p in curve.points] == [(0.6, 0), (0.3, 0), (0.6, 1), (0.3, 1)]
+    for p in curve.points:
+        assert p.flops_ratio <= p.target and p.latency.ratio < 1 and p.accuracy.examples == curve.data.evaluation
+    assert [r.target for r in curve.rows] == [0.6, 0.3] and all(r.seeds == 2 for r in curve.rows)
+    rows = list(csv.DictReader((out / "sweep.csv").open()))
+    assert [float(r["latency_ratio"]) for r in rows] == pytest.approx([p.latency.ratio for p in curve.points], rel=1e-4)
+    page = (out / "sweep.html").read_text()
+    best, why = recommend(curve.rows, 5)
+    assert why in page and "<svg" in page and not any(s in page for s in ("<script", "<link", "src="))
+    assert f"--flops {best.target:g} --max-drop 5" in page
+
+
+def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
+    first = run(trained, tmp_path / "a", "--flops", "0.5,0.4", "--json", "--quiet")
+    assert first.exit_code == 0, first.output
+    import rfx.stages.check as check
+
+    def none_is_measured_again(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(check, "latency", none_is_measured_again)
+    again = run(trained, tmp_path / "a", "--flops", "0.5,0.4", "--json", "--quiet")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["points"] == json.loads(first.stdout)["points"]
+
+
+def test_what_is_out_of_reach_is_said_and_the_rest_goes_on(trained, tmp_path):
+    table = tmp_path / "table.json"
+    made = CliRunner().invoke(app, ["profile", str(trained["model"]), "--target", "ort", "--sequence", "16", "--out", str(table), "--quiet"])
+    assert made.exit_code == 0, made.output
+    result = run(trained, tmp_path / "some", "--latency", "0.8,0.01", "--table", str(table))
+    assert result.exit_code == 0, result.output
+    curve = Curve.model_validate_json((tmp_path / "some" / "sweep.json").read_text())
+    reached, missed = curve.points
+    assert reached.accuracy and not missed.accuracy and "fastest reachable point" in missed.note
+    assert "No --max-drop was given" in result.stdout and "fastest reachable" in result.stdout
+    none = run(trained, tmp_path / "none", "--latency", "0.01", "--table", str(table), "--json", "--quiet")
+    assert none.exit_code == 3 and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("more, said", [
+    (["--latency", "fast"], "not numbers"), (["--latency", "0.5,1.2"], "1.2"), (["--flops", ""], "none"),
+    (["--latency", "0.5", "--flops", "0.5"], "one of them"),
+])
+def test_targets_that_are_none_are_refused(trained, tmp_path, more, said):
+    result = run(trained, tmp_path / "out", *more)
+    assert result.exit_code == 2 and said in result.output and not (tmp_path / "out").exists()
+
+
+def test_a_strangers_folder_is_left_alone(trained, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    result = run(trained, tmp_path, "--flops", "0.5")
+    assert result.exit_code == 2 and "did not write" in result.output
+    assert [p.name for p in Path(tmp_path).iterdir()] == ["mine.txt"]
+
+
+def row(target, drop, bound, cost=None):
+    return Row(target=target, seeds=1, cost=cost or target, drop=drop, lowest=drop, highest=drop, bound=bound)
+
+
+def test_the_recommended_point_is_the_cheapest_that_is_sure_and_else_the_cheapest_that_is_likely():
+    rows = [row(0.8, 0.0, 0.4), row(0.7, 0.2, 0.9), row(0.6, 0.8, 1.6), row(0.5, 2.0, 3.0)]
+    assert recommend(rows, 1.0)[0].target == 0.7
+    best, why = recommend(rows[2:], 1.0)
+    assert best.target == 0.6 and "1.60" in why
+    assert recommend(rows[3:], 1.0)[0] is None and recommend(rows, None)[0] is None
+    assert recommend([row(0.5, float("nan"), 0.1)], 1.0)[0] is None
+
+
+def test_dominated_targets_are_marked():
+    evidence = make_evidence()
+
+    def point(target, ratio, drop):
+        latency = evidence.latency.model_copy(update={"ratio": ratio})
+        accuracy = evidence.accuracy.model_copy(update={"drop": drop})
+        return Point(target=target, seed=0, latency=latency, accuracy=accuracy)
+
+    curve = Curve(
+        tool="t", created="c", recipe={}, model={}, environment={}, data=evidence.data, budget="latency",
+        points=[point(0.8, 0.79, 1.0), point(0.7, 0.69, 0.5), point(0.6, 0.59, 0.9)],
+    )  # fmt: skip
+    assert {r.target: r.dominated for r in curve.rows} == {0.8: True, 0.7: False, 0.6: False}
