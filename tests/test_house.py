@@ -64,7 +64,7 @@ def test_runtimes_and_anatomy_know_nothing_of_pruning(room):
 
 
 def test_reports_know_only_evidence():
-    allowed = ("rfx.verify.evidence", "rfx.report", "rfx.store", "rfx.errors", "rfx.plan")
+    allowed = ("rfx.verify.evidence", "rfx.verify.curve", "rfx.report", "rfx.store", "rfx.errors", "rfx.plan")
     for path in (PACKAGE / "report").rglob("*.py"):
         assert not [m for m in imports(path) if m.startswith("rfx.") and not m.startswith(allowed)]
 
