@@ -5,7 +5,8 @@
 
 For each: the metric on the evaluation split, KL to the dense model (squared error for a regression), agreement with the
 dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Resumes:
-what the JSON holds is not run again. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+what the JSON holds is not run again. `--recipes` takes the names of ABLATIONS too; `--latency 0.7 0.5 0.4` goes on to equal
+measured latency on ONNX Runtime. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,10 +30,25 @@ from rfx.stages import decide, finish, load
 from rfx.stages.run import Run, peak_memory_mb
 from rfx.store import Store, atomic_write_text
 from rfx.surgery.shrink import shrink
+from rfx.sweep import sweep
 from rfx.terminal import Terminal
 
 EVAL_BATCH = 64
 RECIPES = ("kwon-reference", "kwon", "kprune", "magnitude", "random", "rfx")
+RFX = PRESETS["rfx"].model_dump()
+ABLATIONS = {  # the default with one part exchanged
+    "kwon+affine": {**PRESETS["kwon"].model_dump(), "compensate": "affine"},
+    "rfx-none": {**RFX, "compensate": "none"},
+    "rfx-scales": {**RFX, "compensate": "scales"},
+    "rfx-projection": {**RFX, "compensate": "projection"},
+    "rfx-iterated": {**RFX, "schedule": "iterated", "rounds": 3},
+    "rfx-sequential": {**RFX, "schedule": "sequential"},
+    "rfx-measured": {**RFX, "scorer_options": {"points": 4}},
+}
+
+
+def method_of(name: str):
+    return {**ABLATIONS[name], "name": name} if name in ABLATIONS else name
 
 
 def recipe_of(pair: Pair, model: Path, data: Path, method, seed: int, share: float, examples: int):
@@ -114,10 +131,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(PRESETS))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=[*PRESETS, *ABLATIONS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--flops", nargs="+", type=float, default=[0.7, 0.6, 0.5, 0.4, 0.3])
     parser.add_argument("--examples", type=int, help="of calibration; default: the pair's")
+    parser.add_argument("--latency", nargs="+", type=float, default=[], help="then these targets of measured latency, seed 0")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
@@ -135,16 +153,38 @@ def main() -> None:
                     todo = [share for share in args.flops if keys[share] not in results["cells"]]
                     if not todo:
                         continue
-                    bench = Bench(pair, model, args.data, method, seed, examples, store, progress)
+                    bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
                     if name not in results["dense"]:
                         results["dense"][name] = {**bench.judge(bench.loaded.model), "name": bench.task.metric_name}
                     for share in todo:
-                        small, facts = bench.prune(method, share)
+                        small, facts = bench.prune(method_of(method), share)
                         cell = {**bench.judge(small), **facts}
                         results["cells"][keys[share]] = cell
                         atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
                         print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
                               f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
+            for method in args.recipes if args.latency else ():
+                at_latency(pair, model, args, method, store, progress, results)
+
+
+def at_latency(pair: Pair, model: Path, args, method: str, store: Store, progress, results: dict) -> None:
+    """The same at equal measured latency: what `rfx sweep --latency` does."""
+    examples = args.examples or pair.examples
+    keys = {t: f"{pair.name}|{method}|0|latency {t}|{examples}" for t in args.latency}
+    todo = [t for t, key in keys.items() if key not in results["cells"]]
+    if not todo:
+        return
+    recipe = recipe_of(pair, model, args.data, method_of(method), 0, 0.5, examples).model_copy(update={"target": "ort"})
+    with tempfile.TemporaryDirectory() as folder:
+        curve = sweep(recipe, todo, Path(folder) / "sweep", store=store, progress=progress)
+    for p in curve.points:
+        cell = {"note": p.note} if p.accuracy is None else {
+            "metric": p.accuracy.pruned, "agreement": p.accuracy.agreement, "ratio": p.latency.ratio, "interval": p.latency.interval,
+            "flops_kept": p.flops_ratio, "layers": p.kept_layers,
+        }  # fmt: skip
+        results["cells"][keys[p.target]] = cell
+        print(keys[p.target], {k: v for k, v in cell.items() if k != "layers"}, flush=True)
+    atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

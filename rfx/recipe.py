@@ -80,13 +80,13 @@ class Method(_Part):
     """The five parts of a pruning method (and the options of two of them). `PRESETS` names the known combinations."""
 
     name: str = "custom"
-    scorer: str = "fisher"
+    scorer: str = "output-metric"
     scorer_options: dict[str, float] = Field(default_factory=dict)
     gradients: Literal["example", "batch"] = "example"
     search: str = "knapsack"
     interactions: Literal["block", "none"] = "block"  # of removed units in the search: the Fisher block or its diagonal
-    refine: Literal["best", "reference", "none"] = "best"
-    compensate: str = "scales"
+    refine: Literal["best", "reference", "none"] = "none"
+    compensate: str = "affine"
     tuning: Literal["kwon", "kwon-reference"] = "kwon"  # of `scales`
     schedule: str = "oneshot"
     rounds: int = Field(2, ge=1, le=8)  # of the iterated schedule
@@ -96,14 +96,14 @@ class Method(_Part):
 
 PRESETS: dict[str, Method] = {
     # What measures best across the tasks (docs/accuracy.md).
-    "rfx": Method(name="rfx", scorer="output-metric", refine="none", compensate="affine"),
+    "rfx": Method(name="rfx"),
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
-        name="kwon-reference", gradients="batch", interactions="none", refine="reference", tuning="kwon-reference", replacement=True,
-        guard=False,
+        name="kwon-reference", scorer="fisher", gradients="batch", interactions="none", refine="reference", compensate="scales",
+        tuning="kwon-reference", guard=False, replacement=True,
     ),
     # The paper repaired: dense teacher, every site, per-site acceptance.
-    "kwon": Method(name="kwon"),
+    "kwon": Method(name="kwon", scorer="fisher", refine="best", compensate="scales"),
     # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a ridge, the bias kept.
     "kprune": Method(
         name="kprune", scorer="kprune", interactions="none", refine="none", compensate="projection", schedule="sequential"
@@ -133,7 +133,7 @@ class Recipe(_Part):
     conditions: ConditionsSpec = Field(default_factory=ConditionsSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
-    method: Method = Field(default_factory=lambda: PRESETS["kwon"].model_copy())
+    method: Method = Field(default_factory=lambda: PRESETS["rfx"].model_copy())
     seed: int = 0
 
     @model_validator(mode="before")

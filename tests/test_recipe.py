@@ -10,7 +10,7 @@ from rfx.recipe import PRESETS, make_recipe, read_recipe
 def test_defaults_are_the_stated_ones():
     recipe = make_recipe({})
     assert recipe.conditions.model_dump() == {"batch": 1, "sequence": 128, "threads": 1, "precision": "fp32"}
-    assert recipe.method == PRESETS["kwon"] and recipe.calibration.examples == 2048
+    assert recipe.method == PRESETS["rfx"] and recipe.calibration.examples == 2048
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -71,6 +71,7 @@ def reconstruct(
 
 class _Projection(Walk):
     bias = True
+    narrow_attention = True  # what the last attention gives at other positions reaches nothing
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -80,6 +80,7 @@ class Walk(ABC):
     """
 
     hold_out = True
+    narrow_attention = False  # whether the last layer's attention too is fitted where the head reads, and nowhere else
 
     def __init__(self, model: torch.nn.Module, sites: Sequence[Site],
                  masks: Mapping[str, np.ndarray] | Callable[[Site], np.ndarray], batches: Iterable[Batch],
@@ -158,7 +159,8 @@ class Walk(ABC):
             if fit is not None:
                 seen = run_layer(self.model, layer, student[i], call, self.masks, until=mha)
                 error = trace.streams[mha.name] - seen.streams[mha.name]  # [B, T, d]
-                fit.add(seen.features[mha.name], error, call.real, self._held_out(call), weights(call))
+                positions = self._positions(call, last and self.narrow_attention)
+                fit.add(seen.features[mha.name], error, positions, self._held_out(call), weights(call))
             if ffn is not None:
                 targets[i] = self._ffn_target(ffn, trace)
             outputs.put(i, trace, teacher, targets)
@@ -229,7 +231,7 @@ class Walk(ABC):
         return numbers % HELD_OUT == HELD_OUT - 1
 
     def _positions(self, call: Call, last: bool) -> torch.Tensor:
-        """bool [B, T]: the tokens that an FFN is fitted on."""
+        """bool [B, T]: the tokens that a site is fitted on."""
         import torch
 
         if not (last and self.head_positions == "first"):
