@@ -26,6 +26,7 @@ from rfx.scores.surgeon import RemovalCurve, removal_curve
 if TYPE_CHECKING:
     import torch
 
+TEMPERATURE = 2.0  # a model is surer of the examples it was trained on than of those it will meet
 UNIFORM = 0.02  # of the token weights: a token that matters to nothing still is one
 _BLOCK = 512
 
@@ -34,6 +35,7 @@ class OutputMetric(Scorer):
     """Order and damage of removal by site, and the token weights for the reconstruction. Needs no labels.
 
     Args:
+        temperature: of the output distribution (not of a regression).
         points: at so many kept counts a site the damage is measured, not only predicted: the site alone is pruned and
             re-solved, and the divergence of the output taken on some examples; 0 for none.
         examples: how many, of the first ones of the sample.
@@ -43,8 +45,9 @@ class OutputMetric(Scorer):
 
     name = "output-metric"
 
-    def __init__(self, *, points: int = 0, examples: int = 128, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):
+    def __init__(self, *, temperature: float = TEMPERATURE, points: int = 0, examples: int = 128, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):
         super().__init__(seed=seed)
+        self.temperature = temperature
         self.points, self.examples, self.tokens_per_pass = int(points), int(examples), tokens_per_pass
 
     def score(
@@ -74,7 +77,7 @@ class OutputMetric(Scorer):
                     some = {k: v.to(device) for k, v in some.items()}
                     tap.real = some["attention_mask"].bool() if "attention_mask" in some else None
                     outputs = model(**some)
-                    fisher_probe(outputs, some, task.output_names, generator).sum().backward()
+                    fisher_probe(outputs, some, task.output_names, generator, self.temperature).sum().backward()
                 bar.advance()
         probes = _Probes(model, batches, task, self.examples) if self.points else None
         importance, orders, weights = {}, {}, {}

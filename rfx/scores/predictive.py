@@ -43,11 +43,16 @@ def output_fields(
 
 
 def fisher_probe(
-    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], generator: torch.Generator
+    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], generator: torch.Generator,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher information: summed over
-    the outputs called `names`, averaged over the real tokens. For a regression the output itself (unit Gaussian)."""
-    return _probe(outputs, inputs, names, generator, None, 1.0)
+    the outputs called `names`, averaged over the real tokens. For a regression the output itself (unit Gaussian).
+
+    With a `temperature` T it is that of the distribution softmax(z / T), T^2 times: the second derivative of
+    T^2 KL at T, in which examples that the model is sure of still count.
+    """
+    return _probe(outputs, inputs, names, generator, None, temperature)
 
 
 def knowledge_probe(
