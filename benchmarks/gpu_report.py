@@ -111,7 +111,7 @@ def _dropped(rows: list[dict]) -> list[str]:
         for t in row["targets"]:
             if "emptied_sublayers" in t:
                 lines.append(f"  - {t['target']:g}: dropped {', '.join(t['emptied_sublayers']) or 'none'}")
-    return ["", "Dropped at batch 1, where launches and weights' reads set the time rather than arithmetic:", "", *lines] if lines else []
+    return ["", "Dropped at batch 1, and what half of the units would have saved instead:", "", *lines] if lines else []
 
 
 def _number(value: float | None) -> str:
