@@ -268,6 +268,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error.render()}", file=sys.stderr)
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted. What was measured is kept: the same command goes on.", file=sys.stderr)
+        return int(ExitCode.INTERRUPT)
     except Exception:  # a bug: said in full, and never with the exit code of a failed gate
         traceback.print_exc()
         return int(ExitCode.INTERNAL_CHECK)

@@ -255,7 +255,7 @@ def _measure_points(done: _Measured, reference: _Reference, points, progress, se
         done.take(saved, store.key(entry, seed, number))
         left = [p for p in left if p not in done.slopes]
         number += 1
-    size = _group_size(reference.shape, reference.conditions, reference.depths, reference.runtime.group_bytes())
+    size = _group_size(reference.runtime, reference.shape, reference.conditions, reference.depths)
     groups = _groups(left, size, seed)
     with progress.bar(title, number + len(groups)) as bar:
         bar.advance(number)
@@ -267,14 +267,14 @@ def _measure_points(done: _Measured, reference: _Reference, points, progress, se
             bar.advance()
 
 
-def _group_size(shape: BlockShape, conditions: Conditions, ds: tuple[int, int], memory: int) -> int:
-    """How many points fit into `memory` bytes beside the reference: weights, and activations that engines do not share."""
+def _group_size(runtime: Runtime, shape: BlockShape, conditions: Conditions, ds: tuple[int, int]) -> int:
+    """How many points the runtime has memory for beside the reference: weights, and activations that engines do not share."""
     inner = shape.heads_total * shape.head_dim
     weights = 4 * shape.hidden * inner + 2 * shape.hidden * shape.filters_total  # one block
     tokens = conditions.batch * conditions.sequence
-    activations = tokens * (4 * shape.hidden + 3 * inner + shape.filters_total + 2 * shape.heads_total * conditions.sequence)
+    activations = runtime.own_activations * tokens * (4 * shape.hidden + 3 * inner + shape.filters_total + 2 * shape.heads_total * conditions.sequence)
     each = (4 if conditions.precision == "fp32" else 2) * (weights * sum(ds) + activations * len(ds))
-    return max(2, min(MAX_GROUP, int(memory // each)))
+    return max(2, min(MAX_GROUP, int(runtime.group_bytes() // each)))
 
 
 def _groups(points: Sequence[Point], size: int, seed: int) -> list[list[Point]]:

@@ -111,6 +111,7 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     engine_file: ClassVar[str | None] = None  # what a compiled engine is called in an output folder
     max_depth: ClassVar[int] = 12  # blocks of the deepest stack of a latency table
+    own_activations: ClassVar[bool] = False  # every bound engine holds its activations on the device, beside its weights
     smooth: ClassVar[bool] = False  # latency is near linear in the counts, so noise of a table may be smoothed away
     verified: ClassVar[bool] = True  # seen running on real hardware, with a committed result
 

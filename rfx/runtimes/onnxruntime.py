@@ -132,6 +132,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     clock: ClassVar[str] = "wall clock, device synchronised, no transfers"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     max_depth: ClassVar[int] = 6
+    own_activations: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     verified: ClassVar[bool] = False
     provider: ClassVar[str] = CUDA

@@ -52,10 +52,11 @@ class TensorRT(Runtime):
     """
 
     name: ClassVar[str] = "trt"
-    clock: ClassVar[str] = "GPU compute time (CUDA events around a CUDA graph, no transfers)"
+    clock: ClassVar[str] = "GPU compute time (CUDA events around a queued CUDA graph, no transfers)"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     engine_file: ClassVar[str | None] = "model.plan"
     max_depth: ClassVar[int] = 6  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+    own_activations: ClassVar[bool] = True
     smooth: ClassVar[bool] = False  # latency goes in steps of tiles
     verified: ClassVar[bool] = False
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -247,8 +248,14 @@ def test_the_dense_stacks_are_built_once_for_all_groups(small, tmp_path, monkeyp
 
 def test_a_group_takes_what_the_memory_holds():
     bert, depths = BlockShape(768, 12, 64, 3072), (3, 12)
-    at = [latency._group_size(bert, Conditions(batch=b), depths, memory) for b, memory in ((1, 1 << 29), (1, 1 << 36), (128, 1 << 33))]
-    assert at[0] == 2 and at[1] == latency.MAX_GROUP and 2 < at[2] < latency.MAX_GROUP
+
+    def size(batch, memory, **own):
+        there = SimpleNamespace(group_bytes=lambda: memory, **own)
+        return latency._group_size(there, bert, Conditions(batch=batch), depths)
+
+    assert size(1, 1 << 29, own_activations=False) == size(128, 1 << 29, own_activations=False) == 2
+    assert size(1, 1 << 36, own_activations=True) == latency.MAX_GROUP
+    assert 2 < size(128, 1 << 33, own_activations=True) < size(1, 1 << 33, own_activations=True)
 
 
 def test_flops_are_those_that_torch_counts():
