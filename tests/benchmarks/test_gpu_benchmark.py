@@ -1,6 +1,8 @@
 """The GPU benchmark, run for real on the CPU's runtime at a tiny size: it writes, resumes and says what it skipped."""
 
 import json
+import subprocess
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,6 +112,30 @@ def test_landing_is_judged_by_a_measurement_that_did_not_choose(monkeypatch):
 def test_what_failed_or_was_cut_short_is_measured_again():
     assert all(gpu_extras.wanted(v) for v in (None, "failed: x", "skipped: y", {"a": 1, "out_of_time": "z"}))
     assert not gpu_extras.wanted({"a": 1})
+
+
+def test_pruning_has_no_more_time_than_the_budget(monkeypatch):
+    given = []
+
+    def run(command, timeout, **more):
+        given.append(timeout)
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu_extras.subprocess, "run", run)
+    for left, most in ((50.0, 50.0), (5000.0, 300.0)):
+        with pytest.raises(subprocess.TimeoutExpired):
+            gpu_extras.pruning_time(time.monotonic() + left)
+        assert most - 5 < given[-1] <= most
+
+
+def test_what_stands_beside_waits_for_the_first_configuration(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(gpu, "run_config", lambda config, *a: order.append(config["batch"]))
+    monkeypatch.setattr(gpu_extras, "extras", lambda done, deadline, save: order.append("beside"))
+    arguments = [a for a in ORT if a != "--no-extras"]
+    arguments[arguments.index("--batches") + 1 : arguments.index("--batches") + 2] = ["1", "8"]
+    assert gpu.main(["--out", str(tmp_path), *arguments]) == 0
+    assert order == [1, "beside", 8]
 
 
 def test_the_report_says_what_a_width_is_worth():

@@ -318,3 +318,14 @@ def test_widths_that_a_larger_one_undercuts_are_never_chosen():
     key = TableKey("trt", "v", "d", "c", 1, "fp16", 1, 128, 64, 4, 16, 256, "post-ln/gelu")
     table = LatencyTable(key, {"mha": {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.4, 4: 0.6}, "ffn": {0: 0.1, 64: 0.3, 128: 0.3, 256: 0.5}}, 0.1, 2)
     assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {0: 0.1, 128: 0.3, 256: 0.5}
+
+
+def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
+    import rfx.export.precision as precision
+
+    checked = []
+    monkeypatch.setattr(precision, "_check", lambda model, name: checked.append(name))
+    stacks = latency.Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
+    for point in ((4, 64), (2, 32), (0, 64)):
+        assert stacks.file(point, 2, tmp_path).is_file()
+    assert checked == ["fp16"]

@@ -355,3 +355,11 @@ def test_groups_of_a_table_take_a_quarter_of_the_free_memory(cupy):
     for name in ("trt", "cuda"):
         assert runtime_class(name)().group_bytes() == 2 << 30
     assert runtime_class("ort")().group_bytes() == 1 << 29
+
+
+def test_a_pair_is_recorded_without_a_graph_if_either_had_none(cupy):
+    from rfx.verify.latency import run_facts
+
+    dense, pruned = engine_of(FakeEngine()).bind(IDS), engine_of(FakeEngine(refuses_capture=True)).bind(IDS)
+    assert run_facts({"dense": dense, "pruned": dense}) == {}
+    assert run_facts({"dense": pruned, "pruned": dense})["cuda_graph"] is False
