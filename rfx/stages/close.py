@@ -44,7 +44,7 @@ def predicted_ratio(loaded: Model, table: LatencyTable, result: SearchResult) ->
 
 
 def aim(recipe: Recipe) -> float:
-    """The measured ratio to aim at."""
+    """Of a recipe's target, see `aim_at`."""
     return aim_at(recipe.budget.latency)
 
 
@@ -54,6 +54,7 @@ def on_target(ratio: float, target: float) -> bool:
 
 
 def aim_at(target: float) -> float:
+    """The measured ratio to aim at for a target."""
     return target - min(AIM, target / 4)
 
 
