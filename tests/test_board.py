@@ -219,7 +219,7 @@ def test_numpy_is_loaded_with_one_thread_a_process():
 
 
 def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
-    def bug(*_):
+    def bug(*_, **__):
         raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(board, "_profile", bug)
