@@ -3,8 +3,8 @@
     python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base] [--examples 2048] [--tokens 128]
 
 A random model of the named shape and random examples: the cost does not depend on what the weights say. The unit is
-one plain forward-and-backward pass over the same examples in the same batches, with gradients of the inputs only.
-Process CPU time and wall time of the same run; memory is the process's peak beyond what the model and the plain pass took.
+one plain forward-and-backward pass over the same examples in the same batches, with gradients of the inputs only. All
+of it on the GPU where there is one (`device`, `solver` in the result), waited for at the end of each stage. Process CPU time and wall time of the same run; memory is the process's peak beyond what the model and the plain pass took.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from rfx.anatomy import find_sites
 from rfx.compensate.scales import tune
 from rfx.cost.flops import unit_costs
+from rfx.device import model_device, on_best_device, solver_module
 from rfx.environment import environment
 from rfx.plan import Kind, Site
 from rfx.scores import scorer
@@ -45,10 +46,20 @@ class ClassTask:
 
 
 def clock():
+    settle()
     return time.perf_counter(), time.process_time()
 
 
+def settle() -> None:
+    """Until the GPU is done: its work is queued, and would else be counted to whoever waits for it first."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def since(start):
+    settle()
     return {"wall_s": time.perf_counter() - start[0], "cpu_s": time.process_time() - start[1]}
 
 
@@ -61,6 +72,12 @@ def plain_pass(model, batches) -> None:
         x = embed(inputs["input_ids"]).detach().requires_grad_(True)
         out = model(inputs_embeds=x, attention_mask=inputs["attention_mask"])
         torch.autograd.grad(ClassTask.losses(out, targets).sum(), x)
+
+
+def device_name(device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def bert_large_search() -> dict:
@@ -109,7 +126,10 @@ def main() -> None:
         for i in range(0, args.examples, args.batch)
     ]  # fmt: skip
     result: dict = {"benchmark": "cost", "arguments": {k: str(v) for k, v in vars(args).items()}}
-    with Terminal() as progress:
+    with Terminal() as progress, on_best_device(model):
+        device = model_device(model)
+        batches = [tuple({k: v.to(device) for k, v in part.items()} for part in batch) for batch in batches]
+        result["device"], result["solver"] = device_name(device), solver_module(device).name
         progress.note("plain forward and backward")
         plain_pass(model, batches[:2])  # warm-up
         before_mb = peak_memory_mb()

@@ -13,11 +13,16 @@ code runs on a CPU.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shutil
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -26,15 +31,17 @@ from rfx.cost.flops import unit_costs
 from rfx.cost.latency import Stacks, check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.environment import environment
-from rfx.errors import ExitCode, InfeasibleError, UserError
+from rfx.errors import ExitCode, InfeasibleError, UserError, first_line
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
 from rfx.plan import Counts, Kind, Plan, Site
 from rfx.runtimes import Conditions, Engine, EngineOptions, runtime, runtime_class
 from rfx.runtimes.base import Arrays, BoundRun
+from rfx.runtimes.gpu import free_pools
+from rfx.runtimes.timing import interleave
 from rfx.scores.base import Scores
 from rfx.search import Problem, search
-from rfx.stages.close import NEAR, ROUNDS, WINDOW, corrected
+from rfx.stages.close import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target
 from rfx.store import Store, atomic_write_text
 from rfx.terminal import Terminal
 from rfx.verify.latency import measure_pair
@@ -74,7 +81,7 @@ def sites_of(shape: BlockShape, layers: int) -> list[Site]:
 class Bench:
     """One configuration: a runtime, a shape, a batch size, a length, a precision."""
 
-    def __init__(self, config: dict, store: Store, progress: Terminal):
+    def __init__(self, config: dict, store: Store, progress: Deadline):
         self.shape, self.layers = SHAPES[config["shape"]]
         self.conditions = Conditions(batch=config["batch"], sequence=config["sequence"], precision=config["precision"])
         self.runtime = runtime(config["runtime"], EngineOptions(store=store))
@@ -95,10 +102,10 @@ class Bench:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def pair(self, dense: Engine, counts: Counts, seconds: float, target: float | None = None):
+    def pair(self, dense: Engine, counts: Counts, seconds: float, target: float | None = None, seed: int = SEED):
         pruned = self.engine(counts)
         try:
-            return measure_pair(self.runtime, dense, pruned, self.conditions, vocab_size=30522, seed=SEED, min_seconds=seconds,
+            return measure_pair(self.runtime, dense, pruned, self.conditions, vocab_size=30522, seed=seed, min_seconds=seconds,
                                 max_seconds=2 * seconds, target=target)  # fmt: skip
         finally:
             pruned.close()
@@ -126,9 +133,10 @@ class Bench:
         return sum(costs[s.name] * counts[s.name] for s in self.sites) / sum(costs[s.name] * s.units for s in self.sites)
 
     def at_target(self, dense: Engine, table: LatencyTable, target: float, seconds: float) -> dict:
-        """The closed loop of prune-export: search, build, time, correct the budget, at most three rounds."""
+        """The closed loop of prune-export: search, build, time, correct the budget, at most three rounds. Then the chosen
+        counts are built and timed anew: the sample that chose them says nothing of whether they landed."""
         dense_ms = table.predict_ms(self.sites, {s.name: s.units for s in self.sites})
-        aim = target - min(0.02, target / 4)
+        aim = aim_at(target)
         share, tried = aim, []
         for _ in range(ROUNDS):
             try:
@@ -137,53 +145,104 @@ class Bench:
                 if not tried:
                     return {"target": target, "infeasible": str(error.allowed)}
                 break
-            part = self.pair(dense, found.counts, seconds, target)
-            tried.append((share, part.ratio, found, part))
-            if target - WINDOW <= part.ratio <= target - NEAR:
+            ratio = self.pair(dense, found.counts, seconds, target).ratio
+            tried.append((share, ratio, found))
+            if on_target(ratio, target):
                 break
-            share = corrected([t[:3] for t in tried], aim)
-        below = [t for t in tried if t[1] <= target]
-        _, ratio, found, part = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
+            share = corrected(tried, aim)
+        below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
+        _, chosen, found = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
+        part = self.pair(dense, found.counts, seconds, target, seed=SEED + 1)
         dropped = [s.name for s in self.sites if found.counts[s.name] == 0]
         return {
-            "target": target, "ratio": ratio, "interval": part.interval, "landed": target - 0.04 <= ratio <= target,
-            "rounds": [t[1] for t in tried], "flops": self.flops_share(found.counts), "speedup": part.speedup,
-            "predicted": found.cost / dense_ms, "importance_kept": found.value_share, "emptied_sublayers": dropped,
-            "latency": part.model_dump(mode="json"), "counts": found.counts,
+            "target": target, "ratio": part.ratio, "interval": part.interval, "landed": target - LANDING <= part.ratio <= target,
+            "rounds": [t[1] for t in tried], "chosen_ratio": chosen, "flops": self.flops_share(found.counts),
+            "speedup": part.speedup, "predicted": found.cost / dense_ms, "importance_kept": found.value_share,
+            "emptied_sublayers": dropped, "latency": part.model_dump(mode="json"), "counts": found.counts,
         }  # fmt: skip
+
+    def dense_ms(self, dense: Engine, seconds: float) -> float:
+        """Median of the dense engine alone."""
+        run = dense.bind({})
+        return float(np.median(interleave({"dense": run}, min_seconds=min(1.0, seconds), max_seconds=2 * seconds, seed=SEED)["dense"]))
+
+    def work(self) -> dict[str, float]:
+        """What the dense model cannot do without: its floating point operations, and the bytes of its weights and of the
+        residual stream (fp32), read and written once a sublayer."""
+        shape, c = self.shape, self.conditions
+        costs = unit_costs(self.sites, float(c.sequence), shape.hidden)
+        weights = 4 * shape.hidden * shape.heads_total * shape.head_dim + 2 * shape.hidden * shape.filters_total
+        stream = 2 * 4 * c.batch * c.sequence * shape.hidden
+        return {"flop": 2 * c.batch * sum(costs[s.name] * s.units for s in self.sites),
+                "bytes": float(self.layers * (weights * (4 if c.precision == "fp32" else 2) + 2 * stream))}  # fmt: skip
 
     def at_flops(self, dense: Engine, table: LatencyTable, share: float, seconds: float) -> dict:
         """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper reports."""
         costs = unit_costs(self.sites, float(self.conditions.sequence), self.shape.hidden)
-        problem = Problem.from_unit_costs(self.sites, self.scores, costs, filter_grid=self.runtime.filter_grid)
+        problem = Problem.from_unit_costs(self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.conditions.precision))
         found = search("knapsack")(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)
         return {"flops": self.flops_share(found.counts), "speedup": part.speedup, "ratio": part.ratio, "interval": part.interval}
 
 
-def run_config(config: dict, store: Store, progress: Terminal, targets: list[float], seconds: float, row: dict, save) -> None:
-    """Fill `row` step by step, saving after each."""
+class OutOfTime(Exception):
+    """The budget is spent; what was measured is kept."""
+
+
+class Deadline:
+    """Progress that ends a measurement once the budget is spent: a table's groups are in the store by then."""
+
+    def __init__(self, inner: Terminal, deadline: float):
+        self._inner, self._deadline = inner, deadline
+        self.note, self.warn = inner.note, inner.warn
+
+    def check(self, step: str) -> None:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime(step)
+
+    @contextmanager
+    def bar(self, title: str, total: int | None = None) -> Iterator:
+        with self._inner.bar(title, total) as bar:
+
+            def advance(steps: int = 1) -> None:
+                bar.advance(steps)
+                self.check(title)
+
+            yield SimpleNamespace(advance=advance)
+
+
+def run_config(config: dict, store: Store, progress: Deadline, targets: list[float], seconds: float, row: dict, save) -> None:
+    """Fill `row` step by step, saving after each; what is in it already is not measured again.
+
+    Raises:
+        OutOfTime: the budget was spent before a step; the next run goes on there.
+    """
     bench = Bench(config, store, progress)
     full = {s.name: s.units for s in bench.sites}
     started = time.monotonic()
     dense = bench.engine(full)
     try:
         row["version"], row["device"], row["clock"] = bench.runtime.version(), bench.runtime.device(), bench.runtime.clock_for(bench.conditions)
+        row["dense_ms"], row["work"] = bench.dense_ms(dense, seconds), bench.work()
+        save()
+        progress.check("latency table")
         table = bench.table(dense)
-        row["table"] = table.to_json()
-        row["dense_ms"] = table.predict_ms(bench.sites, full)
-        row["additivity_error"] = table.additivity_error
-        row["table_seconds"] = table.measured.get("seconds")
+        row["table"], row["table_dense_ms"] = table.to_json(), table.predict_ms(bench.sites, full)
+        row["additivity_error"], row["table_seconds"] = table.additivity_error, table.measured.get("seconds")
         save()
-        row["flops_half"] = bench.at_flops(dense, table, 0.5, seconds)
-        save()
+        if "flops_half" not in row:
+            progress.check("half of the FLOPs")
+            row["flops_half"] = bench.at_flops(dense, table, 0.5, seconds)
+            save()
         row.setdefault("targets", [])
         for target in targets:
-            row["targets"].append(bench.at_target(dense, table, target, seconds))
-            save()
+            if target not in [t["target"] for t in row["targets"]]:
+                progress.check(f"target {target:g}")
+                row["targets"].append(bench.at_target(dense, table, target, seconds))
+                save()
     finally:
         dense.close()
-    row["seconds"] = round(time.monotonic() - started, 1)
+        row["seconds"] = round(row.get("seconds", 0.0) + time.monotonic() - started, 1)
     row["done"] = True
 
 
@@ -202,7 +261,22 @@ def configurations(args) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code (those of `rfx.errors.ExitCode`)."""
     args = _arguments(argv)
+    try:
+        return _run(args)
+    except UserError as error:
+        print(f"error: {error.render()}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted. What was measured is kept: the same command goes on.", file=sys.stderr)
+        return int(ExitCode.INTERRUPT)
+    except Exception:  # a bug: said in full, and never with the exit code of a failed gate
+        traceback.print_exc()
+        return int(ExitCode.INTERNAL_CHECK)
+
+
+def _run(args) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "gpu.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"benchmark": "gpu", "rows": [], "extras": {}}
@@ -228,30 +302,45 @@ def main(argv: list[str] | None = None) -> int:
         save()
         print("no runtime of the list can run here; see `rfx env`", file=sys.stderr)
         return int(ExitCode.ENVIRONMENT)
-    if not args.no_extras:
+    beside = [] if args.no_extras else [result["extras"]]
+
+    def measure_beside() -> None:  # once, behind the first table: what is of most worth comes first
         from benchmarks.gpu_extras import extras
 
-        extras(result["extras"], deadline, save)
-    with Terminal() as progress:
-        for config in configurations(args):
-            known = next((r for r in result["rows"] if r["config"] == config), None)
-            if known and known.get("done"):
+        while beside:
+            extras(beside.pop(), deadline, save)
+
+    def known(config: dict) -> dict:
+        return next((r for r in result["rows"] if r["config"] == config), {})
+
+    with Terminal() as terminal:
+        progress = Deadline(terminal, deadline)
+        # What failed before is tried again, after all that was not tried yet.
+        for config in sorted(configurations(args), key=lambda c: "error" in known(c)):
+            row = known(config)
+            if row.get("done"):
                 continue
             if time.monotonic() > deadline:
                 result["skipped"].setdefault("out of time", []).append(config)
                 continue
-            row = known or {"config": config}
-            row.pop("error", None)
-            row.pop("targets", None)
-            if known is None:
+            if not row:
+                row = {"config": config}
                 result["rows"].append(row)
+            row.pop("error", None)
             progress.note(" ".join(f"{k}={v}" for k, v in config.items()))
             try:
                 run_config(config, store, progress, args.targets, args.seconds, row, save)
-            except UserError as error:  # one that cannot run says so, the others go on
-                row["error"], row["done"] = error.render(), True
-                progress.warn(error.render())
+            except OutOfTime as error:
+                progress.note(f"out of time before: {error}")
+                result["skipped"].setdefault("out of time", []).append(config)
+            except Exception as error:  # noqa: BLE001 - of CuPy, CUDA and the runtimes, in many kinds: the others go on
+                row["error"] = error.render() if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+                progress.warn(row["error"])
+            gc.collect()
+            free_pools()  # what a failed one leaves
             save()
+            measure_beside()
+        measure_beside()
     save()
     print(markdown(result))
     print(f"written to {file} and {args.out / 'gpu.md'}", file=sys.stderr)

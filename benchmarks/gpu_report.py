@@ -1,6 +1,10 @@
-"""gpu.json as Markdown: one row a configuration, one a target."""
+"""gpu.json as Markdown: one row a configuration, one a target; what was dropped, and what a width is worth."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.gpu_extras import floor_name
 
 
 def markdown(result: dict) -> str:
@@ -10,43 +14,108 @@ def markdown(result: dict) -> str:
     versions = environment.get("versions", {})
     named = ", ".join(f"{k} {v}" for k, v in versions.items() if k.startswith(("torch", "tensorrt", "onnxruntime", "cupy")))
     lines += [f"{gpus}; driver {environment.get('driver', 'none')}; {named}.", ""]
-    lines += ["Ratios are of medians, dense and pruned timed in turns in one process. A target has landed in [target - 0.04, target].", ""]
-    lines += ["| runtime | shape | batch x tokens | precision | dense ms | table s | additivity | speedup at 0.5 FLOPs |",
-              "|---|---|---|---|---:|---:|---:|---:|"]  # fmt: skip
+    lines += ["Ratios are of medians, dense and pruned timed in turns in one process, in a measurement of the finished engine that did not",
+              "choose it. A target has landed in [target - 0.04, target]. Roofline: the dense encoder's operations at the measured matrix rate, or",
+              "its weights and residual stream at the measured copy bandwidth, whichever takes longer. Torch: BERT with embeddings, CUDA graph.", ""]  # fmt: skip
+    lines += ["| runtime | shape | batch x tokens | precision | dense ms | roofline ms | torch ms | table s | additivity | speedup at 0.5 FLOPs |",
+              "|---|---|---|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    extras = result.get("extras", {})
     for row in result["rows"]:
-        c = row["config"]
         if "dense_ms" not in row:
             continue
         half = row.get("flops_half")
         speedup = f"{half['speedup']:.2f}x ({half['flops']:.2f})" if half else ""
-        error = row.get("additivity_error")
+        error, seconds = row.get("additivity_error"), row.get("table_seconds")
         lines.append(
-            f"| {c['runtime']} | {c['shape']} | {c['batch']} x {c['sequence']} | {c['precision']} | {row['dense_ms']:.3f} | "
-            f"{row.get('table_seconds') or 0:.0f} | {'' if error is None else f'{error:.1%}'} | {speedup} |"
+            f"{_head(row)} {row['dense_ms']:.3f} | {_number(roofline_ms(row, extras))} | {_number(_torch_ms(row, extras))} | "
+            f"{'' if seconds is None else f'{seconds:.0f}'} | {'' if error is None else f'{error:.1%}'} | {speedup} |"
         )
     lines += ["", "| runtime | shape | batch x tokens | precision | target | measured | 95 % | landed | speedup | FLOPs kept | emptied |",
               "|---|---|---|---|---:|---:|---|---|---:|---:|---:|"]  # fmt: skip
     for row in result["rows"]:
-        c = row["config"]
         for t in row.get("targets", []):
-            head = f"| {c['runtime']} | {c['shape']} | {c['batch']} x {c['sequence']} | {c['precision']} | {t['target']:g} |"
+            head = f"{_head(row)} {t['target']:g} |"
             if "ratio" not in t:
                 lines.append(f"{head} not reachable | | no | | | |")
                 continue
             low, high = t["interval"]
             lines.append(f"{head} {t['ratio']:.3f} | {low:.3f} to {high:.3f} | {'yes' if t['landed'] else 'no'} | {t['speedup']:.2f}x | "
                          f"{t['flops']:.2f} | {len(t['emptied_sublayers'])} |")  # fmt: skip
-    extras = result.get("extras", {})
+    lines += _widths(result["rows"]) + _dropped(result["rows"])
     if extras:
         lines += ["", "| measured beside | |", "|---|---|"]
         lines += [f"| {name} | {_short(value)} |" for name, value in extras.items()]
     errors = [(r["config"], r["error"]) for r in result["rows"] if r.get("error")]
     if errors:
-        lines += ["", "Could not run:", *(f"- {c['runtime']} {c['shape']} {c['batch']} {c['precision']}: {' '.join(e.split())}" for c, e in errors)]
+        lines += ["", "Failed, and tried again by the next run:",
+                  *(f"- {c['runtime']} {c['shape']} {c['batch']} {c['precision']}: {' '.join(e.split())}" for c, e in errors)]  # fmt: skip
     if result.get("skipped"):
         lines += ["", "Skipped:", *(f"- {name}: {why if isinstance(why, str) else f'{len(why)} configurations'}"
                                     for name, why in result["skipped"].items())]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _head(row: dict) -> str:
+    c = row["config"]
+    return f"| {c['runtime']} | {c['shape']} | {c['batch']} x {c['sequence']} | {c['precision']} |"
+
+
+def roofline_ms(row: dict, extras: Mapping) -> float | None:
+    """The least time of the dense encoder on this GPU; None where the roofline was not measured."""
+    roof, work = extras.get("roofline"), row.get("work")
+    if not isinstance(roof, Mapping) or not work or row["config"]["runtime"] not in ("trt", "trt-rtx", "cuda"):
+        return None
+    rate = roof[f"{'tf32' if row['config']['precision'] == 'fp32' else row['config']['precision']}_tflop_s"] * 1e12
+    return 1e3 * max(work["flop"] / rate, work["bytes"] / (roof["copy_gb_s"] * 1e9))
+
+
+def _torch_ms(row: dict, extras: Mapping) -> float | None:
+    floor, c = extras.get("torch_floor"), row["config"]
+    name = floor_name(c["shape"], c["precision"], "dense", c["batch"], c["sequence"])
+    return floor.get(name) if isinstance(floor, Mapping) else None
+
+
+def half_width(curve: Mapping[str, float]) -> dict[str, float]:
+    """Of a table's curve: the cost at the count nearest to half, and of the empty sublayer, as shares of the full one; and
+    the share of what emptying saves that half the width saves (0.5: linear; 0: the curve is flat between)."""
+    costs = {int(n): ms for n, ms in curve.items()}
+    most = max(costs)
+    middle = min(costs, key=lambda n: abs(n - most / 2))
+    full, half, empty = costs[most], costs[middle], costs[min(costs)]
+    return {"count": middle, "half": half / full if full else 0.0, "empty": empty / full if full else 0.0,
+            "saved": (full - half) / (full - empty) if full > empty else 0.0}  # fmt: skip
+
+
+def _widths(rows: list[dict]) -> list[str]:
+    lines = ["", "What width is worth: a sublayer's cost by the table, at half of its units and emptied, as a share of the full one's; and how",
+             "much of what emptying saves half of the units saves (50 %: linear; near 0: flat, only dropping the sublayer helps).", "",
+             "| runtime | shape | batch x tokens | precision | heads: half | emptied | saved by half | filters: half | emptied | saved by half |",
+             "|---|---|---|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in rows:
+        if "table" in row:
+            parts = [half_width(row["table"]["costs_ms"][kind]) for kind in ("mha", "ffn")]
+            lines.append(f"{_head(row)} " + " | ".join(f"{p['half']:.2f} | {p['empty']:.2f} | {p['saved']:.0%}" for p in parts) + " |")
+    return lines
+
+
+def _dropped(rows: list[dict]) -> list[str]:
+    """At batch 1: which sublayers were dropped, and why width did not help."""
+    lines = []
+    for row in rows:
+        if row["config"]["batch"] != 1 or "table" not in row or not row.get("targets"):
+            continue
+        c = row["config"]
+        heads, filters = (half_width(row["table"]["costs_ms"][kind]) for kind in ("mha", "ffn"))
+        lines.append(f"- {c['runtime']} {c['shape']} {c['precision']}: half of the heads saves {heads['saved']:.0%} of what dropping the attention "
+                     f"saves, half of the filters {filters['saved']:.0%} of what dropping the FFN saves.")  # fmt: skip
+        for t in row["targets"]:
+            if "emptied_sublayers" in t:
+                lines.append(f"  - {t['target']:g}: dropped {', '.join(t['emptied_sublayers']) or 'none'}")
+    return ["", "Dropped at batch 1, and what half of the units would have saved instead:", "", *lines] if lines else []
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _short(value) -> str:

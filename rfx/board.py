@@ -12,10 +12,14 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+if __name__ == "__main__":  # before NumPy comes in below: its threads are counted once, when it is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import check_additivity, load_or_measure
@@ -114,7 +118,6 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (those of `rfx.errors.ExitCode`)."""
     options = _parser().parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         if options.command == "env":
             for name in RUNTIMES:
@@ -131,6 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. What was measured is kept for the next run.", file=sys.stderr)
         return int(ExitCode.INTERRUPT)
+    except Exception:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+        traceback.print_exc()
+        print("error: this is a bug of rfx. Please report it with the output of `python -m rfx.board env`.", file=sys.stderr)
+        return int(ExitCode.INTERNAL_CHECK)
 
 
 def _profile(options) -> int:

@@ -56,6 +56,10 @@ def on_best_device(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         model.to(before)
+        if best.type == "cuda":  # torch would keep the memory, and the runtimes beside it need it
+            import torch
+
+            torch.cuda.empty_cache()
 
 
 def solver_module(device: torch.device | None = None) -> Solver:

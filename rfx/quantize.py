@@ -397,10 +397,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(text, file=sys.stderr, flush=True)
 
     try:
-        facts = quantize(
-            options.model, options.calibration, options.out, precision=options.precision, attention=options.attention,
-            method=options.method, note=note, chatter=sys.stderr if options.verbose else None,
-        )  # fmt: skip
+        facts = quantize(options.model, options.calibration, options.out, precision=options.precision, attention=options.attention,
+                         method=options.method, note=note, chatter=sys.stderr if options.verbose else None)  # fmt: skip
     except UserError as error:
         print(f"error: {error.render()}", file=sys.stderr)
         return int(error.exit_code)
@@ -410,6 +408,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. Nothing was written.", file=sys.stderr)
         return int(ExitCode.INTERRUPT)
+    except Exception:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+        sys.excepthook(*sys.exc_info())
+        return int(ExitCode.INTERNAL_CHECK)
     print(json.dumps(facts))
     return int(ExitCode.PASS)
 

@@ -58,7 +58,7 @@ def test_a_stripped_graph_runs_with_weights_of_its_own(precision, tmp_path):
 def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
     bundle = Bundle(shapes)
     shape, ort = BlockShape(**bundle.shape), runtime("ort")
-    asked = {(*p, d) for p in latency.possible_points(shape, ort) for d in latency.possible_depths(bundle.layers, ort)[::2]}
+    asked = {(*p, d) for p in latency.possible_points(shape, ort, "fp32") for d in latency.possible_depths(bundle.layers, ort)[::2]}
     assert asked <= bundle.points and shapes.stat().st_size < 300_000
 
 
@@ -226,3 +226,35 @@ def _has_rtx() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
+def test_numpy_is_loaded_with_one_thread_a_process():
+    code = (
+        "import importlib.abc, os, runpy, sys\n"
+        "seen = []\n"
+        "class Watch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy': seen.append(os.environ.get('OMP_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "sys.argv = ['rfx.board', 'env']\n"
+        "try:\n    runpy.run_module('rfx.board', run_name='__main__')\n"
+        "except SystemExit as done:\n    assert seen == ['1'] and done.code == 0, (seen, done.code)\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
+    def bug(*_, **__):
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(board, "_profile", bug)
+    assert board.main(["profile", "shapes.json", "--out", str(tmp_path / "t.json")]) == 6
+    assert "not foreseen" in capsys.readouterr().err
+
+    from rfx import quantize
+
+    monkeypatch.setattr(quantize, "quantize", bug)
+    arguments = ["m.onnx", "--calibration", "c.npz", "--precision", "int8", "--out", str(tmp_path / "q.onnx")]
+    assert quantize.main(arguments) == 6 and "not foreseen" in capsys.readouterr().err

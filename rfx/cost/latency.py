@@ -17,22 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
+from rfx.cost.curves import anchor, midpoints, split
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table
 from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.plan import Kind, Plan, Site
+from rfx.plan import Plan, Site
 from rfx.progress import Progress
 from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
 from rfx.runtimes.timing import interleave, token_inputs
 from rfx.store import Store
 
-VERSION = 1  # of this procedure: results of another are not taken from the store
+VERSION = 2  # of this procedure: results of another are not taken from the store
 MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
-MAX_MIDPOINTS = 8  # widths between two tile edges that are tried, where latency goes in steps
 MIN_ROUNDS = 24
 SECONDS = (8.0, 90.0)  # at least and at most, of timing in all groups together
-GROUP_BYTES = 1 << 29  # weights of the engines that are alive at once
+MAX_GROUP = 16  # points that are timed in turns; what an interruption costs
 RESAMPLES = 200
 
 Point = tuple[int, int]  # heads, filters
@@ -62,9 +62,9 @@ def grid_points(shape: BlockShape, filters: Sequence[int]) -> list[Point]:
     return sorted({(h, F) for h in range(H + 1)} | {(H, f) for f in filters} | {(0, 0)}, reverse=True)
 
 
-def possible_points(shape: BlockShape, runtime: Runtime) -> list[Point]:
+def possible_points(shape: BlockShape, runtime: Runtime, precision: str) -> list[Point]:
     """Every block that a measurement may ask for, the midpoints included."""
-    counts = filter_counts(shape.filters_total, runtime.filter_grid)
+    counts = filter_counts(shape.filters_total, runtime.grid(precision))
     middles = set() if runtime.smooth else {(a + b) // 2 for a, b in zip(counts, counts[1:]) if a > 0 and (a + b) // 2 % 8 == 0}
     return grid_points(shape, sorted({*counts, *middles}))
 
@@ -120,7 +120,7 @@ def load_or_measure(
     for _ in range(2):
         curves, errors, facts = _curves(store, runtime, conditions, shape, layers, key, progress, seed, stacks)
         anchors = _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed, stacks)
-        curves, errors, fixed, note = _anchor(curves, errors, layers, (shape.heads_total, shape.filters_total), *anchors)
+        curves, errors, fixed, note = anchor(curves, errors, layers, (shape.heads_total, shape.filters_total), *anchors)
         tables.append(finish(LatencyTable(key, curves, fixed, layers, errors, (), {**facts, **note})))
         if (tables[-1].additivity_error or 0.0) <= limit:
             store.put_json("latency-table", entry, tables[-1].to_json())
@@ -150,19 +150,23 @@ def _curves(store, runtime, conditions, shape, layers, key, progress, seed, stac
 
 def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, entry, stacks) -> dict:
     H, F = shape.heads_total, shape.filters_total
-    heads, filters = list(range(H + 1)), filter_counts(F, runtime.filter_grid)
+    heads, filters = list(range(H + 1)), filter_counts(F, runtime.grid(conditions.precision))
     dense: Point = (H, F)
     points = grid_points(shape, filters)
     started = time.time()
     done = _Measured()
-    _measure_points(done, store, runtime, conditions, shape, layers, points, progress, seed, entry, stacks, "measuring the latency table")
-    if not runtime.smooth:  # tile edges first; then the middles of the steps, kept only where they are no step themselves
-        middles = midpoints({f: done.samples()[H, f] for f in filters}, F)
-        if middles:
-            more = [(H, f) for f in middles]
-            _measure_points(done, store, runtime, conditions, shape, layers, more, progress, seed + 1, entry, stacks, "measuring between tile edges")
-            filters = sorted({*filters, *middles})
-    costs, errors, notes = _split(done.samples(), heads, filters, dense, runtime.smooth)
+    reference = _Reference(store, runtime, conditions, shape, layers, stacks, seed)
+    try:
+        _measure_points(done, reference, points, progress, seed, entry, "measuring the latency table")
+        if not runtime.smooth:  # tile edges first; then the middles of the steps, kept only where they are no step themselves
+            middles = midpoints({f: done.samples()[H, f] for f in filters}, F)
+            if middles:
+                more = [(H, f) for f in middles]
+                _measure_points(done, reference, more, progress, seed + 1, entry, "measuring between tile edges")
+                filters = sorted({*filters, *middles})
+    finally:
+        reference.close()
+    costs, errors, notes = split(done.samples(), heads, filters, dense, runtime.smooth)
     for part in done.parts:
         store.remove("latency-part", part)
     facts = {
@@ -170,6 +174,8 @@ def _measure_curves(store, runtime, conditions, shape, layers, progress, seed, e
         "depths": list(depths(layers, runtime.max_depth)), "rounds": int(min(done.rounds)), "reference_ms": done.unit,
         "bend": float(np.median(done.bends)), **notes,
     }  # fmt: skip
+    if done.run_facts:
+        facts["measurement"] = done.run_facts
     if runtime.state() is not None:
         facts["state"] = runtime.state()
     return {"costs_ms": costs, "errors_ms": errors, "facts": facts}
@@ -185,81 +191,114 @@ class _Measured:
     rounds: list[int] = field(default_factory=list)
     bends: list[float] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)  # entries of the store that can go when all is done
+    run_facts: dict[str, object] = field(default_factory=dict)  # see BoundRun.measurement
 
     @property
     def unit(self) -> float:
         return float(np.median(self.reference))
+
+    def take(self, saved: Mapping, part: str) -> None:
+        """One group's results, as `_measure_group` gives them and the store keeps them."""
+        self.reference.append(saved["reference_ms"])
+        self.rounds.append(saved["rounds"])
+        self.bends.append(saved["bend"])
+        self.parts.append(part)
+        self.run_facts.update(saved["measurement"])
+        for (h, f), values in saved["slopes"]:
+            self.slopes[h, f] = np.asarray(values) / saved["reference_ms"]
 
     def samples(self) -> dict[Point, np.ndarray]:
         """Milliseconds."""
         return {p: s * self.unit for p, s in self.slopes.items()}
 
 
-def _measure_points(done, store, runtime, conditions, shape, layers, points, progress, seed, entry, stacks, title) -> None:
-    """Measure in groups; a group that an interrupted run finished is taken from the store."""
-    groups = _groups(points, (shape.heads_total, shape.filters_total), shape, depths(layers, runtime.max_depth), seed)
-    with progress.bar(title, len(groups)) as bar:
-        for number, group in enumerate(groups):
-            part = store.key(entry, seed, number, group)
-            saved = store.get_json("latency-part", part)
-            if saved is None:
-                saved = _measure_group(store, runtime, conditions, shape, layers, group, len(groups), seed + number, stacks)
-                store.put_json("latency-part", part, saved)
-            done.reference.append(saved["reference_ms"])
-            done.rounds.append(saved["rounds"])
-            done.bends.append(saved["bend"])
-            done.parts.append(part)
-            for (h, f), values in saved["slopes"]:
-                done.slopes[h, f] = np.asarray(values) / saved["reference_ms"]
+class _Reference:
+    """The dense stacks at three depths that every group is timed against: built and bound once for all groups, when the
+    first of them is measured (a run that finds all in the store builds nothing)."""
+
+    def __init__(self, store, runtime, conditions, shape, layers, stacks, seed):
+        self.store, self.runtime, self.conditions, self.shape, self.stacks, self.seed = store, runtime, conditions, shape, stacks, seed
+        low, high = self.depths = depths(layers, runtime.max_depth)
+        self.point: Point = (shape.heads_total, shape.filters_total)
+        self.three = (low, sum(self.depths) // 2, high)
+        self._inputs = stack_inputs(shape, conditions.batch, conditions.sequence, seed)
+        self._engines: list[Engine] = []
+        self._runs: dict[str, BoundRun] = {}
+
+    def bind(self, point: Point, depth: int, folder: Path, engines: list[Engine]) -> BoundRun:
+        """A stack's engine, added to `engines`, bound."""
+        engines.append(_build_stack(self.runtime, self.conditions, self.stacks, point, depth, folder))
+        return engines[-1].bind(self._inputs)
+
+    def runs(self, folder: Path) -> dict[str, BoundRun]:
+        for depth in self.three:
+            name = _run_name(self.point, depth)
+            if name not in self._runs:
+                self._runs[name] = self.bind(self.point, depth, folder, self._engines)
+        return dict(self._runs)
+
+    def close(self) -> None:
+        self._runs.clear()
+        for engine in self._engines:
+            engine.close()
+
+
+def _run_name(point: Point, depth: int) -> str:
+    return f"{point[0]}/{point[1]}/{depth}"
+
+
+def _measure_points(done: _Measured, reference: _Reference, points, progress, seed, entry, title) -> None:
+    """Measure in groups, each against the reference. Those that an interrupted run finished are taken from the store; the
+    rest is divided anew, since less or more memory may be free now."""
+    store, left, number = reference.store, [p for p in points if p != reference.point], 0
+    while left and (saved := store.get_json("latency-part", store.key(entry, seed, number))) is not None:
+        done.take(saved, store.key(entry, seed, number))
+        left = [p for p in left if p not in done.slopes]
+        number += 1
+    size = _group_size(reference.runtime, reference.shape, reference.conditions, reference.depths)
+    groups = _groups(left, size, seed)
+    with progress.bar(title, number + len(groups)) as bar:
+        bar.advance(number)
+        for i, group in enumerate(groups, number):
+            part = store.key(entry, seed, i)
+            saved = _measure_group(reference, group, -(-len(points) // size), seed + i)
+            store.put_json("latency-part", part, saved)
+            done.take(saved, part)
             bar.advance()
 
 
-def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
-    """Counts halfway between two measured ones where latency rises most, at most 8. Between two edges of equal cost every
-    count is dominated by the upper edge: it is skipped.
-
-    Args:
-        slopes: milliseconds by count, the estimate first, then its bootstrap samples.
-    """
-    counts = sorted(slopes)
-    rises = []
-    for low, high in zip(counts, counts[1:]):
-        rise = slopes[high] - slopes[low]
-        noise = float(np.std(rise[1:])) if len(rise) > 1 else 0.0
-        middle = (low + high) // 2
-        if float(rise[0]) > max(3 * noise, 0.0) and low > 0 and middle % 8 == 0 and middle not in slopes:
-            rises.append((float(rise[0]), middle))
-    return sorted(middle for _, middle in sorted(rises, reverse=True)[:MAX_MIDPOINTS])
+def _group_size(runtime: Runtime, shape: BlockShape, conditions: Conditions, ds: tuple[int, int]) -> int:
+    """How many points the runtime has memory for beside the reference: weights, and activations that engines do not share."""
+    inner = shape.heads_total * shape.head_dim
+    weights = 4 * shape.hidden * inner + 2 * shape.hidden * shape.filters_total  # one block
+    tokens = conditions.batch * conditions.sequence
+    activations = runtime.own_activations * tokens * (4 * shape.hidden + 3 * inner + shape.filters_total + 2 * shape.heads_total * conditions.sequence)
+    each = (4 if conditions.precision == "fp32" else 2) * (weights * sum(ds) + activations * len(ds))
+    return max(2, min(MAX_GROUP, int(runtime.group_bytes() // each)))
 
 
-def _groups(points: Sequence[Point], dense: Point, shape: BlockShape, ds: tuple[int, int], seed: int) -> list[list[Point]]:
-    """The points in parts whose engines fit into memory together; the dense point is in each. Shuffled, so that what
-    one part has in common is no step in a curve."""
-    per_layer = 4 * (4 * shape.hidden * shape.heads_total * shape.head_dim + 2 * shape.hidden * shape.filters_total)
-    each = per_layer * sum(ds)
-    size = max(2, min(16, int(GROUP_BYTES // each)))
-    others = [p for p in points if p != dense]
-    order = np.random.default_rng(seed).permutation(len(others))
-    return [[dense, *(others[i] for i in order[start : start + size])] for start in range(0, len(others), size)]
+def _groups(points: Sequence[Point], size: int, seed: int) -> list[list[Point]]:
+    """The points in parts of `size`. Shuffled, so that what one part has in common is no step in a curve."""
+    order = np.random.default_rng(seed).permutation(len(points))
+    return [[points[i] for i in order[start : start + size]] for start in range(0, len(points), size)]
 
 
-def _measure_group(store, runtime, conditions, shape, layers, group, groups, seed, stacks) -> dict:
-    """Slopes over depth of the points of one group."""
-    ds = depths(layers, runtime.max_depth)
-    folder = store.scratch("stacks")
+def _measure_group(reference: _Reference, group: list[Point], groups: int, seed: int) -> dict:
+    """Slopes over depth of the points of one group, and of the dense point."""
+    ds, dense = reference.depths, reference.point
+    folder = reference.store.scratch("stacks")
     engines: list[Engine] = []
+    runs: dict[str, BoundRun] = {}
     try:
-        runs: dict[str, BoundRun] = {}
-        for point in group:
-            for depth in (ds[0], sum(ds) // 2, ds[1]) if point == group[0] else ds:
-                engine = _build_stack(runtime, conditions, stacks, point, depth, folder)
-                engines.append(engine)
-                runs[f"{point[0]}/{point[1]}/{depth}"] = engine.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed))
+        runs |= reference.runs(folder)
+        runs |= {_run_name(p, d): reference.bind(p, d, folder, engines) for p in group for d in ds}
         times = interleave(
             runs, min_rounds=MIN_ROUNDS, min_seconds=SECONDS[0] / groups, max_seconds=SECONDS[1] / groups,
             warmup_ms=20.0, seed=seed,
         )  # fmt: skip
+        facts = {k: v for run in runs.values() for k, v in run.measurement().items()}
     finally:
+        runs.clear()  # they hold their buffers
         for engine in engines:
             engine.close()
         shutil.rmtree(folder, ignore_errors=True)
@@ -268,14 +307,12 @@ def _measure_group(store, runtime, conditions, shape, layers, group, groups, see
     draws = np.concatenate([np.arange(rows)[None], rng.integers(0, rows, (RESAMPLES, rows))])  # [1 + R, rounds]
     x = np.asarray(ds, dtype=np.float64) - np.mean(ds)
     slopes = []
-    for h, f in group:
-        medians = np.stack([np.median(times[f"{h}/{f}/{d}"][draws], axis=1) for d in ds])  # [depths, 1 + R]
-        slopes.append(((h, f), (x @ medians / (x @ x)).tolist()))
-    low, middle, top = (
-        float(np.median(times[f"{group[0][0]}/{group[0][1]}/{d}"])) for d in (ds[0], sum(ds) // 2, ds[1])
-    )
-    expected = low + (top - low) * (sum(ds) // 2 - ds[0]) / (ds[1] - ds[0])
-    return {"slopes": slopes, "reference_ms": top, "rounds": rows, "bend": middle / expected - 1}
+    for point in (dense, *group):
+        medians = np.stack([np.median(times[_run_name(point, d)][draws], axis=1) for d in ds])  # [depths, 1 + R]
+        slopes.append((point, (x @ medians / (x @ x)).tolist()))
+    low, middle, top = (float(np.median(times[_run_name(dense, d)])) for d in reference.three)
+    expected = low + (top - low) * (reference.three[1] - ds[0]) / (ds[1] - ds[0])
+    return {"slopes": slopes, "reference_ms": top, "rounds": rows, "bend": middle / expected - 1, "measurement": facts}
 
 
 class Stacks:
@@ -283,6 +320,7 @@ class Stacks:
 
     def __init__(self, shape: BlockShape, precision: str, seed: int):
         self.shape, self.precision, self.seed = shape, precision, seed
+        self._checked = False
 
     def file(self, point: Point, depth: int, folder: Path) -> Path:
         """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
@@ -291,7 +329,10 @@ class Stacks:
         from rfx.export.precision import convert_precision
 
         path = folder / "stack.onnx"
-        onnx.save(convert_precision(stack(self.shape, [point] * depth, seed=self.seed), self.precision), str(path))
+        made = stack(self.shape, [point] * depth, seed=self.seed)
+        # The checker on the first alone: the others have its nodes, and it takes longer than the conversion.
+        onnx.save(convert_precision(made, self.precision, check=not self._checked), str(path))
+        self._checked = True
         return path
 
 
@@ -301,42 +342,6 @@ def _build_stack(runtime, conditions, stacks: Stacks, point: Point, depth: int, 
         return runtime.build(file, conditions)
     finally:
         file.unlink(missing_ok=True)
-
-
-def _split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smooth: bool):
-    """Slopes S(h, f) -> costs a(h), b(f) and the half-widths of their 95 % intervals."""
-    H, F = dense
-    D = samples[dense]
-    empty = np.maximum(0.0, samples[0, F] + samples[H, 0] - D) / 2  # a(0) = b(0)
-    curves = {
-        Kind.MHA.value: {h: samples[h, F] - samples[0, F] + empty for h in heads},
-        Kind.FFN.value: {f: samples[H, f] - samples[H, 0] + empty for f in filters},
-    }
-    costs: dict[str, dict[int, float]] = {}
-    errors: dict[str, dict[int, float]] = {}
-    for kind, curve in curves.items():
-        values = np.asarray([curve[n][0] for n in sorted(curve)])
-        spread = np.asarray([np.ptp(np.percentile(curve[n][1:], (2.5, 97.5))) / 2 for n in sorted(curve)])
-        if smooth:
-            values = _monotone(values)
-        costs[kind] = {n: max(0.0, float(v)) for n, v in zip(sorted(curve), values)}
-        errors[kind] = {n: float(e) for n, e in zip(sorted(curve), spread)}
-    notes = {"block_ms": float(D[0]), "empty_block_ms": float(samples[0, 0][0]), "smoothed": smooth}
-    return costs, errors, notes
-
-
-def _monotone(values: np.ndarray) -> np.ndarray:
-    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the clock's noise.
-
-    Pool adjacent violators, written out: a board has neither scikit-learn nor SciPy.
-    """
-    pools: list[list[float]] = []  # [mean, size]
-    for value in values:
-        pools.append([float(value), 1])
-        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
-            (a, n), (b, m) = pools[-2:]
-            pools[-2:] = [[(a * n + b * m) / (n + m), n + m]]
-    return np.concatenate([np.full(int(size), mean) for mean, size in pools])
 
 
 def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed, stacks) -> tuple[float, float]:
@@ -361,23 +366,6 @@ def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, voc
         shutil.rmtree(folder, ignore_errors=True)
     unit = float(facts["reference_ms"]) / float(np.median(times["reference"]))
     return float(np.median(times["dense"])) * unit, float(np.median(times["emptied"])) * unit
-
-
-def _anchor(curves, errors, layers: int, dense: Point, dense_ms: float, emptied_ms: float):
-    """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the emptied model is
-    dense - emptied, and the curves are stretched to that. The factor says how well stacks speak for the model."""
-    H, F = dense
-    empty = curves[Kind.MHA.value][0] + curves[Kind.FFN.value][0]
-    rise = curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F] - empty
-    if rise <= 0 or dense_ms <= emptied_ms:  # too small to be told from the clock's noise
-        return curves, errors, max(0.0, dense_ms - layers * (rise + empty)), {"anchor_factor": None}
-    factor = (dense_ms - emptied_ms) / (layers * rise)
-    each = min(empty, emptied_ms / layers) / 2  # an empty sublayer's cost stays what it was, but for the fixed part's sign
-    moved = {
-        kind: {n: max(0.0, each + factor * (ms - curve[0])) for n, ms in curve.items()} for kind, curve in curves.items()
-    }
-    errors = {kind: {n: factor * e for n, e in curve.items()} for kind, curve in errors.items()}
-    return moved, errors, emptied_ms - layers * 2 * each, {"anchor_factor": factor}
 
 
 def check_additivity(

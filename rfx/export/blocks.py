@@ -117,7 +117,7 @@ class _Graph:
     def random(self, name: str, *dims: int) -> str:
         """Cut from the pool at a random place: millions of weights a layer without drawing each."""
         start = int(self._rng.integers(_POOL // 2))
-        return self.constant(name, np.resize(self._pool[start:], dims))
+        return self.constant(name, np.resize(self._pool[start : start + math.prod(dims)], dims))  # resize copies all it is given
 
     def linear(self, name: str, x: str, n_in: int, n_out: int) -> str:
         product = self.node("MatMul", x, self.random(f"{name}.weight.T", n_in, n_out))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rfx.store import Store
 
 Arrays = Mapping[str, np.ndarray]
+GPU_GRID = {"fp32": 32, "fp16": 64, "bf16": 64}  # FFN widths at which the tiles of matrix products end, by precision
+GROUP_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class BoundRun(ABC):
         """As `time_ms`, with the inputs copied to the device and the outputs back; None where nothing is copied."""
         return None
 
+    def measurement(self) -> dict[str, Any]:
+        """In what this run is measured otherwise than `Runtime.measurement` says."""
+        return {}
+
 
 class Engine(ABC):
     input_names: tuple[str, ...]
@@ -101,10 +107,11 @@ class Engine(ABC):
 class Runtime(ABC):
     name: ClassVar[str]
     clock: ClassVar[str]  # what time_ms measures, in words
-    filter_grid: ClassVar[int] = 32  # FFN widths are measured and chosen on multiples of this
+    filter_grid: ClassVar[int] = 32  # see `grid`
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     engine_file: ClassVar[str | None] = None  # what a compiled engine is called in an output folder
     max_depth: ClassVar[int] = 12  # blocks of the deepest stack of a latency table
+    own_activations: ClassVar[bool] = False  # every bound engine holds its activations on the device, beside its weights
     smooth: ClassVar[bool] = False  # latency is near linear in the counts, so noise of a table may be smoothed away
     verified: ClassVar[bool] = True  # seen running on real hardware, with a committed result
 
@@ -131,7 +138,15 @@ class Runtime(ABC):
         """Largest difference of outputs, as a share of their scale, at which two engines are the same function."""
         return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 6e-2}[precision]
 
-    def measurement(self) -> dict[str, Any]:
+    def grid(self, precision: str) -> int:
+        """FFN widths are measured and chosen on multiples of this."""
+        return self.filter_grid
+
+    def group_bytes(self) -> int:
+        """Memory that the engines of one part of a latency table may take together."""
+        return GROUP_BYTES
+
+    def measurement(self, conditions: Conditions) -> dict[str, Any]:
         """How `time_ms` measures, in the terms of trtexec; recorded beside every latency."""
         return {"transfers": "none", "streams": 1}
 

@@ -13,7 +13,7 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.runtimes.base import Conditions, EngineOptions
 from rfx.runtimes.gpu import compute_capability, cuda_version, gpu_state
-from rfx.runtimes.tensorrt_build import Built, build_plan, known_capabilities, library
+from rfx.runtimes.tensorrt_build import BUILDER_LEVEL, Built, build_plan, known_capabilities, library
 from rfx.store import atomic_write_bytes, atomic_write_text
 
 FACTS_SUFFIX = ".json"  # of the file that lies beside an engine
@@ -60,7 +60,8 @@ def engine_facts(trt: ModuleType, built: Built, onnx_path: Path, conditions: Con
         "plan_sha256": hashlib.sha256(built.plan).hexdigest(), "plan_bytes": len(built.plan),
         "weights_bytes": built.weights_bytes, "seconds": round(built.seconds, 2), "layers": built.layers,
         "profile": {"min": [1, 1], "opt": [conditions.batch, conditions.sequence], "max": list(largest)},
-        "precision": conditions.precision, "options": options.to_json(), "timing_cache": built.facts.get("timing_cache"),
+        "precision": conditions.precision, "options": {"builder_level": BUILDER_LEVEL, **options.to_json()},
+        "timing_cache": built.facts.get("timing_cache"),
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -73,7 +74,7 @@ def gpu_state() -> dict[str, Any] | None:
     except Exception:  # noqa: BLE001 - no package, no driver, or a driver of another version
         return None
     try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        device = _nvml_device(pynvml)
         reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None), device)
         if reasons is None:  # its name in older drivers' bindings
             reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None), device)
@@ -90,6 +91,58 @@ def gpu_state() -> dict[str, Any] | None:
         }
     finally:
         pynvml.nvmlShutdown()
+
+
+def _nvml_device(pynvml):
+    """NVML's handle of the first CUDA GPU. NVML counts all GPUs of the machine, CUDA those of CUDA_VISIBLE_DEVICES, in an
+    order of its own; the PCI bus is the same to both."""
+    bus = pci_bus_id()
+    handle = _asked(pynvml.nvmlDeviceGetHandleByPciBusId, bus.encode()) if bus else None
+    return pynvml.nvmlDeviceGetHandleByIndex(0) if handle is None else handle
+
+
+def pci_bus_id() -> str:
+    """Of the first CUDA GPU, e.g. `0000:1b:00.0`; empty where the driver does not say."""
+    if not gpu_count()[0]:
+        return ""
+    library, device, text = _driver(), ctypes.c_int(0), ctypes.create_string_buffer(32)
+    library.cuDeviceGet(ctypes.byref(device), 0)
+    return text.value.decode() if library.cuDeviceGetPCIBusId(text, 32, device) == 0 else ""
+
+
+def gpu_group_bytes() -> int | None:
+    """A quarter of the device memory that is free now: of the engines of a table's part only weights and the largest
+    activations can be counted beforehand. None where neither CuPy nor NVML says."""
+    free_pools()
+    try:
+        import cupy
+
+        return int(cupy.cuda.runtime.memGetInfo()[0]) // 4
+    except Exception:  # noqa: BLE001 - no CuPy, or one for another CUDA
+        pass
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - as in `gpu_state`
+        return None
+    try:
+        memory = _asked(lambda: pynvml.nvmlDeviceGetMemoryInfo(_nvml_device(pynvml)))
+        return None if memory is None else int(memory.free) // 4
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def free_pools() -> None:
+    """Give back what CuPy holds of memory that no array uses. Nothing where CuPy was never imported."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return
+    try:
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
+    except Exception:  # noqa: BLE001 - a CuPy that cannot use the GPU holds nothing of it
+        pass
 
 
 # Bits of nvmlClocksEventReasons

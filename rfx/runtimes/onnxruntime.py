@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.errors import EnvironmentMissingError, UsageError
-from rfx.runtimes.base import Arrays, Availability, BoundRun, Conditions, Engine, Runtime
-from rfx.runtimes.gpu import gpu_count, gpu_name, gpu_state
+from rfx.runtimes.base import GPU_GRID, Arrays, Availability, BoundRun, Conditions, Engine, Runtime
+from rfx.runtimes.gpu import gpu_count, gpu_group_bytes, gpu_name, gpu_state
 
 INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU)"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -130,9 +130,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
 
     name: ClassVar[str] = "cuda"
     clock: ClassVar[str] = "wall clock, device synchronised, no transfers"
-    filter_grid: ClassVar[int] = 64
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     max_depth: ClassVar[int] = 6
+    own_activations: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
     verified: ClassVar[bool] = False
     provider: ClassVar[str] = CUDA
@@ -158,8 +158,15 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     def tolerance(self, precision: str) -> float:
         return 1e-2 if precision == "fp32" else super().tolerance(precision)  # TF32, the provider's default
 
-    def measurement(self) -> dict[str, Any]:
-        return {"transfers": "excluded", "streams": 1, "cuda_graph": False, "clock_source": "host"}
+    def grid(self, precision: str) -> int:
+        return GPU_GRID[precision]
+
+    def group_bytes(self) -> int:
+        return gpu_group_bytes() or super().group_bytes()
+
+    def measurement(self, conditions: Conditions) -> dict[str, Any]:
+        facts = {"transfers": "excluded", "streams": 1, "cuda_graph": False, "clock_source": "host"}
+        return facts | ({"tf32": True} if conditions.precision == "fp32" else {})
 
     def state(self) -> dict[str, Any] | None:
         return gpu_state()

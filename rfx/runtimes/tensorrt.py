@@ -5,35 +5,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import weakref
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rfx.errors import EnvironmentMissingError, UsageError
-from rfx.runtimes.base import Arrays, Availability, BoundRun, Conditions, Engine, EngineOptions, Runtime
+from rfx.runtimes.base import GPU_GRID, Arrays, Availability, Conditions, Engine, EngineOptions, Runtime
 from rfx.runtimes.engine_file import (
     engine_facts,
     read_engine_file,
     require_same,
     unfit,
-    version_numbers,
     write_engine_file,
 )
-from rfx.runtimes.gpu import gpu_count, gpu_name, gpu_state
+from rfx.runtimes.gpu import compute_capability, free_pools, gpu_count, gpu_group_bytes, gpu_name, gpu_state
 from rfx.runtimes.tensorrt_build import (
+    BUILDER_LEVEL,
     INSTALL,
     OLDEST,
     PACKAGES,
     build_plan,
-    complaints,
     installed_version,
     is_rtx,
+    known_capabilities,
     library,
-    logger,
     module_name,
+    require_options,
+    too_old,
 )
+from rfx.runtimes.tensorrt_log import complaints, inspected_layers, new_builder, new_runtime
+from rfx.runtimes.tensorrt_run import Buffers, TrtBoundRun
 
 INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU), or bring the device's table: --table table.json"
 CUPY = "pip install cupy-cuda13x (with CUDA 13) or cupy-cuda12x (with CUDA 12)"
@@ -46,13 +52,18 @@ class TensorRT(Runtime):
     """
 
     name: ClassVar[str] = "trt"
-    clock: ClassVar[str] = "GPU compute time (CUDA events around a CUDA graph, no transfers)"
-    filter_grid: ClassVar[int] = 64
+    clock: ClassVar[str] = "GPU compute time (CUDA events around a queued CUDA graph, no transfers)"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     engine_file: ClassVar[str | None] = "model.plan"
     max_depth: ClassVar[int] = 6  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+    own_activations: ClassVar[bool] = True
     smooth: ClassVar[bool] = False  # latency goes in steps of tiles
     verified: ClassVar[bool] = False
+
+    def __init__(self, options: EngineOptions | None = None):
+        super().__init__(options)
+        if self.name == "trt-rtx" or gpu_count()[0]:  # without a GPU `trt` stands for a board's, whatever is installed here
+            require_options(module_name(self.name) or "", self.options)
 
     @classmethod
     def availability(cls) -> Availability:
@@ -65,23 +76,25 @@ class TensorRT(Runtime):
         if module is None:
             reasons.append(f"{' or '.join(PACKAGES[cls.name])} is not installed")
             steps.append(INSTALL[cls.name])
-        elif module == "tensorrt" and version_numbers(installed_version(module)) < OLDEST:
+        elif module == "tensorrt" and too_old(installed_version(module)):
             reasons.append(f"tensorrt {installed_version(module)} is older than {OLDEST[0]}.{OLDEST[1]}")
             steps.append(INSTALL[cls.name])
+        if count and module == "tensorrt_rtx" and (refused := _not_for_this_gpu()):
+            reasons.append(refused)
+            steps.append(f"run with --target cuda, or install TensorRT itself: {INSTALL['trt']}")
         if importlib.util.find_spec("cupy") is None:
             reasons.append("CuPy is not installed (device buffers and CUDA graphs)")
             steps.append(CUPY)
-        if count and not reasons:
-            reasons += _broken(module)
-            steps.append(INSTALL[cls.name])
+        if count and not reasons and (broken := _broken(str(module))):
+            reasons.append(broken[0])
+            steps.append(broken[1])
         # Without a GPU nothing that can be installed helps: the first step alone.
         return Availability(not reasons, "; ".join(reasons), "; ".join(steps[:1] if not count else steps) if reasons else "")
 
     def version(self) -> str:
         module = module_name(self.name)
-        options = self.options.to_json()
-        built_with = {k: v for k, v in options.items() if k in ("builder_level", "version_compatible", "hardware_compatible")}
-        more = "".join(f", {k} {v}" for k, v in sorted(built_with.items()))
+        options = {k: v for k, v in self.options.to_json().items() if (k, v) != ("builder_level", BUILDER_LEVEL)}
+        more = "".join(f", {k} {v}" for k, v in sorted(options.items()))  # the profile too: it changes kernels
         return f"{module} {installed_version(module)}{more}" if module else f"{PACKAGES[self.name][0]} (not installed)"
 
     def device(self) -> str:
@@ -91,8 +104,18 @@ class TensorRT(Runtime):
         # fp32 products run as TF32 (10 bits of mantissa) where the GPU has it, as everywhere in the field.
         return 1e-2 if precision == "fp32" else super().tolerance(precision)
 
-    def measurement(self) -> dict[str, Any]:
-        return {"transfers": "excluded", "streams": 1, "cuda_graph": True, "clock_source": "cudaEvent", "spin_wait": False}
+    def grid(self, precision: str) -> int:
+        return GPU_GRID[precision]
+
+    def group_bytes(self) -> int:
+        return gpu_group_bytes() or super().group_bytes()
+
+    def measurement(self, conditions: Conditions) -> dict[str, Any]:
+        """CuPy's events do not block, so the host spins. `queued_behind`: see `TrtBoundRun.time_ms`."""
+        level = BUILDER_LEVEL if self.options.builder_level is None else self.options.builder_level
+        facts = {"transfers": "excluded", "streams": 1, "cuda_graph": True, "clock_source": "cudaEvent", "spin_wait": True,
+                 "queued_behind": "an untimed run of the same graph", "host_memory": "pageable", "builder_level": level}  # fmt: skip
+        return facts | ({"tf32": True} if conditions.precision == "fp32" else {})
 
     def state(self) -> dict[str, Any] | None:
         return gpu_state()
@@ -108,7 +131,10 @@ class TensorRT(Runtime):
         trt = library(self.name)
         built = build_plan(trt, Path(onnx_path), conditions, self.options, device=self.device())
         facts = engine_facts(trt, built, Path(onnx_path), conditions, self.options, device=self.device())
-        return _deserialise(trt, built.plan, facts, conditions, self.options, str(onnx_path))
+        engine = _deserialise(trt, built.plan, facts, str(onnx_path))
+        if not facts["layers"]:  # TensorRT-RTX prints them while it builds, TensorRT is asked
+            facts["layers"] = inspected_layers(trt, engine.engine)
+        return engine
 
     def load(self, path: Path, conditions: Conditions) -> TrtEngine:
         """An engine file that was built before.
@@ -122,7 +148,7 @@ class TensorRT(Runtime):
         trt = library(self.name)
         here = {"library": f"{trt.__name__} {trt.__version__}", "device": self.device()}
         require_same(path, facts, here, portable=bool(facts.get("compute_capabilities")))
-        return _deserialise(trt, plan, facts, conditions, self.options, str(path))
+        return _deserialise(trt, plan, facts, str(path))
 
     def _require_gpu(self) -> None:
         here = self.availability()
@@ -139,23 +165,27 @@ class TensorRTRtx(TensorRT):
     engine_file: ClassVar[str | None] = "model.rtx.plan"
 
 
-def _deserialise(trt, plan: bytes, facts: dict, conditions: Conditions, options: EngineOptions, where: str) -> TrtEngine:
-    logger(trt).messages.clear()
-    runtime = trt.Runtime(logger(trt))
+def _deserialise(trt, plan: bytes, facts: dict, where: str) -> TrtEngine:
+    runtime = new_runtime(trt)  # clears the log
     if facts.get("options", {}).get("version_compatible"):
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise unfit(Path(where), complaints(trt) or "TensorRT does not accept it and gives no reason")
-    return TrtEngine(trt, runtime, engine, plan, facts)
+    return TrtEngine(trt, runtime, engine, facts)
 
 
 class TrtEngine(Engine):
-    """A deserialised engine. Inputs larger than its profile's batch are run in parts."""
+    """A deserialised engine and its stream. Inputs larger than its profile's batch are run in parts.
 
-    def __init__(self, trt, runtime, engine, plan: bytes, facts: dict[str, Any]):
+    The serialised plan is not kept: a table has dozens of engines alive, of which none is saved.
+    """
+
+    def __init__(self, trt, runtime, engine, facts: dict[str, Any]):
         self.trt, self.facts = trt, facts
-        self._runtime, self._engine, self._plan = runtime, engine, plan  # the runtime must outlive its engine
+        self._runtime, self._engine = runtime, engine  # the runtime must outlive its engine
+        self._bound: weakref.WeakSet[TrtBoundRun] = weakref.WeakSet()
+        self._stream = None
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self.input_names = tuple(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
         self.output_names = tuple(n for n in names if n not in self.input_names)
@@ -173,16 +203,27 @@ class TrtEngine(Engine):
         return self._engine
 
     @property
+    def stream(self):
+        """The CUDA stream that all its runs share."""
+        if self._stream is None:
+            import cupy
+
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+        return self._stream
+
+    @property
     def max_batch(self) -> int:
         return int(self.engine.get_tensor_profile_shape(self.input_names[0], 0)[2][0])
 
-    def new_context(self):
-        """An execution context; with TensorRT-RTX its kernels for a shape are compiled before it is first run."""
+    def new_context(self, *, timed: bool = False):
+        """An execution context. With TensorRT-RTX the kernels for a shape are compiled before it is first run where it is
+        `timed`; else beside its first runs, which would wait for the compiler at every new shape."""
         engine = self.engine
         if is_rtx(self.trt):
             runtime_config = engine.create_runtime_config()
             eager = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+            lazy = self.trt.DynamicShapesKernelSpecializationStrategy.LAZY
+            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager if timed else lazy
             context = engine.create_execution_context(runtime_config)
         else:
             context = engine.create_execution_context()
@@ -197,7 +238,7 @@ class TrtEngine(Engine):
         """One inference; outputs by name, on the host.
 
         Raises:
-            UsageError: an input is missing or outside of the profile.
+            UsageError: an input is missing, of another kind of type, or outside of the profile.
         """
         fed = self.fed(inputs)
         if self._context is None:
@@ -216,7 +257,9 @@ class TrtEngine(Engine):
         Raises:
             UsageError: as `run`.
         """
-        return TrtBoundRun(Buffers(self, self.new_context(), self.fed(inputs)))
+        run = TrtBoundRun(Buffers(self, self.new_context(timed=True), self.fed(inputs)))
+        self._bound.add(run)
+        return run
 
     def fed(self, inputs: Arrays) -> dict[str, np.ndarray]:
         missing = [n for n in self.input_names if n not in inputs]
@@ -225,108 +268,68 @@ class TrtEngine(Engine):
                 "The model needs inputs that were not given.", got=", ".join(inputs) or "none",
                 allowed=", ".join(self.input_names),
             )  # fmt: skip
-        return {
-            n: np.ascontiguousarray(inputs[n], dtype=self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names
-        }
+        types = {n: np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names}
+        given = {n: np.asarray(inputs[n]) for n in self.input_names}
+        wrong = [n for n in self.input_names if _kind(given[n].dtype) != _kind(types[n])]
+        if wrong:
+            raise UsageError(
+                "An input is of another type than the engine takes.", got=", ".join(f"{n} {given[n].dtype}" for n in wrong),
+                allowed=", ".join(f"{n} {types[n]}" for n in wrong), next_step="give token ids as integers and features as floats",
+            )  # fmt: skip
+        return {n: np.ascontiguousarray(given[n], dtype=types[n]) for n in self.input_names}
 
     def save(self, path: Path) -> Path:
-        return write_engine_file(self._plan, self.facts, path)
+        """Serialise and write it, with its facts beside it.
+
+        Raises:
+            EnvironmentMissingError: TensorRT does not serialise it.
+        """
+        serialised = self.engine.serialize()
+        if serialised is None:
+            raise EnvironmentMissingError(
+                "TensorRT cannot serialise the engine.", got=complaints(self.trt) or "no reason was given",
+                next_step="free host memory, then run again",
+            )  # fmt: skip
+        plan = bytes(serialised)
+        self.facts |= {"plan_bytes": len(plan), "plan_sha256": hashlib.sha256(plan).hexdigest()}
+        return write_engine_file(plan, self.facts, path)
 
     def close(self) -> None:
-        self._context = None
-        self._engine = None
-        self._runtime = None
+        for run in list(self._bound):  # whoever holds one holds no memory of the device by it
+            run.release()
+        self._context = self._engine = self._runtime = self._stream = None
+        free_pools()
 
 
-class Buffers:
-    """The device arrays of one context at one shape, and its stream."""
-
-    def __init__(self, owner: TrtEngine, context, inputs: dict[str, np.ndarray]):
-        import cupy
-
-        self._cupy, self.context, self._owner = cupy, context, owner
-        self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.host_inputs = inputs
-        with self.stream:
-            self.device_inputs = {n: cupy.asarray(a) for n, a in inputs.items()}
-        for name, array in self.device_inputs.items():
-            if not context.set_input_shape(name, tuple(array.shape)):
-                low, _, high = owner.engine.get_tensor_profile_shape(name, 0)
-                raise UsageError(
-                    "An input does not fit the engine's profile.", got=f"{name} {list(array.shape)}",
-                    allowed=f"{list(low)} to {list(high)}", next_step="build the engine with a larger --max-batch or --max-sequence",
-                )  # fmt: skip
-            context.set_tensor_address(name, array.data.ptr)
-        self.device_outputs = {}
-        for name in owner.output_names:
-            shape = tuple(context.get_tensor_shape(name))
-            array = cupy.empty(shape, dtype=owner.trt.nptype(owner.engine.get_tensor_dtype(name)))
-            self.device_outputs[name] = array
-            context.set_tensor_address(name, array.data.ptr)
-        self.stream.synchronize()
-
-    def enqueue(self) -> None:
-        if not self.context.execute_async_v3(self.stream.ptr):
-            raise EnvironmentMissingError(
-                "TensorRT could not run the engine.", got=complaints(self._owner.trt) or "no reason was given",
-                next_step="build the engine again on this machine: rfx build MODEL.onnx",
-            )  # fmt: skip
-
-    def execute(self) -> None:
-        self.enqueue()
-        self.stream.synchronize()
-
-    def outputs(self) -> dict[str, np.ndarray]:
-        return {n: self._cupy.asnumpy(a, stream=self.stream) for n, a in self.device_outputs.items()}
+def _kind(dtype: np.dtype) -> str:
+    """Integers of either sign are one kind: token ids come as both."""
+    return "i" if dtype.kind == "u" else dtype.kind
 
 
-class TrtBoundRun(BoundRun):
-    """One inference as a CUDA graph on buffers that stay. GPU compute time is that between two events around it."""
-
-    def __init__(self, buffers: Buffers):
-        import cupy
-
-        self._buffers, self._cuda = buffers, cupy.cuda
-        stream = buffers.stream
-        buffers.execute()  # once outside: lazy initialisation must not be captured
-        stream.begin_capture()
-        try:
-            buffers.enqueue()
-        finally:
-            self._graph = stream.end_capture()
-        self._start, self._end = cupy.cuda.Event(), cupy.cuda.Event()
-
-    def time_ms(self) -> float:
-        stream = self._buffers.stream
-        self._start.record(stream)
-        self._graph.launch(stream)
-        self._end.record(stream)
-        self._end.synchronize()
-        return float(self._cuda.get_elapsed_time(self._start, self._end))
-
-    def with_transfers_ms(self) -> float:
-        buffers, stream = self._buffers, self._buffers.stream
-        self._start.record(stream)
-        for name, array in buffers.host_inputs.items():
-            buffers.device_inputs[name].set(array, stream=stream)
-        self._graph.launch(stream)
-        host = [array.get(stream=stream, blocking=False) for array in buffers.device_outputs.values()]
-        self._end.record(stream)
-        self._end.synchronize()
-        del host  # kept alive until the copies are done
-        return float(self._cuda.get_elapsed_time(self._start, self._end))
-
-
-def _broken(module: str | None) -> list[str]:
-    """With everything in place: does it load, and does CuPy see the GPU?"""
+def _not_for_this_gpu() -> str:
+    """Why TensorRT-RTX cannot compile for the GPU of this machine; empty where it can."""
     try:
-        library("trt-rtx" if module == "tensorrt_rtx" else "trt")
+        known = known_capabilities(library("trt-rtx"))
+    except EnvironmentMissingError:
+        return ""  # `_broken` says so
+    here = compute_capability()
+    if here is None or f"{here[0]}.{here[1]}" in known:
+        return ""
+    return f"TensorRT-RTX does not compile for this GPU (compute capability {here[0]}.{here[1]}; it knows {', '.join(known)})"
+
+
+@cache  # a Builder takes a while, and every build asks
+def _broken(module: str) -> tuple[str, str] | None:
+    """With everything in place: does it load, can it use the driver, does CuPy see the GPU? Else why not, and what to do."""
+    try:
+        new_builder(library("trt-rtx" if module == "tensorrt_rtx" else "trt"))
+    except EnvironmentMissingError as error:
+        return f"{error.what} {error.got}", error.next_step or ""
+    try:
         import cupy
 
         if not cupy.cuda.is_available():
-            return ["CuPy sees no GPU"]
-    except EnvironmentMissingError as error:
-        return [f"{error.what} {error.got}"]
+            return "CuPy sees no GPU", CUPY
     except Exception as error:  # noqa: BLE001 - a CuPy for another CUDA fails in many ways
-        return [f"CuPy cannot be used ({type(error).__name__}: {error})"]
-    return []
+        return f"CuPy cannot be used ({type(error).__name__}: {error})", CUPY
+    return None

@@ -21,8 +21,10 @@ from typing import Any
 
 from rfx.errors import EnvironmentMissingError, UnsupportedModelError, UsageError
 from rfx.runtimes.base import Conditions, EngineOptions
+from rfx.runtimes.tensorrt_log import complaints, failure, layer_lines, logger, new_builder, weights_bytes
 
 OLDEST = (10, 13)
+BUILDER_LEVEL = 3  # TensorRT's default, set in so many words: what was measured is then known
 PACKAGES = {"trt": ("tensorrt", "tensorrt_rtx"), "trt-rtx": ("tensorrt_rtx",)}  # target -> modules, the best first
 INSTALL = {
     "trt": "pip install --extra-index-url https://pypi.nvidia.com 'rfx-exporter[trt13]' (or [trt12] with CUDA 12), or use NVIDIA's TensorRT image",
@@ -32,12 +34,20 @@ _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
 }
-_KEPT_MESSAGES = 20000
 
 
 def module_name(target: str) -> str | None:
-    """The installed module that serves `target`, not imported; None where there is none."""
-    return next((m for m in PACKAGES[target] if importlib.util.find_spec(m) is not None), None)
+    """The installed module that serves `target`, not imported; None where there is none. A TensorRT that is too old gives
+    way to TensorRT-RTX."""
+    found = [m for m in PACKAGES[target] if importlib.util.find_spec(m) is not None]
+    fit = [m for m in found if m != "tensorrt" or not too_old(installed_version(m))]
+    return next(iter(fit or found), None)
+
+
+def too_old(version: str) -> bool:
+    """Older than 10.13. What says no number is not: the library itself is asked once it is loaded."""
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+    return bool(numbers) and numbers < OLDEST
 
 
 def installed_version(module: str) -> str:
@@ -76,8 +86,7 @@ def library(target: str) -> ModuleType:
 
 def require_version(version: str) -> None:
     """Raises EnvironmentMissingError for a TensorRT older than 10.13."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST:
+    if too_old(version):
         raise EnvironmentMissingError(
             "This TensorRT is too old: rfx builds strongly typed networks with the interface of TensorRT 11.",
             got=f"tensorrt {version}", allowed=f"{OLDEST[0]}.{OLDEST[1]} or newer",
@@ -85,35 +94,17 @@ def require_version(version: str) -> None:
         )  # fmt: skip
 
 
+def require_options(module: str, options: EngineOptions) -> None:
+    """Raises UsageError for options that the library (its module's name) never serves."""
+    if module == "tensorrt_rtx" and options.version_compatible:
+        raise UsageError(
+            "TensorRT-RTX has no version compatible engines: it ships without TensorRT's lean runtime.", got="--version-compatible",
+            allowed="--target trt with TensorRT itself", next_step="leave --version-compatible out",
+        )  # fmt: skip
+
+
 def is_rtx(trt: ModuleType) -> bool:
     return trt.__name__ == "tensorrt_rtx"
-
-
-_loggers: dict[str, Any] = {}
-
-
-def logger(trt: ModuleType):
-    """The one logger of this process (the first that a TensorRT sees wins). It keeps what is said in `messages`, as
-    (severity, text), and prints nothing."""
-    if trt.__name__ not in _loggers:
-
-        class Collecting(trt.ILogger):
-            def __init__(self):
-                trt.ILogger.__init__(self)
-                self.messages: list[tuple[int, str]] = []
-
-            def log(self, severity, message):
-                self.messages.append((int(severity), str(message)))
-                del self.messages[:-_KEPT_MESSAGES]
-
-        _loggers[trt.__name__] = Collecting()
-    return _loggers[trt.__name__]
-
-
-def complaints(trt: ModuleType) -> str:
-    """What the logger last heard of errors, in one line."""
-    errors = [text for severity, text in logger(trt).messages if severity <= 1]
-    return "; ".join(dict.fromkeys(t.strip().splitlines()[0] for t in errors[-3:] if t.strip()))[:600]
 
 
 @dataclass(frozen=True)
@@ -138,22 +129,22 @@ def build_plan(
         device: the GPU's name, which the timing cache is kept under.
 
     Raises:
-        UsageError: no such file, not an ONNX file, unknown compute capability.
+        UsageError: no such file, not an ONNX file, unknown compute capability, options that this library cannot serve.
+        EnvironmentMissingError: CUDA cannot be used, or memory is short.
         UnsupportedModelError: the parser refuses a node, or the builder finds no implementation.
     """
+    require_options(trt.__name__, options)
     log = logger(trt)
-    log.messages.clear()
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is deprecated in one family member and needed in another
-        builder = trt.Builder(log)
+        builder = new_builder(trt)  # clears the log
         network = _parse(trt, builder, model)
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layers are reported, engines stay as fast
         if options.workspace_mb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-        if options.builder_level is not None:
-            config.builder_optimization_level = options.builder_level
+        config.builder_optimization_level = BUILDER_LEVEL if options.builder_level is None else options.builder_level
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.hardware_compatible:
@@ -164,15 +155,12 @@ def build_plan(
         cache = None if is_rtx(trt) else TimingCache(trt, config, options, device)  # RTX has none: it compiles on the device
         serialised = builder.build_serialized_network(network, config)
         if serialised is None:
-            raise UnsupportedModelError(
-                "TensorRT cannot build an engine from this model.", got=complaints(trt) or "no reason was given",
-                next_step="export the model again with this version of rfx; if it stays, report it with `rfx env`",
-            )  # fmt: skip
+            raise failure(trt, "TensorRT cannot build an engine from this model.")
         if cache is not None:
             cache.keep()
-    texts = [text for _, text in log.messages]
+    texts = list(log.lines)
     return Built(
-        bytes(serialised), time.perf_counter() - started, layer_lines(texts), _weights(texts),
+        bytes(serialised), time.perf_counter() - started, layer_lines(texts), weights_bytes(texts),
         {"library": f"{trt.__name__} {trt.__version__}", "timing_cache": None if cache is None else cache.origin},
     )  # fmt: skip
 
@@ -187,6 +175,10 @@ def _parse(trt, builder, model: Path):
     if parser.parse_from_file(str(path)):
         return network
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    if not errors and any(severity <= 1 for severity, _ in logger(trt).problems):
+        refused = failure(trt, "TensorRT cannot read the model.")
+        if isinstance(refused, EnvironmentMissingError):  # no fault of the file
+            raise refused
     unreadable = not errors or all(error.code() == trt.ErrorCode.MODEL_DESERIALIZE_FAILED for error in errors)
     if unreadable:
         raise UsageError(
@@ -270,26 +262,3 @@ class TimingCache:
         if cache is not None:
             data = bytes(cache.serialize())
             self._store.put_folder("timing-cache", self._key, lambda f: (f / "timing.cache").write_bytes(data) and None)
-
-
-def layer_lines(messages: Sequence[str]) -> list[str]:
-    """The fused layers as the builder prints them: name, type, and the dimensions of its inputs, constants, outputs."""
-    lines = []
-    for message in messages:
-        for line in message.splitlines():
-            found = re.match(r"\s*Name: (.+?), LayerType: (\w+), (.*)", line)
-            if found is None:
-                continue
-            name, kind, rest = found.groups()
-            constants = re.search(r"Constants: \[(.*?)\], Outputs:", rest)
-            dims = re.findall(r"Dimensions: \[([\d,-]+)\]", constants.group(1)) if constants else []
-            lines.append(f"{kind}: {name}" + (f" {' '.join('[' + d + ']' for d in dims)}" if dims else ""))
-    return list(dict.fromkeys(lines))
-
-
-def _weights(messages: Sequence[str]) -> int | None:
-    for message in reversed(messages):
-        found = re.search(r"Total Weights Memory: (\d+) bytes", message)
-        if found:
-            return int(found.group(1))
-    return None

@@ -20,6 +20,7 @@ from rfx.stages.load import Model
 from rfx.stages.run import Run
 from rfx.surgery.shrink import shrink
 
+DENSE_VERSION = 2  # of the dense baseline's file: those of another are not taken from the store
 ADDITIVITY_LIMIT = 0.05
 ADDITIVITY_PLANS = 3
 
@@ -55,7 +56,11 @@ def export_model(run: Run, loaded: Model, model, path: Path, outputs: tuple[str,
 
 def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
     """Export and build the dense model once; the file is kept in the store."""
-    key = run.store.key("dense", loaded.hash, outputs, input_names(loaded), run.conditions.precision)
+    conditions = run.conditions
+    key = run.store.key(  # all that stands in its metadata
+        DENSE_VERSION, "dense", loaded.hash, loaded.source, outputs, input_names(loaded), conditions.precision,
+        conditions.batch, conditions.sequence, run.recipe.max_length,
+    )  # fmt: skip
     with run.stage("dense baseline") as clock:
         folder = run.store.get_folder("dense", key)
         if folder is None:

@@ -30,7 +30,7 @@ def pack(run: Run, loaded: Model, outputs: tuple[str, ...], path: Path) -> int:
 
     target, conditions, recipe = run.served_by, run.conditions, run.recipe
     shape = block_shape(loaded)
-    points, depths = possible_points(shape, target), possible_depths(loaded.layers, target)
+    points, depths = possible_points(shape, target, conditions.precision), possible_depths(loaded.layers, target)
     dense = (shape.heads_total, shape.filters_total)
     graphs: dict[str, tuple[bytes, dict[str, int]]] = {}
     folder = run.store.scratch("pack")

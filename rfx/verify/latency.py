@@ -50,9 +50,14 @@ def measure_pair(
         clock=runtime.clock_for(conditions),
         conditions={**conditions.to_json(), "runtime": runtime.name, "version": runtime.version(),
                     "device": runtime.device()},
-        measurement={**runtime.measurement(), "warmup_ms": WARMUP_MS, "min_seconds": min_seconds, "min_rounds": MIN_ROUNDS},
+        measurement={**runtime.measurement(conditions), **run_facts(runs), "warmup_ms": WARMUP_MS, "min_seconds": min_seconds, "min_rounds": MIN_ROUNDS},
         with_transfers=_with_transfers(runs), state=None if before is None else {"before": before, "after": runtime.state()},
     )  # fmt: skip
+
+
+def run_facts(runs: Mapping[str, BoundRun]) -> dict[str, object]:
+    """In what any of the runs was measured otherwise than its runtime says (without a CUDA graph, say)."""
+    return {k: v for run in runs.values() for k, v in run.measurement().items()}
 
 
 def _with_transfers(runs: Mapping[str, BoundRun]) -> dict[str, float] | None:

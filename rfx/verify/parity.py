@@ -340,7 +340,7 @@ def silent_polygraphy(runtime: str) -> Iterator[None]:
                         module.trt = lazy_import_trt()
                 held.append((util, "TRT_LOGGER", util.TRT_LOGGER))
                 util.TRT_LOGGER = logger(trt)  # one a process: the first that TensorRT sees wins, and rfx reads its own
-                util.TRT_LOGGER.messages.clear()
+                util.TRT_LOGGER.clear()
             yield
     except (PolygraphyException, state.InvalidArgument, state.Fail, state.RuntimeException, OSError) as error:
         if trt is None:

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
+import rfx.cost.curves as algebra
 import rfx.cost.latency as latency
 from rfx.anatomy import find_sites
 from rfx.cost.flops import flops, unit_costs
@@ -18,7 +20,7 @@ from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.plan import Plan
 from rfx.progress import Silent
 from rfx.runtimes import runtime
-from rfx.runtimes.base import Conditions
+from rfx.runtimes.base import Conditions, Runtime
 from rfx.store import Store
 from rfx.surgery.shrink import shrink
 from tests.families import make
@@ -45,7 +47,7 @@ def test_additive_slopes_come_apart_into_their_curves():
     filters = [0, 32, 64, 96]
     noise = 1 + 1e-9 * rng.standard_normal((5, 4, 50))
     samples = {(h, f): (a[h] + b[j]) * noise[h, j] for h in range(5) for j, f in enumerate(filters)}
-    costs, errors, facts = latency._split(samples, range(5), filters, (4, 96), smooth=False)
+    costs, errors, facts = algebra.split(samples, range(5), filters, (4, 96), smooth=False)
     for h in range(5):
         for j, f in enumerate(filters):
             assert costs["mha"][h] + costs["ffn"][f] == pytest.approx(a[h] + b[j], rel=1e-6)
@@ -56,10 +58,10 @@ def test_additive_slopes_come_apart_into_their_curves():
 def test_smoothing_takes_noise_away_and_leaves_what_rises():
     rising = {(h, 8): np.full(3, 1.0 + h) for h in range(5)} | {(4, 0): np.full(3, 4.0), (0, 0): np.full(3, 0.5)}
     rising[2, 8] = np.full(3, 4.5)  # an outlier: slower than three heads
-    costs, _, _ = latency._split(rising, range(5), [0, 8], (4, 8), smooth=True)
+    costs, _, _ = algebra.split(rising, range(5), [0, 8], (4, 8), smooth=True)
     values = [costs["mha"][h] for h in range(5)]
     assert values == sorted(values) and values[4] - values[0] == pytest.approx(4.0)
-    raw, _, _ = latency._split(rising, range(5), [0, 8], (4, 8), smooth=False)
+    raw, _, _ = algebra.split(rising, range(5), [0, 8], (4, 8), smooth=False)
     assert raw["mha"][2] > raw["mha"][3]
 
 
@@ -67,12 +69,12 @@ def test_the_anchors_are_met_exactly():
     curves = {"mha": {0: 0.1, 1: 0.5, 2: 1.0}, "ffn": {0: 0.1, 64: 2.0}}
     errors = {k: {n: 0.01 for n in c} for k, c in curves.items()}
     for dense, emptied in ((10.0, 1.0), (8.0, 2.5), (9.0, 0.2)):
-        moved, _, fixed, note = latency._anchor(curves, errors, 3, (2, 64), dense, emptied)
+        moved, _, fixed, note = algebra.anchor(curves, errors, 3, (2, 64), dense, emptied)
         assert fixed >= -1e-12
         assert fixed + 3 * (moved["mha"][2] + moved["ffn"][64]) == pytest.approx(dense)
         assert fixed + 3 * (moved["mha"][0] + moved["ffn"][0]) == pytest.approx(emptied)
         assert note["anchor_factor"] == pytest.approx((dense - emptied) / (3 * 2.8))
-    noise = latency._anchor(curves, errors, 3, (2, 64), 1.0, 1.1)  # an empty model slower than the dense one
+    noise = algebra.anchor(curves, errors, 3, (2, 64), 1.0, 1.1)  # an empty model slower than the dense one
     assert noise[0] == curves and noise[3]["anchor_factor"] is None
 
 
@@ -186,7 +188,7 @@ def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
 
 def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
     measure, _, _ = small
-    monkeypatch.setattr(latency, "GROUP_BYTES", 0)  # two points a group
+    monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)  # two points a group
     store = Store(tmp_path)
     done = []
     real = latency._measure_group
@@ -205,8 +207,55 @@ def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
     later = []
     monkeypatch.setattr(latency, "_measure_group", lambda *args: later.append(args) or real(*args))
     measured, cached = measure(store)
-    groups = -(-9 // 2)  # five and four points, the dense one in every group
-    assert not cached and len(later) <= groups - 2 and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+    groups = 4  # of the eight points but the dense one, which is timed with each
+    assert not cached and len(later) == groups - 2 and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+    measured_points = [p for args in done[:2] + later for p in args[1]]
+    assert len(measured_points) == len(set(measured_points)) == 8 and (4, 96) not in measured_points
+
+
+def test_with_other_memory_at_hand_the_rest_is_divided_anew(small, tmp_path, monkeypatch):
+    measure, _, _ = small
+    store, sizes = Store(tmp_path), []
+    real = latency._measure_group
+
+    def first_only(*args):
+        if sizes:
+            raise KeyboardInterrupt
+        sizes.append(len(args[1]))
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runtime, "group_bytes", lambda self: 0)
+        patch.setattr(latency, "_measure_group", first_only)
+        with pytest.raises(KeyboardInterrupt):
+            measure(store)
+    monkeypatch.setattr(latency, "_measure_group", lambda *args: sizes.append(len(args[1])) or real(*args))
+    table, _ = measure(store)
+    assert sizes == [2, 6] and sorted(table.costs_ms["ffn"]) == [0, 32, 64, 96]
+    assert not list((tmp_path / "latency-part").iterdir())
+
+
+def test_the_dense_stacks_are_built_once_for_all_groups(small, tmp_path, monkeypatch):
+    measure, _, _ = small
+    monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)
+    built = []
+    real = latency._build_stack
+    monkeypatch.setattr(latency, "_build_stack", lambda *args: built.append((args[3], args[4])) or real(*args))
+    measure(Store(tmp_path))
+    stacks = built[:-1]  # the last is the one that the whole models are put on the table's scale with
+    assert len(stacks) == len(set(stacks)) and built[-1] == ((4, 96), 2)
+
+
+def test_a_group_takes_what_the_memory_holds():
+    bert, depths = BlockShape(768, 12, 64, 3072), (3, 12)
+
+    def size(batch, memory, **own):
+        there = SimpleNamespace(group_bytes=lambda: memory, **own)
+        return latency._group_size(there, bert, Conditions(batch=batch), depths)
+
+    assert size(1, 1 << 29, own_activations=False) == size(128, 1 << 29, own_activations=False) == 2
+    assert size(1, 1 << 36, own_activations=True) == latency.MAX_GROUP
+    assert 2 < size(128, 1 << 33, own_activations=True) < size(1, 1 << 33, own_activations=True)
 
 
 def test_flops_are_those_that_torch_counts():
@@ -251,16 +300,16 @@ def test_isotonic_regression_is_scikit_learns():
     rng = np.random.default_rng(0)
     for n in (1, 2, 17, 49):
         values = np.linspace(0, 1, n) + rng.normal(0, 0.3, n)
-        np.testing.assert_allclose(latency._monotone(values), IsotonicRegression().fit_transform(np.arange(n), values))
+        np.testing.assert_allclose(algebra.monotone(values), IsotonicRegression().fit_transform(np.arange(n), values))
 
 
 def test_between_tile_edges_the_middles_of_the_highest_steps_are_tried():
     step = {0: 0.0, 64: 1.0, 128: 1.0, 192: 2.0, 256: 2.02}
     slopes = {n: np.concatenate([[ms], ms + np.random.default_rng(n).normal(0, 0.02, 50)]) for n, ms in step.items()}
-    assert latency.midpoints(slopes, 256) == [160]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
+    assert algebra.midpoints(slopes, 256) == [160]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
     many = {64 * i: np.asarray([float(i * i)] * 5) for i in range(20)}
-    assert len(latency.midpoints(many, 64 * 19)) == latency.MAX_MIDPOINTS
-    assert latency.midpoints(many, 64 * 19)[-1] == 64 * 18 + 32
+    assert len(algebra.midpoints(many, 64 * 19)) == algebra.MAX_MIDPOINTS
+    assert algebra.midpoints(many, 64 * 19)[-1] == 64 * 18 + 32
 
 
 def test_widths_that_a_larger_one_undercuts_are_never_chosen():
@@ -269,3 +318,14 @@ def test_widths_that_a_larger_one_undercuts_are_never_chosen():
     key = TableKey("trt", "v", "d", "c", 1, "fp16", 1, 128, 64, 4, 16, 256, "post-ln/gelu")
     table = LatencyTable(key, {"mha": {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.4, 4: 0.6}, "ffn": {0: 0.1, 64: 0.3, 128: 0.3, 256: 0.5}}, 0.1, 2)
     assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {0: 0.1, 128: 0.3, 256: 0.5}
+
+
+def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
+    import rfx.export.precision as precision
+
+    checked = []
+    monkeypatch.setattr(precision, "_check", lambda model, name: checked.append(name))
+    stacks = latency.Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
+    for point in ((4, 64), (2, 32), (0, 64)):
+        assert stacks.file(point, 2, tmp_path).is_file()
+    assert checked == ["fp16"]
