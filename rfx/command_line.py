@@ -35,6 +35,15 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
                          "exit_code": int(error.exit_code)})  # fmt: skip
         terminal.error(error.render())
         raise typer.Exit(int(error.exit_code)) from None
+    except ModuleNotFoundError as error:  # a board that has a runtime and little else
+        name = (error.name or "").partition(".")[0]
+        if not name or name == "rfx":
+            raise
+        message = f"This command needs {name}, which is not installed."
+        if as_json:
+            print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
+        terminal.error(message + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or run this on the server")
+        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except Exception as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
         message = _disk_problem(error)
         if message is None:

@@ -12,13 +12,12 @@ from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.plan import Plan
 from rfx.progress import Progress, Silent
 from rfx.recipe import Recipe, make_recipe
-from rfx.report import FILES as REPORT_FILES
 from rfx.report import write_reports
 from rfx.runtimes import EngineOptions, Runtime, runtime_class
 from rfx.runtimes import runtime as find_runtime
-from rfx.stages import check, close, decide, finish, load, measure
+from rfx.stages import ask, check, close, decide, finish, load, measure
 from rfx.stages.run import Run
-from rfx.store import Store, atomic_dir, file_hash, require_file_place, require_place
+from rfx.store import Store, atomic_dir, file_hash, require_file_place
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.evidence import Evidence, SearchPart, TablePart
 from rfx.verify.gates import accuracy_gate, latency_gate, predicted_latency_gate
@@ -33,6 +32,8 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
     """  # fmt: skip
     store = store or Store()
     options = engine_options(recipe, store)
+    if table is not None:
+        measure.require_fit(recipe, table)
     if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
         target: Runtime | None = runtime_class(recipe.target)(options)
         runs_here = _stand_in(recipe.conditions.precision)
@@ -43,7 +44,7 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
             f"The runtime {(target or runs_here).name!r} does not run at this precision.", got=recipe.conditions.precision,
             allowed=", ".join((target or runs_here).precisions),
         )  # fmt: skip
-    _check_names(recipe)
+    ask.check_names(recipe)
     if recipe.engine.compute_capabilities:
         from rfx.runtimes.engine_file import require_capabilities
 
@@ -102,7 +103,7 @@ def prepare(run: Run) -> tuple[load.Model, load.Workload]:
         with run.stage("quickstart model"):
             prepared = prepare_quickstart(run.store, run.progress)
         run.recipe = load.quickstart_recipe(run.recipe, prepared)
-    _require_model(run.recipe)
+    ask.require_model(run.recipe)
     run.recipe = load.absolute(run.recipe)
     with run.stage("load"):
         loaded = load.load_model(run, run.recipe.model, run.recipe.task)
@@ -120,8 +121,8 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         UserError: every mistake and missing piece, each with its exit code (see rfx.errors).
     """  # fmt: skip
     run = start(recipe, store, progress, table)
-    _require_budget(recipe)
-    _require_ours(Path(out))
+    ask.require_budget(recipe)
+    ask.require_ours(Path(out))
     loaded, workload = prepare(run)
     outputs = workload.task.output_names
     dense = measure.baseline(run, loaded, outputs)
@@ -157,7 +158,7 @@ def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress 
               table: LatencyTable | None = None) -> tuple[Plan, SearchPart, float | None]:
     """Score and search only: the plan, how it was found, and its predicted latency as a share of the dense one."""  # fmt: skip
     run = start(recipe, store, progress, table)
-    _require_budget(recipe)
+    ask.require_budget(recipe)
     loaded, workload = prepare(run)
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)
@@ -179,7 +180,7 @@ def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | 
     if recipe.quickstart and recipe.model is None:
         loaded, _ = prepare(run)
     else:
-        _require_model(recipe)
+        ask.require_model(recipe)
         loaded = load.load_model(run, recipe.model, recipe.task)
     from rfx.tasks import task as task_class
 
@@ -209,7 +210,7 @@ def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progr
     if recipe.quickstart and recipe.model is None:
         loaded, _ = prepare(run)
     else:
-        _require_model(recipe)
+        ask.require_model(recipe)
         loaded = load.load_model(run, recipe.model, recipe.task)
     return pack(run, loaded, task_class(run.recipe.task).output_names, Path(out))
 
@@ -234,7 +235,7 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
     folder = Path(out)
     before = read_evidence(folder)
     if reports is not None:
-        _require_report_folder(Path(reports))
+        ask.require_report_folder(Path(reports))
     recipe = make_recipe(before.recipe, f"the recipe in {folder / 'evidence.json'}")
     run = start(recipe, store, progress)
     loaded, workload = prepare(run)
@@ -307,17 +308,6 @@ def _plan_of(evidence: Evidence, loaded: load.Model) -> Plan:
     return plan
 
 
-def _require_report_folder(folder: Path) -> None:
-    """Reports alone go where nothing else is: never over a model or a stranger's files."""
-    require_place(folder)
-    strange = [p.name for p in folder.iterdir() if p.name not in REPORT_FILES] if folder.is_dir() else []
-    if strange or (folder.is_dir() and any(folder.iterdir()) and not (folder / "evidence.json").is_file()):
-        raise UsageError(
-            "The folder for the new reports holds other things.", got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
-            allowed="a new or empty folder, or one that holds reports of rfx alone", next_step="give another --out",
-        )  # fmt: skip
-
-
 def search_counts(run: Run, loaded, workload, scores, dense, outputs, table):
     """The counts of the recipe's budget: (table part, search part, result, predicted ratio, searcher)."""
     recipe = run.recipe
@@ -353,57 +343,6 @@ def sequence_of(workload) -> float:
 
 def _flops(loaded, workload, plan: Plan) -> float:
     return flops(loaded.sites, plan.counts, sequence_of(workload), loaded.hidden)
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Metric and column roles, known before any work."""
-    from rfx.compensate import compensator
-    from rfx.schedule import schedule
-    from rfx.scores import scorer
-    from rfx.search import search
-    from rfx.tasks import task as task_class
-    from rfx.tasks.data import ROLES
-
-    if recipe.task is not None and recipe.metric is not None and recipe.metric not in task_class(recipe.task).metrics:
-        raise UsageError(
-            f"{recipe.task} has no such metric.", got=recipe.metric, allowed=", ".join(task_class(recipe.task).metrics),
-            next_step="give another --metric",
-        )  # fmt: skip
-    for find, name in ((scorer, recipe.method.scorer), (search, recipe.method.search),
-                       (compensator, recipe.method.compensate), (schedule, recipe.method.schedule)):  # fmt: skip
-        find(name)
-    strange = set(recipe.data.columns) - set(ROLES)
-    if strange:
-        raise UsageError(
-            "There is no such column role.", got=", ".join(sorted(strange)), allowed=", ".join(ROLES),
-            next_step="--column ROLE=NAME, e.g. --column text=review",
-        )  # fmt: skip
-
-
-def _require_model(recipe: Recipe) -> None:
-    if recipe.model is None:
-        raise UsageError(
-            "There is no model.", got=f"the recipe {recipe.name!r} names none", allowed="a folder or a hub name",
-            next_step="add --model path/to/model",
-        )  # fmt: skip
-
-
-def _require_budget(recipe: Recipe) -> None:
-    if recipe.budget.latency is None and recipe.budget.flops is None:
-        raise UsageError(
-            "There is no budget.", got="neither a latency nor a FLOPs target", allowed="a share between 0 and 1",
-            next_step="add --latency 0.7 (a share of the dense model's latency) or --flops 0.6",
-        )  # fmt: skip
-
-
-def _require_ours(out: Path) -> None:
-    """An existing folder is replaced only if rfx made it; a place that cannot be written is named before the work."""
-    require_place(out)
-    if (out.is_dir() and any(out.iterdir()) and not (out / "evidence.json").is_file()):
-        raise UsageError(
-            "The output folder holds something that rfx did not write.", got=str(out),
-            allowed="a new or empty folder, or an earlier output of rfx", next_step="give another --out",
-        )  # fmt: skip
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -122,6 +122,10 @@ class Store:
                 continue
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
 
+    def work(self, kind: str, key: str):
+        """A lock around minutes of work whose result several processes want; another than that of the result itself."""
+        return self._lock(f"work-{kind}", key)
+
     def _lock(self, kind: str, key: str):
         try:
             from filelock import FileLock
@@ -157,7 +161,7 @@ def file_hash(file: Path) -> str:
 def _named_errors(what: str, path: Path, next_step: str) -> Iterator[None]:
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError, FileNotFoundError) as error:
         raise UsageError(what, got=f"{error.filename or path}: {error.strerror}", next_step=next_step) from None
     except OSError as error:
         if error.errno != 30:  # a read-only file system

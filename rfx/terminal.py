@@ -99,7 +99,7 @@ def print_plan(plan, found, ratio: float | None) -> None:
         table.add_row(str(layer), row.get("mha", "-"), row.get("ffn", "-"))
     console.print(table)
     if ratio is not None:
-        console.print(f"predicted latency: {ratio:.3f} of dense, from the table (prune-export measures it)")
+        console.print(f"predicted latency: {ratio:.3f} of dense, from the table")
     if found.value_kept is not None:
         console.print(f"importance kept: {found.value_kept:.2%}   search: {found.method}")
     if found.optimality_gap is not None:

@@ -234,3 +234,94 @@ def test_progress_off_a_terminal_tells_slow_from_hung(monkeypatch, capsys):
         bar.advance()
     said = capsys.readouterr()
     assert "counting: 1 (25%)" in said.err and not said.out
+
+
+def test_an_engine_is_never_written_over_its_model(tmp_path, trained, cache):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(_tiny_onnx())
+    before = file.read_bytes()
+    for out in (file, tmp_path / "model"):
+        if out.name == "model":
+            file.rename(tmp_path / "model.json")
+            file = tmp_path / "model.json"
+        result = run("build", file, "--compute-capability", "8.9", "--out", out)
+        assert result.exit_code == 2 and "over the model" in result.output
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--batch", "-1"], "--batch is not a size"), (["--sequence", "0"], "--sequence is not a size"),
+    (["--max-batch", "8", "--batch", "16"], "--max-batch is smaller"), (["--max-sequence", "8", "--sequence", "16"], "--max-sequence is smaller"),
+    (["--target", "xx"], "no such target"),
+])
+def test_sizes_of_an_engine_are_checked(tmp_path, options, said):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(_tiny_onnx())
+    result = run("build", file, "--compute-capability", "8.9", *options)
+    assert result.exit_code == 2 and said in result.output, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_what_is_no_model_is_said(tmp_path):
+    result = run("build", tmp_path)
+    assert result.exit_code == 2 and "folder" in result.output
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    result = run("build", tmp_path / "empty.onnx")
+    assert result.exit_code == 2 and "no outputs" in result.output
+
+
+def _tiny_onnx() -> bytes:
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize("options", [["--min-speedup", "0"], ["--min-speedup", "-1"], ["--min-speedup", "nan"], ["--max-drop", "nan"],
+                                     ["--max-drop", "-3"], ["--max-regression", "-1"]])  # fmt: skip
+def test_limits_that_are_none_are_refused(tmp_path, options):
+    from rfx.report import write_reports
+    from tests.evidences import make_evidence
+
+    write_reports(make_evidence(), tmp_path)
+    result = run("gate", tmp_path, *options)
+    assert result.exit_code == 2 and "is no limit" in result.output
+
+
+def test_a_users_file_in_an_output_is_never_lost(call, trained, tmp_path):
+    out = tmp_path / "kept"
+    code, text = call(out=out)
+    assert code == 0, text
+    assert oct((out / "model" / "model.safetensors").stat().st_mode)[-3:] == oct((out / "model.onnx").stat().st_mode)[-3:]
+    (out / "mynote.txt").write_text("mine")
+    code, text = call(out=out)
+    assert code == 2 and "mynote.txt" in text and (out / "mynote.txt").read_text() == "mine"
+    (out / "mynote.txt").unlink()
+    assert call(out=out)[0] == 0
+
+
+def test_a_table_of_another_runtime_or_condition_is_refused_before_any_work(call, trained, cache, tmp_path):
+    table = tmp_path / "table.json"
+    assert run("profile", trained["model"], "--target", "ort", "--sequence", "16", "--out", table, "--quiet").exit_code == 0
+    nowhere = tmp_path / "nowhere.jsonl"  # would be met next
+    for extra, said in ((["--target", "trt"], "runtime: table 'ort'"), (["--batch", "4"], "batch: table 1, asked for 4")):
+        code, text = call(train=nowhere, extra=["--table", table, *extra])
+        assert code == 2 and said in text.replace("\n", " "), text
+
+
+def test_a_place_that_cannot_be_is_named(call):
+    code, text = call(out="/proc/nowhere/out")
+    assert code == 2 and "cannot be made" in text
+    assert run("build", "/proc/none.onnx").exit_code == 2
+
+
+def test_a_missing_package_is_named(trained, monkeypatch):
+    import rfx.pipeline
+
+    def gone(*_, **__):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(rfx.pipeline, "plan_only", gone)
+    result = run("plan", trained["model"], "--flops", "0.5")
+    assert result.exit_code == 4 and "needs torch" in result.output

@@ -111,6 +111,14 @@ class Bundle:
             missing = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))} - set(self._graphs)
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
+            from rfx.export.blocks import BlockShape
+
+            BlockShape(**self.shape)
+            numbers = {k: v for k, v in self.shape.items() if k not in ("layout", "activation")}
+            sizes = {**numbers, "batch": self.batch, "sequence": self.sequence, "layers": self.layers, "weights": len(self._sizes)}
+            bad = [f"{k} {v!r}" for k, v in sizes.items() if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]
+            if bad:
+                raise ValueError(", ".join(bad))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
                 "The shapes are incomplete.", got=f"{file}: {type(error).__name__}: {error}", allowed=allowed, next_step=again

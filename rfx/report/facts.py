@@ -71,9 +71,9 @@ def budget_text(evidence: Evidence) -> str:
 
 
 def conditions_text(evidence: Evidence) -> str:
-    """Under which conditions the latencies were measured."""
+    """Under which conditions the latencies were measured, to follow "measured with"."""
     if evidence.latency is None:
-        return "not measured"
+        return "accuracy alone; latency was not measured here"
     c = evidence.latency.conditions
     threads = c.get("threads", 1)
     return (

@@ -81,7 +81,8 @@ def card(evidence: Evidence) -> str:
     lines += [f"| {i} | {h} / {hh} | {f} / {ff} |" for i, h, hh, f, ff in layer_rows(evidence)]
     lines += [
         "", "## Limits", "",
-        "Latency was measured on the device named above and tells nothing of another. Accuracy was measured on data like the "
+        ("Latency was measured on the device named above and tells nothing of another. " if evidence.latency else
+         "Latency was not measured: `rfx verify` on the device does. ") + "Accuracy was measured on data like the "
         "evaluation set; on other data the drop may be larger. The licence and the intended use are those of the dense model.",
     ]  # fmt: skip
     if evidence.warnings:

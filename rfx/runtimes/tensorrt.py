@@ -41,7 +41,10 @@ from rfx.runtimes.tensorrt_build import (
 from rfx.runtimes.tensorrt_log import complaints, inspected_layers, new_builder, new_runtime
 from rfx.runtimes.tensorrt_run import Buffers, TrtBoundRun
 
-INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU), or bring the device's table: --table table.json"
+INSTEAD = (
+    "run this on the machine with the GPU; here, prune-export takes --target ort (ONNX Runtime on this machine's CPU), or the "
+    "device's table: --table table.json"
+)
 CUPY = "pip install cupy-cuda13x (with CUDA 13) or cupy-cuda12x (with CUDA 12)"
 
 

@@ -101,6 +101,11 @@ def require_options(module: str, options: EngineOptions) -> None:
             "TensorRT-RTX has no version compatible engines: it ships without TensorRT's lean runtime.", got="--version-compatible",
             allowed="--target trt with TensorRT itself", next_step="leave --version-compatible out",
         )  # fmt: skip
+    if module == "tensorrt_rtx" and options.hardware_compatible:
+        raise UsageError(
+            "TensorRT-RTX knows no hardware compatibility: its engines are for the compute capabilities they are built for.",
+            got="--hardware-compatible", allowed="--compute-capability, once for each", next_step="leave --hardware-compatible out",
+        )  # fmt: skip
 
 
 def is_rtx(trt: ModuleType) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError, UsageError, first_line
 from rfx.runtimes import RUNTIMES, EngineOptions, runtime, runtime_class
 from rfx.runtimes.base import Conditions
+from rfx.runtimes.tensorrt_build import module_name
 from rfx.store import require_file_place
 
 COMPILERS = tuple(n for n in RUNTIMES if n.startswith("trt"))
@@ -25,14 +26,20 @@ def read_conditions(onnx_file: Path, *, batch: int | None = None, sequence: int 
     from google.protobuf.message import DecodeError
 
     if not onnx_file.is_file():
-        raise UsageError("The ONNX file does not exist.", got=str(onnx_file), allowed="an ONNX file")
+        what = "This is a folder, not an ONNX file." if onnx_file.is_dir() else "The ONNX file does not exist."
+        raise UsageError(what, got=str(onnx_file), allowed="an ONNX file, e.g. model.onnx of an output of prune-export")
+    for option, value in (("--batch", batch), ("--sequence", sequence)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option} is not a size.", got=value, allowed="1 or more", next_step=f"correct {option}")
     try:
-        model = onnx.load(str(onnx_file), load_external_data=False)
+        model = onnx.load(str(onnx_file), format="protobuf", load_external_data=False)  # whatever its name ends in
     except (DecodeError, ValueError, OSError) as error:
         raise UsageError(
             "This is not a valid ONNX file.", got=f"{onnx_file}: {first_line(error)}", allowed="an ONNX file",
             next_step="export it again",
         ) from None  # fmt: skip
+    if not model.graph.output:
+        raise UsageError("This ONNX file has no outputs.", got=str(onnx_file), allowed="a model", next_step="export it again")
     facts = {p.key.removeprefix("rfx."): p.value for p in model.metadata_props if p.key.startswith("rfx.")}
 
     def number(name: str, default: int) -> int:
@@ -61,9 +68,16 @@ def compile_engine(
         EnvironmentMissingError: no GPU, or no TensorRT.
         UnsupportedModelError: the parser refuses the model.
     """
+    for option, largest, wanted in (("--max-batch", options.max_batch, conditions.batch),
+                                    ("--max-sequence", options.max_sequence, conditions.sequence)):  # fmt: skip
+        if largest is not None and largest < wanted:
+            raise UsageError(
+                f"{option} is smaller than the size the engine is tuned for.", got=f"{largest} below {wanted}",
+                allowed=f"{wanted} or more", next_step=f"raise {option}, or lower --{option[6:]}",
+            )  # fmt: skip
     if target is not None and target not in COMPILERS:
         raise UsageError(
-            "This target has no engine files.", got=target, allowed=", ".join(COMPILERS),
+            "This target has no engine files." if target in RUNTIMES else "There is no such target.", got=target, allowed=", ".join(COMPILERS),
             next_step="serve the ONNX file itself" if target in RUNTIMES else "rfx env lists the runtimes",
         )  # fmt: skip
     if compute_capabilities and target == "trt":
@@ -73,6 +87,12 @@ def compile_engine(
         )  # fmt: skip
     path = out or onnx_file.with_suffix(".rtx.plan" if compute_capabilities or target == "trt-rtx" else ".plan")
     require_file_place(path)
+    if onnx_file.resolve() in (path.resolve(), Path(f"{path}.json").resolve()):
+        raise UsageError(
+            "The engine would be written over the model it is built from.", got=str(path), allowed="another file",
+            next_step="leave --out out: the engine then lies beside the model",
+        )  # fmt: skip
+    compute_capabilities = tuple(dict.fromkeys(compute_capabilities))
     if compute_capabilities:
         from rfx.runtimes.engine_file import build_ahead, write_engine_file
 
@@ -89,6 +109,23 @@ def compile_engine(
     engine = runtime(target, options).build(onnx_file, conditions)
     try:
         engine.save(path)
+        serve_engine(onnx_file, path, conditions, options)
         return path, engine.facts
     finally:
         engine.close()
+
+
+def serve_engine(onnx_file: Path, plan: Path, conditions: Conditions, options: EngineOptions) -> Path | None:
+    """Where the ONNX file is that of an output with a Triton repository, let that serve the engine from now on. Triton's
+    backend is TensorRT's: an engine of TensorRT-RTX it does not read."""
+    from rfx.export.triton import specs_of, write_triton
+
+    root = onnx_file.parent / "triton"
+    models = [p.name for p in root.iterdir() if (p / "config.pbtxt").is_file()] if root.is_dir() else []
+    if len(models) != 1 or plan.parent != onnx_file.parent or module_name("trt") != "tensorrt":
+        return None
+    inputs, outputs = specs_of(onnx_file)
+    return write_triton(
+        root, name=models[0], model_file=plan, backend="tensorrt", inputs=inputs, outputs=outputs,
+        max_batch=options.largest(conditions)[0], warmup=(conditions.batch, conditions.sequence), on_gpu=True,
+    )  # fmt: skip

@@ -24,7 +24,7 @@ from rfx.stages.decide import batches, make_scorer
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import export_model
 from rfx.stages.run import Run
-from rfx.surgery.checkpoint import save
+from rfx.surgery.checkpoint import readable, save
 from rfx.surgery.shrink import shrink
 from rfx.verify.evidence import CompensationPart, SiteTuning, TablePart
 
@@ -99,6 +99,7 @@ def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Updat
             from safetensors.numpy import save_file
 
             save_file(update.to_arrays(), folder / "update.safetensors")
+            readable(folder / "update.safetensors")
     return Finished(small, plan, update, file)
 
 

@@ -15,6 +15,7 @@ from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape
 from rfx.export.onnx import export_onnx, plan_metadata
 from rfx.plan import Kind, Plan
+from rfx.recipe import Recipe
 from rfx.runtimes.base import Engine
 from rfx.stages.load import Model
 from rfx.stages.run import Run
@@ -73,6 +74,28 @@ def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
         else:
             clock.cached = True
         return Baseline(folder / "model.onnx", run.build(folder / "model.onnx"))
+
+
+def require_fit(recipe: Recipe, table: LatencyTable) -> None:
+    """What can be said of a table before any work: its runtime and its conditions.
+
+    Raises:
+        UsageError: they are not the recipe's.
+    """
+    key, wanted = table.key, recipe.conditions
+    rows = [] if recipe.target in ("auto", key.runtime) else [f"runtime: table {key.runtime!r}, asked for {recipe.target!r}"]
+    for name in ("batch", "sequence", "precision", "threads"):
+        there, asked = getattr(key, name), getattr(wanted, name)
+        if there != asked and not (name == "threads" and key.runtime in ("trt", "trt-rtx", "cuda")):
+            # A sequence that was not asked for gives way to what the model takes, which is not known yet.
+            if name == "sequence" and "sequence" not in wanted.model_fields_set:
+                continue
+            rows.append(f"{name}: table {there!r}, asked for {asked!r}")
+    if rows:
+        raise UsageError(
+            "The latency table belongs to another runtime or condition.", got="; ".join(rows), allowed="a table whose key fits this run",
+            next_step="give the table's own --target, --batch, --sequence and --precision, or measure another",
+        )  # fmt: skip
 
 
 def block_shape(loaded: Model) -> BlockShape:

@@ -13,6 +13,16 @@ from rfx.errors import UsageError, first_line
 from rfx.plan import Plan, Site, Update
 
 
+def readable(file: Path) -> None:
+    """The mode that every new file gets: safetensors makes its own for their owner alone."""
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    if file.is_file():
+        file.chmod(0o666 & ~mask)
+
+
 def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
     """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not there)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -24,6 +34,7 @@ def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None)
     }
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
+    readable(folder / "model.safetensors")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 

@@ -87,8 +87,7 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
-        """Examples from rows of a file, labels validated; without `need_labels` a row may have none, and the whole file no
-        column of them. Raises UsageError naming row and column."""
+        """Examples from rows of a file, labels validated; without `need_labels` a file may have none at all. Raises UsageError naming row and column."""
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:

@@ -210,5 +210,10 @@ def text_of(row: Row, name: str, number: int) -> str:
     return value if isinstance(value, str) else str(value)
 
 
+def unlabelled(rows: Sequence[Row], name: str | None) -> bool:
+    """Whether no row has a label: one without among others is a mistake, and is named as one."""
+    return name is None or all(missing(row.get(name)) for row in rows)
+
+
 def missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

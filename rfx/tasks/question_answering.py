@@ -12,7 +12,7 @@ import numpy as np
 
 from rfx.errors import UsageError
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, text_of
+from rfx.tasks.data import column, text_of, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 
@@ -44,11 +44,11 @@ class QuestionAnswering(Task):
     def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
         question, context = (column(rows, r, self.columns) for r in ("question", "context"))
         answers = column(rows, "answers", self.columns, required=need_labels)
+        bare = not need_labels and unlabelled(rows, answers)
         out = []
         for number, row in enumerate(rows, 1):
             text = text_of(row, context, number)
-            value = None if answers is None else row.get(answers)
-            given = None if value is None and not need_labels else self._answers(value, text, number)
+            given = None if bare else self._answers(row.get(answers), text, number)
             out.append(Example({"question": text_of(row, question, number), "context": text}, given))
         if self.version_2 is None:
             self.version_2 = any(e.label is not None and not e.label["text"] for e in out)

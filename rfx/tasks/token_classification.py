@@ -9,7 +9,7 @@ import numpy as np
 
 from rfx.errors import UsageError
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, missing
+from rfx.tasks.data import column, missing, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 IGNORED = -100  # the label of pieces that carry no tag
@@ -29,12 +29,13 @@ class TokenClassification(Task):
         tokens = column(rows, "tokens", self.columns)
         tags = column(rows, "tags", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(tags)
+        bare = not need_labels and unlabelled(rows, tags)
         out = []
         for number, row in enumerate(rows, 1):
             words, labels = row.get(tokens), None if tags is None else row.get(tags)
             if isinstance(words, str):  # CSV: words and tags separated by blanks
                 words = words.split()
-            if not need_labels and labels is None and isinstance(words, (list, tuple)) and words:
+            if bare and isinstance(words, (list, tuple)) and words:
                 out.append(Example({"tokens": [str(w) for w in words]}))
                 continue
             if isinstance(labels, str):

@@ -84,11 +84,25 @@ def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float 
 
 def predicted_latency_gate(predicted: float | None, *, target: float | None, min_speedup: float | None, why: str) -> Gate:
     """Where the target runtime is not at hand: what the table says, which proves nothing. Always inconclusive."""
-    limit = min(x for x in (1.0, target, 1 / min_speedup if min_speedup else None) if x is not None)
+    limit = min(x for x in (1.0, target, None if min_speedup is None else 1 / min_speedup) if x is not None)
     return Gate(
         name="latency", outcome="inconclusive", value=predicted, limit=limit, unit="of dense",
         detail=f"predicted from the table, not measured: {why}",
     )
+
+
+def strangers(folder: Path) -> list[str]:
+    """What lies in a folder beside an output of rfx (its files, its reports, engines built from it): all of it where
+    there is no evidence."""
+    if not folder.is_dir():
+        return []
+    try:
+        ours = {Path(name).parts[0] for name in read_evidence(folder).files}
+    except UsageError:
+        ours = set()
+    reports = {"evidence.json", "report.html", "junit.xml", "summary.md", "README.md"} if ours else set()
+    engines = ("model.plan", "model.rtx.plan", "model.onnx.json", "model.plan.json", "model.rtx.plan.json") if ours else ()
+    return sorted(p.name for p in folder.iterdir() if p.name not in ours | reports and p.name not in engines)
 
 
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
@@ -117,6 +131,13 @@ def check(
     Raises:
         UsageError: evidence without measurements, or a baseline that cannot be compared with.
     """
+    for option, value, least in (("--max-drop", max_drop, 0.0), ("--min-speedup", min_speedup, None),
+                                 ("--max-regression", max_regression, 0.0)):  # fmt: skip
+        if value is not None and not (math.isfinite(value) and (value > 0 if least is None else value >= least)):
+            raise UsageError(
+                f"{option} is no limit.", got=value, allowed="a number above 0" if least is None else "a number, 0 or more",
+                next_step=f"correct {option}",
+            )  # fmt: skip
     unmeasured = next((g for g in evidence.gates if g.name == "latency"), None) if evidence.latency is None else None
     if evidence.accuracy is None or (evidence.latency is None and (unmeasured is None or baseline is not None)):
         raise UsageError(

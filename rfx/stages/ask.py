@@ -1,0 +1,74 @@
+"""What a run must be given, and where its result may go: asked before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfx.errors import UsageError
+from rfx.recipe import Recipe
+from rfx.report import FILES as REPORT_FILES
+from rfx.store import require_place
+from rfx.verify.gates import strangers
+
+
+def require_report_folder(folder: Path) -> None:
+    """Reports alone go where nothing else is: never over a model or a stranger's files."""
+    require_place(folder)
+    strange = [p.name for p in folder.iterdir() if p.name not in REPORT_FILES] if folder.is_dir() else []
+    if strange or (folder.is_dir() and any(folder.iterdir()) and not (folder / "evidence.json").is_file()):
+        raise UsageError(
+            "The folder for the new reports holds other things.", got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
+            allowed="a new or empty folder, or one that holds reports of rfx alone", next_step="give another --out",
+        )  # fmt: skip
+
+
+def check_names(recipe: Recipe) -> None:
+    """Metric and column roles, known before any work."""
+    from rfx.compensate import compensator
+    from rfx.schedule import schedule
+    from rfx.scores import scorer
+    from rfx.search import search
+    from rfx.tasks import task as task_class
+    from rfx.tasks.data import ROLES
+
+    if recipe.task is not None and recipe.metric is not None and recipe.metric not in task_class(recipe.task).metrics:
+        raise UsageError(
+            f"{recipe.task} has no such metric.", got=recipe.metric, allowed=", ".join(task_class(recipe.task).metrics),
+            next_step="give another --metric",
+        )  # fmt: skip
+    for find, name in ((scorer, recipe.method.scorer), (search, recipe.method.search),
+                       (compensator, recipe.method.compensate), (schedule, recipe.method.schedule)):  # fmt: skip
+        find(name)
+    strange = set(recipe.data.columns) - set(ROLES)
+    if strange:
+        raise UsageError(
+            "There is no such column role.", got=", ".join(sorted(strange)), allowed=", ".join(ROLES),
+            next_step="--column ROLE=NAME, e.g. --column text=review",
+        )  # fmt: skip
+
+
+def require_model(recipe: Recipe) -> None:
+    if recipe.model is None:
+        raise UsageError(
+            "There is no model.", got=f"the recipe {recipe.name!r} names none", allowed="a folder or a hub name",
+            next_step="add --model path/to/model",
+        )  # fmt: skip
+
+
+def require_budget(recipe: Recipe) -> None:
+    if recipe.budget.latency is None and recipe.budget.flops is None:
+        raise UsageError(
+            "There is no budget.", got="neither a latency nor a FLOPs target", allowed="a share between 0 and 1",
+            next_step="add --latency 0.7 (a share of the dense model's latency) or --flops 0.6",
+        )  # fmt: skip
+
+
+def require_ours(out: Path) -> None:
+    """An existing folder is replaced only if rfx made it; a place that cannot be written is named before the work."""
+    require_place(out)
+    strange = strangers(out)
+    if strange:
+        raise UsageError(
+            "The output folder holds something that rfx did not write.", got=f"{out}: {', '.join(strange[:5])}",
+            allowed="a new or empty folder, or an earlier output of rfx", next_step="give another --out, or move them away",
+        )  # fmt: skip
