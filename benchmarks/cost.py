@@ -1,4 +1,4 @@
-"""What pruning costs: scoring, search, rearrangement and tuning against plain forward-and-backward passes; memory.
+"""What pruning costs: scoring, search, compensation with its schedule and guard against plain forward-and-backward passes; memory.
 
     python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base] [--examples 2048] [--tokens 128]
 
@@ -17,18 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from rfx.anatomy import find_sites
-from rfx.compensate.scales import tune
-from rfx.cost.flops import unit_costs
+from rfx.compensate import compensator
 from rfx.device import model_device, on_best_device, solver_module
 from rfx.environment import environment
 from rfx.plan import Kind, Site
+from rfx.recipe import PRESETS, Recipe
+from rfx.schedule import Ground, schedule
+from rfx.schedule.guard import guard
 from rfx.scores import scorer
-from rfx.scores.base import Scores
-from rfx.search import Problem, joint_values, rearrange, search
+from rfx.search import Problem, search
+from rfx.stages.decide import FlopsSearcher
 from rfx.stages.run import peak_memory_mb
 from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
 
+STAGES = ("score", "search", "tune", "guard")
 SHAPES = {
     "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
@@ -38,11 +41,21 @@ SHAPES = {
 class ClassTask:
     """Just the loss of a text classifier."""
 
+    output_names = ("logits",)
+    head_positions = "first"
+
     @staticmethod
     def losses(outputs, targets):
         import torch
 
         return torch.nn.functional.cross_entropy(outputs.logits, targets["labels"], reduction="none")
+
+
+class Sample(list):
+    """Batches whose guard looks at a fifth of them."""
+
+    def only(self, wanted):
+        return Sample(b for i, b in enumerate(self) if wanted(i))
 
 
 def clock():
@@ -109,6 +122,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--plain-examples", type=int, help="of the plain pass, whose time is scaled to all; default: all")
+    parser.add_argument("--method", choices=list(PRESETS), default="rfx")
     parser.add_argument("--kept", type=float, default=0.6, help="share of the FLOPs kept")
     args = parser.parse_args()
     import torch
@@ -140,32 +154,33 @@ def main() -> None:
         plain_mb = peak_memory_mb()
 
         progress.note("pruning")
+        method = PRESETS[args.method]
+        ground = Ground(
+            model=model, sites=sites, batches=Sample(batches), task=ClassTask, scorer=scorer(method.scorer)(per=method.gradients),
+            searcher=FlopsSearcher(Recipe(method=method), config.hidden_size, float(args.tokens)),
+            compensator=compensator(method.compensate)(tuning=method.tuning), refine=method.refine, progress=progress,
+        )  # fmt: skip
         start = clock()
-        scores: Scores = scorer("fisher")(per="example", seed=0).score(model, sites, batches, ClassTask, progress=progress)
+        scores = ground.score()
         result["score"] = since(start)
         start = clock()
-        costs = unit_costs(sites, float(args.tokens), config.hidden_size)
-        dense = sum(costs[s.name] * s.units for s in sites)
-        values = joint_values(sites, scores)
-        problem = Problem.from_unit_costs(sites, scores, costs, filter_grid=8, values=values)
-        found = search("knapsack")(problem, args.kept * dense)
+        found = ground.searcher(sites, scores, args.kept * ground.searcher.dense(sites))
         result["search"] = since(start)
         start = clock()
-        kept = rearrange(found.kept, scores, mode="best").kept
-        result["rearrange"] = since(start)
-        start = clock()
-        masks = {s.name: np.isin(np.arange(s.units), kept[s.name]).astype(np.float64) for s in sites}
-        tune(model, sites, masks, batches, mode="kwon", head_positions="first", progress=progress)
+        outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, found)
         result["tune"] = since(start)
+        start = clock()
+        guard(ground, outcome)
+        result["guard"] = since(start)
         result["peak_beyond_model_mb"] = peak_memory_mb() - before_mb
         result["peak_beyond_plain_pass_mb"] = peak_memory_mb() - plain_mb
-        stages = [result[k] for k in ("score", "search", "rearrange", "tune")]
+        stages = [result[k] for k in STAGES]
         for unit in ("wall_s", "cpu_s"):
             result[f"ratio_to_plain_{unit}"] = sum(s[unit] for s in stages) / result["plain"][unit]
         result["bert_large_search"] = bert_large_search()
         result["environment"] = environment()
         atomic_write_text(args.out, json.dumps(result, indent=1) + "\n")
-        for key in ("plain", "score", "search", "rearrange", "tune"):
+        for key in ("plain", *STAGES):
             progress.note(f"{key:10s} {result[key]['wall_s']:8.1f} s wall {result[key]['cpu_s']:8.1f} s CPU")
         progress.note(f"ratio to one plain pass: {result['ratio_to_plain_wall_s']:.2f} (wall)")
         progress.note(f"peak beyond the model: {result['peak_beyond_model_mb']:.0f} MB")

@@ -135,6 +135,6 @@ def pruning_time(deadline: float) -> dict:
             check=True, capture_output=True, timeout=max(1.0, min(300.0, deadline - time.monotonic())),
         )  # fmt: skip
         cost = json.loads(out.read_text(encoding="utf-8"))
-    stages = {f"{name}_s": cost[name]["wall_s"] for name in ("score", "search", "rearrange", "tune")}
+    stages = {f"{name}_s": cost[name]["wall_s"] for name in ("score", "search", "tune", "guard")}
     return {**stages, "total_s": sum(stages.values()), "device": cost["device"], "solver": cost["solver"],
             "peak_host_mb": cost["peak_beyond_model_mb"]}  # fmt: skip
