@@ -75,7 +75,7 @@ def test_the_commands_for_an_own_model(place):
         code = run(arguments)
         allowed = {"verify": (0, 1, 7), "gate": (0, 1, 7), "build": (0,) if importlib.util.find_spec("tensorrt_rtx") else (4,)}
         assert code in allowed.get(command[1], (0,)), command
-    assert names == ["plan", "profile", "verify", "gate", "shapes", "build", "env"] and (place / "table.json").is_file()
+    assert names == ["plan", "profile", "sweep", "verify", "gate", "shapes", "build", "env"] and (place / "table.json").is_file()
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), scope := {})
     assert scope["evidence"].latency.target == 0.7 and scope["model"].config.pruned_layers
