@@ -7,7 +7,6 @@ import torch
 from rfx.anatomy import find_sites
 from rfx.plan import Plan
 from rfx.scores.kprune import KPrune
-from rfx.scores.output_metric import OutputMetric
 from rfx.surgery.student import as_student
 from tests.families import make
 from tests.scores.labelled import TASKS, batches, examples
@@ -67,27 +66,3 @@ def test_a_student_away_from_its_teacher_scores_higher():
     assert sum(far.importance[s.name].sum() for s in sites) > 1.01 * sum(near.importance[s.name].sum() for s in sites)
     removed = far.importance[sites[0].name][sites[0].units // 2 :]
     assert not removed.any()  # what is gone is worth nothing
-
-
-def test_the_output_metric_does_not_depend_on_batches_or_padding():
-    model = make("bert").double()
-    sites = find_sites(model)
-    rows, task = examples(11), TASKS["text-classification"]
-    wanted = OutputMetric().score(model, sites, batches(rows, 1), task)
-    for data, more in ((batches(rows, 4), {}), (batches(rows, 11, pad_to=30), {}), (batches(rows, 11), {"tokens_per_pass": 25})):
-        scores = OutputMetric(**more).score(model, sites, data, task)
-        for s in sites:
-            np.testing.assert_array_equal(scores.orders[s.name], wanted.orders[s.name])
-            np.testing.assert_allclose(scores.importance[s.name], wanted.importance[s.name], rtol=1e-3)
-            np.testing.assert_allclose(scores.token_weights[s.name], wanted.token_weights[s.name], rtol=1e-3, atol=1e-12)
-
-
-def test_the_damage_that_is_predicted_is_the_divergence_that_comes():
-    """Remove one head with its site re-solved by hand: the divergence is that of the curve, to the order of the approximation."""
-    model = make("bert").double()
-    sites = find_sites(model)
-    scores = OutputMetric().score(model, sites, batches(examples(60), 6), TASKS["text-classification"])
-    for site in sites:
-        damage = scores.damage(site.name)
-        assert damage[0] == 0 and (np.diff(damage) >= 0).all() and damage[-1] > 0
-        assert sorted(scores.orders[site.name]) == list(range(site.units))
