@@ -45,10 +45,6 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
             allowed=", ".join((target or runs_here).precisions),
         )  # fmt: skip
     ask.check_names(recipe)
-    if recipe.engine.compute_capabilities:
-        from rfx.runtimes.engine_file import require_capabilities
-
-        require_capabilities(recipe.engine.compute_capabilities)
     run = Run(recipe, store, runs_here, progress or Silent(), target=target)
     run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
     if target is not None:
@@ -121,6 +117,10 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         UserError: every mistake and missing piece, each with its exit code (see rfx.errors).
     """  # fmt: skip
     run = start(recipe, store, progress, table)
+    if recipe.engine.compute_capabilities:
+        from rfx.runtimes.engine_file import require_capabilities
+
+        require_capabilities(recipe.engine.compute_capabilities)
     ask.require_budget(recipe)
     ask.require_ours(Path(out))
     loaded, workload = prepare(run)
