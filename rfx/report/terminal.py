@@ -82,7 +82,7 @@ def print_summary(evidence: Evidence, out: Path | None = None) -> None:
     for warning in evidence.warnings:
         say(f"warning: {warning}", "yellow")
     if out is not None:
-        model = "model.onnx, model/, " if (out / "model.onnx").is_file() else ""
+        model = "model.onnx, model/, triton/, " if (out / "model.onnx").is_file() else ""
         say(f"written to {out}: {model}report.html, evidence.json, junit.xml, README.md (model card)")
 
 
