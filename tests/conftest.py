@@ -90,6 +90,19 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return {"model": folder / "model", "train": train, "eval": evaluation}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_measurements():
+    """The tests' models take well under a millisecond: a second holds a thousand rounds of them. A tiny model's table is
+    all noise, and one that fails its check is measured twice: tests of that set a limit of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rfx.stages.check.FINAL_SECONDS", 1.0)
+        patch.setattr("rfx.stages.close.ROUND_SECONDS", 0.5)
+        patch.setattr("rfx.cost.latency.ANCHOR_SECONDS", 0.5)
+        patch.setattr("rfx.cost.latency.SECONDS", (1.0, 10.0))
+        patch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)
+        yield
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """A store of the test's own."""

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rfx.cli import app
 from rfx.stages.run import Run
 
-STAGES = ["load", "dense baseline", "score", "search", "rearrange", "tune", "bake, shrink, export", "parity", "accuracy",
+STAGES = ["load", "dense baseline", "score", "search", "reconstruct", "bake, shrink, export", "parity", "accuracy",
           "latency"]  # fmt: skip
 
 

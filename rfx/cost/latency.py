@@ -31,6 +31,7 @@ from rfx.store import Store
 VERSION = 2  # of this procedure: results of another are not taken from the store
 MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
 MIN_ROUNDS = 24
+ANCHOR_SECONDS = 3.0  # of timing whole models, at least
 SECONDS = (8.0, 90.0)  # at least and at most, of timing in all groups together
 MAX_GROUP = 16  # points that are timed in turns; what an interruption costs
 RESAMPLES = 200
@@ -358,7 +359,7 @@ def _whole_models(store, runtime, conditions, shape, layers, dense, emptied, voc
             {"reference": reference.bind(stack_inputs(shape, conditions.batch, conditions.sequence, seed)),
              **{name: engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
                 for name, engine in (("dense", dense), ("emptied", empty))}},
-            min_rounds=MIN_ROUNDS, min_seconds=3.0, max_seconds=30.0, seed=seed,
+            min_rounds=MIN_ROUNDS, min_seconds=ANCHOR_SECONDS, max_seconds=10 * ANCHOR_SECONDS, seed=seed,
         )  # fmt: skip
     finally:
         for engine in engines:
@@ -382,7 +383,7 @@ def check_additivity(
     for i, (_, engine) in enumerate(engines):
         runs[str(i)] = engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
     try:
-        times = interleave(runs, min_rounds=MIN_ROUNDS, min_seconds=3.0, max_seconds=30.0, seed=seed)
+        times = interleave(runs, min_rounds=MIN_ROUNDS, min_seconds=ANCHOR_SECONDS, max_seconds=10 * ANCHOR_SECONDS, seed=seed)
     finally:
         for _, engine in engines:
             engine.close()

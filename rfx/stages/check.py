@@ -24,6 +24,7 @@ from rfx.verify.gates import same_gate, shrunk_gate
 from rfx.verify.latency import measure_pair
 
 EVAL_BATCH = 32
+FINAL_SECONDS = 6.0  # of timing the finished engine, at least
 VERSION = 1  # of the predictions in the store
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
@@ -68,7 +69,7 @@ def other_file(run: Run, loaded: Model, plain: Engine, file: Path) -> Engine:
     with run.stage("beside model.onnx"):
         pair = measure_pair(
             run.runtime, plain, other, run.conditions, vocab_size=int(loaded.model.config.vocab_size),
-            seed=run.recipe.seed + 2, min_seconds=3.0,
+            seed=run.recipe.seed + 2, min_seconds=FINAL_SECONDS / 2,
         )  # fmt: skip
     low, high = pair.interval
     verdict = "faster" if high < 1 else "slower: keep model.onnx" if low > 1 else "no faster that could be told: keep model.onnx"
@@ -163,5 +164,5 @@ def latency(run: Run, loaded: Model, dense: Baseline, engine: Engine, predicted_
         return measure_pair(
             run.runtime, dense.engine, engine, run.conditions, target=run.recipe.budget.latency,
             predicted_ratio=predicted_ratio, vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed + 1,
-            min_seconds=6.0,
+            min_seconds=FINAL_SECONDS,
         )  # fmt: skip

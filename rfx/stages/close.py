@@ -25,6 +25,7 @@ from rfx.verify.evidence import Round
 from rfx.verify.latency import measure_pair
 
 ROUNDS = 3
+ROUND_SECONDS = 3.0  # of timing, at least
 LANDING = 0.04  # a finished engine should land in [target - LANDING, target]
 WINDOW = 0.035  # so the loop ends only this near: a measurement of its own will differ a little
 AIM = 0.02  # below the target: the final interval has to lie under it, in a measurement of its own
@@ -118,7 +119,7 @@ def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchRe
     try:
         part = measure_pair(
             run.runtime, dense.engine, engine, run.conditions,
-            vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=3.0,
+            vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=ROUND_SECONDS,
         )  # fmt: skip
     finally:
         engine.close()
