@@ -71,8 +71,8 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     if not any(p.accuracy for p in points):
         raise infeasible
     curve = Curve(
-        tool=tool(), created=now(), recipe=first.recipe.model_dump(mode="json"), model=described, environment=environment(), data=data,
-        budget=by, table=part, max_drop=recipe.max_drop, points=points, warnings=warnings,
+        tool=tool(), created=now(), recipe=first.recipe.model_copy(update={"budget": Budget()}).model_dump(mode="json"),
+        model=described, environment=environment(), data=data, budget=by, table=part, max_drop=recipe.max_drop, points=points, warnings=warnings,
     )  # fmt: skip
     with atomic_dir(Path(out)) as folder:
         write_curve(curve, folder)
