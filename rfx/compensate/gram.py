@@ -42,25 +42,13 @@ class Gram:
         if not len(z):
             return
         if weights is not None:
-            self._add_weighted(z, error, weights)
+            root = weights.sqrt()[:, None]
+            self._accumulate(z.float() * root, error.float() * root, root)
             return
         self._waiting.append((z, error))
         self._count += len(z)
         if self._count >= _ROWS:
             self._flush()
-
-    def _add_weighted(self, z: torch.Tensor, error: torch.Tensor, weights: torch.Tensor) -> None:
-        import torch
-
-        root = weights.sqrt()[:, None]
-        z, error = z.float() * root, error.float() * root
-        for i in range(0, z.shape[1], _BLOCK):
-            self._zz[i : i + _BLOCK, i:] += z[:, i : i + _BLOCK].T @ z[:, i:]
-        self._ze += z.T @ error
-        self._z += (z * root).sum(0, dtype=torch.float64)
-        self._e += (error * root).sum(0, dtype=torch.float64)
-        self._ee += error.double().square().sum()
-        self._rows += float(weights.sum())
 
     def _flush(self) -> None:
         import torch
@@ -73,14 +61,19 @@ class Gram:
         if z.dtype in (torch.float16, torch.bfloat16):
             z, e = z.float(), e.float()
         for start in range(0, z.shape[0], 2 * _ROWS):
-            part, miss = z[start : start + 2 * _ROWS], e[start : start + 2 * _ROWS]  # [t, n], [t, d]
-            for i in range(0, part.shape[1], _BLOCK):
-                self._zz[i : i + _BLOCK, i:] += part[:, i : i + _BLOCK].T @ part[:, i:]
-            self._ze += part.T @ miss
-            self._z += part.sum(0, dtype=torch.float64)
-            self._e += miss.sum(0, dtype=torch.float64)
-            self._ee += miss.double().square().sum()
-            self._rows += part.shape[0]
+            self._accumulate(z[start : start + 2 * _ROWS], e[start : start + 2 * _ROWS], None)
+
+    def _accumulate(self, z: torch.Tensor, e: torch.Tensor, root: torch.Tensor | None) -> None:
+        """Rows z [t, n] and e [t, d], both times `root` [t, 1], the root of their weights."""
+        import torch
+
+        for i in range(0, z.shape[1], _BLOCK):
+            self._zz[i : i + _BLOCK, i:] += z[:, i : i + _BLOCK].T @ z[:, i:]
+        self._ze += z.T @ e
+        self._ee += e.double().square().sum()
+        self._z += (z if root is None else z * root).sum(0, dtype=torch.float64)
+        self._e += (e if root is None else e * root).sum(0, dtype=torch.float64)
+        self._rows += len(z) if root is None else float(root.double().square().sum())
 
     def absorb(self, other: Gram) -> None:
         """Add the sums of `other`, which has the same features."""
@@ -101,6 +94,11 @@ class Gram:
         self._flush()
         upper = self._zz.triu()
         return upper + upper.triu(1).T
+
+    @property
+    def centred(self) -> torch.Tensor:
+        """Z^T Z around the mean row, which a free bias takes care of, float64 [n, n]."""
+        return self.zz - self.z_sum[:, None] * self.z_sum[None] / max(float(self.rows), 1e-300)
 
     @property
     def z_sum(self) -> torch.Tensor:

@@ -119,10 +119,9 @@ class RidgeSystem:
 
     def __init__(self, gram: Gram, bias: bool):
         self.bias, self.rows = bias, max(float(gram.rows), 1e-30)
-        self.c, self.right = gram.zz, gram.ze
+        self.c, self.right = gram.centred if bias else gram.zz, gram.ze
         self.z, self.e = gram.z_sum, gram.e_sum
         if bias:
-            self.c = self.c - self.z[:, None] * self.z[None] / self.rows
             self.right = self.right - self.z[:, None] * self.e[None] / self.rows
         self.scale = float(self.c.diagonal().mean()) if len(self.c) else 0.0
 

@@ -8,31 +8,31 @@ tr(dW^T M dW A) / 2, M = sum of g g^T the output metric and A the Gram matrix of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rfx.device import model_device
-from rfx.errors import UsageError
-from rfx.plan import Site
-from rfx.progress import Progress, Silent
-from rfx.scores.base import Batch, Scorer, Scores
+from rfx.compensate.gram import Gram
+from rfx.plan import Plan, Site, Update
+from rfx.progress import Progress
+from rfx.scores.base import Batch, Scores
 from rfx.scores.divergence import collect_outputs, mean_divergence
-from rfx.scores.fisher import TOKENS_CPU, TOKENS_GPU, scoring_state, split_batch
+from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import fisher_probe
 from rfx.scores.surgeon import RemovalCurve, removal_curve
+from rfx.surgery.student import as_student
 
 if TYPE_CHECKING:
     import torch
 
 TEMPERATURE = 2.0  # a model is surer of the examples it was trained on than of those it will meet
 UNIFORM = 0.02  # of the token weights: a token that matters to nothing still is one
-_BLOCK = 512
 
 
-class OutputMetric(Scorer):
-    """Order and damage of removal by site, and the token weights for the reconstruction. Needs no labels.
+class OutputMetric(GradientScorer):
+    """Order and damage of removal by site, and the token weights for the reconstruction. Needs no labels; after the passes
+    one matrix inverse a site.
 
     Args:
         temperature: of the output distribution (not of a regression).
@@ -40,200 +40,119 @@ class OutputMetric(Scorer):
             re-solved, and the divergence of the output taken on some examples; 0 for none.
         examples: how many, of the first ones of the sample.
         seed: of the probe's random signs.
-        tokens_per_pass: larger batches are split for the backward pass.
     """
 
     name = "output-metric"
 
-    def __init__(self, *, temperature: float = TEMPERATURE, points: int = 0, examples: int = 128, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):
-        super().__init__(seed=seed)
-        self.temperature = temperature
-        self.points, self.examples, self.tokens_per_pass = int(points), int(examples), tokens_per_pass
+    def __init__(self, *, temperature: float = TEMPERATURE, points: int = 0, examples: int = 128, seed: int = 0,
+                 tokens_per_pass: int | None = None, **_: Any):  # fmt: skip
+        super().__init__(seed=seed, tokens_per_pass=tokens_per_pass)
+        self.temperature, self.points, self.examples = temperature, int(points), int(examples)
 
-    def score(
-        self,
-        model: torch.nn.Module,
-        sites: Sequence[Site],
-        batches: Iterable[Batch],
-        task: Any,
-        *,
-        progress: Progress | None = None,
-    ) -> Scores:
-        """See `Scorer.score`. One forward and one backward pass, then one matrix inverse a site.
+    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
+        return _Metrics(model, sites)
 
-        Raises:
-            UsageError: no examples, or a gradient that is not a number.
-        """
+    def beside(self, number, targets):
+        return {}
+
+    def scalars(self, outputs, inputs, beside, task, generator) -> torch.Tensor:
+        return fisher_probe(outputs, inputs, task.output_names, generator, self.temperature)
+
+    def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
         import torch
 
-        progress = progress or Silent()
-        device = model_device(model)
-        limit = self.tokens_per_pass or (TOKENS_GPU if device.type == "cuda" else TOKENS_CPU)
-        generator = torch.Generator().manual_seed(self.seed)
-        total = len(batches) if hasattr(batches, "__len__") else None
-        with scoring_state(model), _Tap(model, sites) as tap, progress.bar("score", total) as bar:
-            for inputs, targets in batches:
-                for some, _ in split_batch(inputs, targets, limit):
-                    some = {k: v.to(device) for k, v in some.items()}
-                    tap.real = some["attention_mask"].bool() if "attention_mask" in some else None
-                    outputs = model(**some)
-                    fisher_probe(outputs, some, task.output_names, generator, self.temperature).sum().backward()
-                bar.advance()
         probes = _Probes(model, batches, task, self.examples) if self.points else None
         importance, orders, weights = {}, {}, {}
-        with progress.bar("removal curves", len(sites)) as bar:
-            for site in sites:
-                statistic = tap.statistics.pop(site.name, None)
-                if statistic is None:
-                    raise UsageError("There are no examples to score with.", next_step="give calibration data")
-                if not bool(torch.isfinite(statistic.metric).all()):
-                    raise UsageError(
-                        f"The gradients of {site.name} are not numbers.", got="NaN or infinity",
-                        next_step="look for NaN in the inputs or the model's weights",
-                    )  # fmt: skip
+        with progress.bar("removal curves", len(tap.sites)) as bar:
+            for site in tap.sites:
+                seen = tap.seen.pop(site.name)
+                require_numbers(site, torch.isfinite(seen.metric))
                 weight = model.get_submodule(site.output).weight.detach()
-                points = sorted({round(site.units * k / self.points) for k in range(1, self.points + 1)}) if self.points else ()
-                curve = removal_curve(statistic.gram(), weight, statistic.metric, site.width, checkpoints=points)
-                added = curve.added
-                if points:
-                    added = self._measured(model, site, curve, statistic.mean(), probes, task)
+                points = [round(site.units * k / self.points) for k in range(1, self.points + 1)]
+                gram = seen.gram.centred / max(seen.gram.rows, 1e-300)  # tokens' weights have a mean of 1
+                curve = removal_curve(gram, weight, seen.metric, site.width, checkpoints=points)
+                added = curve.added if probes is None else probes.scaled(site, curve, seen.gram.z_sum / seen.gram.rows)
                 importance[site.name] = np.zeros(site.units)
                 importance[site.name][curve.order] = added
                 orders[site.name] = curve.order
-                weights[site.name] = torch.cat(statistic.weights).cpu().numpy()
+                weights[site.name] = torch.cat(seen.weights).cpu().numpy()
                 bar.advance()
         return Scores(importance, orders=orders, token_weights=weights)
 
 
-    @staticmethod
-    def _measured(model, site: Site, curve: RemovalCurve, mean: torch.Tensor, probes: _Probes, task: Any) -> np.ndarray:
+class _Seen:
+    """M [d, d], the weighted Gram matrix A [n, n], and the token weights of one site."""
+
+    def __init__(self, channels: int, hidden: int, device: torch.device):
+        import torch
+
+        self.metric = torch.zeros(hidden, hidden, dtype=torch.float64, device=device)
+        self.gram = Gram(channels, 0, device)
+        self.weights: list[torch.Tensor] = []
+
+
+class _Metrics(Tap):
+    side = "output"
+
+    def __init__(self, model: torch.nn.Module, sites: Sequence[Site]):
+        super().__init__(model, sites)
+        self.seen: dict[str, _Seen] = {}
+
+    def add(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        import torch
+
+        if site.name not in self.seen:
+            self.seen[site.name] = _Seen(x.shape[-1], gradient.shape[-1], gradient.device)
+        seen, real = self.seen[site.name], self.real_of(x)
+        z, g = x[real], gradient[real]  # [t, n], [t, d]
+        example = torch.arange(len(x), device=x.device)[:, None].expand(real.shape)[real]  # [t]
+        squares = g.square().sum(1)  # [t]
+        # The uniform share within each example, so that nothing hangs on how examples are batched.
+        mean = torch.zeros(len(x), dtype=squares.dtype, device=x.device).index_add(0, example, squares)
+        mean = mean / torch.bincount(example, minlength=len(x)).clamp(min=1)
+        w = (1 - UNIFORM) * squares + UNIFORM * mean[example]
+        # The reconstruction goes by |g|: |g|^2 leaves it too few tokens to fit on (docs/accuracy.md).
+        seen.weights.append(w.sqrt().float())
+        seen.metric += g.T @ g
+        seen.gram.add(z, z[:, :0], w)
+
+
+class _Probes:
+    """Some examples, the dense model's outputs on them, and how far a model with one pruned site is from these."""
+
+    def __init__(self, model: torch.nn.Module, batches: Iterable[Batch], task: Any, examples: int):
+        self.model, self.task, self.batches, seen, self.total = model, task, [], 0, 0
+        for inputs, targets in batches:
+            size = len(next(iter(inputs.values())))
+            self.total += size
+            if seen < examples:
+                some = min(size, examples - seen)
+                self.batches.append(({k: v[:some] for k, v in inputs.items()}, targets))
+                seen += some
+        self.dense = collect_outputs(model, self.batches, task)
+
+    def scaled(self, site: Site, curve: RemovalCurve, mean: torch.Tensor) -> np.ndarray:
         """What each removal adds once the predicted damage is scaled to the measured one: by the ratio of the two at every
-        checkpoint, its logarithm interpolated between them."""
+        checkpoint, its logarithm interpolated between them. `mean` of the features, [n]."""
         predicted = np.concatenate([[0.0], np.cumsum(curve.added)])  # [units + 1]
-        module = model.get_submodule(site.output)
         where, ratios = [], []
         for removed, weight in sorted(curve.weights.items()):
-            if predicted[removed] <= 0:
-                continue
-            shift = (module.weight.detach().double() - weight) @ mean  # the bias takes what the features' mean loses
-            measured = probes.divergence(module, weight, shift)
-            where.append(removed)
-            ratios.append(np.log(max(measured * probes.scale, 1e-3 * predicted[removed]) / predicted[removed]))
+            if predicted[removed] > 0:
+                measured = self.total * self._divergence(site, curve.order[removed:], weight, mean)  # a sum, as the damage is
+                where.append(removed)
+                ratios.append(np.log(max(measured, 1e-3 * predicted[removed]) / predicted[removed]))
         if not where:
             return curve.added
         damage = predicted * np.exp(np.interp(np.arange(len(predicted)), where, ratios))
         return np.diff(np.maximum.accumulate(damage))
 
-
-class _Probes:
-    """Some examples, the dense model's outputs on them, and how far a model with one changed projection is from these."""
-
-    def __init__(self, model: torch.nn.Module, batches: Iterable[Batch], task: Any, examples: int):
-        self.model, self.task, self.batches, seen, total = model, task, [], 0, 0
-        for inputs, targets in batches:
-            size = len(next(iter(inputs.values())))
-            total += size
-            if seen < examples:
-                some = min(size, examples - seen)
-                self.batches.append(({k: v[:some] for k, v in inputs.items()}, targets))
-                seen += some
-        self.scale = total  # damage is a sum over all examples
-        self.dense = collect_outputs(model, self.batches, task)
-
-    def divergence(self, module: torch.nn.Module, weight: torch.Tensor, shift: torch.Tensor) -> float:
-        """Mean over the examples with `weight` [d, n] in place and `shift` [d] on the bias."""
-        import torch
-
-        old, old_bias = module.weight, module.bias
-        bias = shift if old_bias is None else old_bias.detach().double() + shift
-        try:
-            module.weight = torch.nn.Parameter(weight.to(old.dtype), requires_grad=False)
-            module.bias = torch.nn.Parameter(bias.to(old.dtype), requires_grad=False)
+    def _divergence(self, site: Site, kept: np.ndarray, weight: torch.Tensor, mean: torch.Tensor) -> float:
+        """With `weight` [d, n] in place, zero but for the `kept` units; the bias takes what the features' mean loses."""
+        module = self.model.get_submodule(site.output)
+        shift = (module.weight.detach().double() - weight) @ mean  # [d]
+        bias = shift if module.bias is None else module.bias.detach().double() + shift
+        plan = Plan.of([site], {site.name: kept})
+        channels = [u * site.width + c for u in plan[site.name].kept for c in range(site.width)]
+        update = Update({}, {site.name: weight[:, channels].cpu().numpy()}, {site.name: bias.cpu().numpy()})
+        with as_student(self.model, [site], plan, update):
             return mean_divergence(self.model, self.batches, self.dense, self.task)
-        finally:
-            module.weight, module.bias = old, old_bias
-
-
-class _Statistic:
-    """M [d, d], the weighted Gram matrix A [n, n] in upper blocks, and the token weights of one site."""
-
-    def __init__(self, channels: int, hidden: int, device: torch.device):
-        import torch
-
-        f64 = {"dtype": torch.float64, "device": device}
-        self.metric = torch.zeros(hidden, hidden, **f64)
-        self._gram = torch.zeros(channels, channels, **f64)
-        self._sum = torch.zeros(channels, **f64)
-        self.total = 0.0  # of the weights
-        self.weights: list[torch.Tensor] = []
-
-    def add(self, z: torch.Tensor, g: torch.Tensor, example: torch.Tensor) -> None:
-        """Real tokens: features z [t, n], gradients g [t, d], the number of each token's example [t]."""
-        import torch
-
-        squares = g.square().sum(1)  # [t]
-        # The uniform share within each example, so that nothing hangs on how examples are batched.
-        count = torch.bincount(example)
-        mean = torch.zeros(len(count), dtype=squares.dtype, device=g.device).index_add(0, example, squares) / count.clamp(min=1)
-        w = (1 - UNIFORM) * squares + UNIFORM * mean[example]
-        # |g|, between the expansion's |g|^2, which leaves too few tokens to fit on, and none: docs/accuracy.md has the measure.
-        self.weights.append(w.sqrt().float())
-        self.metric += g.T @ g
-        scaled = z * w.sqrt()[:, None]
-        for i in range(0, scaled.shape[1], _BLOCK):
-            self._gram[i : i + _BLOCK, i:] += scaled[:, i : i + _BLOCK].T @ scaled[:, i:]
-        self._sum += (z * w[:, None]).sum(0, dtype=torch.float64)
-        self.total += float(w.sum())
-
-    def mean(self) -> torch.Tensor:
-        """Weighted mean of the features, float64 [n]."""
-        return self._sum / max(self.total, 1e-300)
-
-    def gram(self) -> torch.Tensor:
-        """A around the mean, which a free bias takes care of; scaled so that tr(dW^T M dW A) / 2 is the damage summed over
-        the examples."""
-        upper = self._gram.triu()
-        mean = self.mean()
-        return (upper + upper.triu(1).T) / max(self.total, 1e-300) - mean[:, None] * mean[None]
-
-
-class _Tap:
-    """Watches input and output gradient of every output projection. Leaves nothing behind."""
-
-    def __init__(self, model: torch.nn.Module, sites: Sequence[Site]):
-        self.model, self.sites = model, sites
-        self.statistics: Mapping[str, _Statistic] = {}
-        self.real: torch.Tensor | None = None
-        self._handles: list = []
-
-    def __enter__(self) -> _Tap:
-        for site in self.sites:
-            module = self.model.get_submodule(site.output)
-            self._handles.append(module.register_forward_hook(self._watch(site)))
-        return self
-
-    def _watch(self, site: Site):
-        def tap(_module, args, output):
-            z = args[0].detach()  # [B, T, n]
-            if not output.requires_grad:  # the first site: the backward pass ends here
-                output = output.detach().requires_grad_(True)
-            output.register_hook(lambda grad: self._add(site, z, grad))
-            return output
-
-        return tap
-
-    def _add(self, site: Site, z: torch.Tensor, grad: torch.Tensor) -> None:
-        import torch
-
-        if site.name not in self.statistics:
-            self.statistics[site.name] = _Statistic(z.shape[-1], grad.shape[-1], grad.device)
-        real = self.real
-        if real is None or real.shape != z.shape[:2]:
-            real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        example = torch.arange(len(z), device=z.device)[:, None].expand(real.shape)
-        self.statistics[site.name].add(z[real], grad[real], example[real])
-
-    def __exit__(self, *exc) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
