@@ -36,7 +36,10 @@ from rfx.terminal import Terminal
 EVAL_BATCH = 64
 RECIPES = ("kwon-reference", "kwon", "kprune", "magnitude", "random", "rfx")
 RFX = PRESETS["rfx"].model_dump()
-ABLATIONS = {  # the default with one part exchanged
+REFERENCE = PRESETS["kwon-reference"].model_dump()
+ABLATIONS = {  # the reference's stages, and the default with one part exchanged
+    "kwon-reference-search": {**REFERENCE, "refine": "none", "compensate": "none"},
+    "kwon-reference-rearranged": {**REFERENCE, "compensate": "none"},
     "kwon+affine": {**PRESETS["kwon"].model_dump(), "compensate": "affine"},
     "rfx-none": {**RFX, "compensate": "none"},
     "rfx-scales": {**RFX, "compensate": "scales"},
@@ -54,7 +57,8 @@ def method_of(name: str):
 def recipe_of(pair: Pair, model: Path, data: Path, method, seed: int, share: float, examples: int):
     return make_recipe({
         "name": pair.name, "model": str(model), "task": pair.task, "metric": pair.metric, "max_length": pair.max_length,
-        "data": {"train": str(data / pair.train), "eval": str(data / pair.eval)}, "budget": {"flops": share},
+        "data": {"train": str(data / pair.train), "eval": str(data / pair.eval), "limit_eval": pair.judged},
+        "budget": {"flops": share},
         "calibration": {"examples": examples, "seed": seed}, "seed": seed, "method": method,
     })  # fmt: skip
 

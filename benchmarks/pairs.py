@@ -35,6 +35,7 @@ class Pair:
     metric: str | None = None
     max_length: int = 128
     examples: int = 1024  # of calibration
+    judged: int | None = None  # the first so many of the evaluation split; None: all of it
     rows: int | None = None  # of fine-tuning
     epochs: int = 2
     rate: float = 1e-4
@@ -50,9 +51,9 @@ PAIRS = {
         Pair("minilm-stsb", MINILM, "text-classification", "stsb.train.jsonl.gz", "stsb.dev.jsonl.gz", labels=1,
              metric="spearman", epochs=4),
         Pair("minilm-squad", MINILM, "question-answering", "squad1.1-dev-a.json.gz", "squad1.1-dev-b.json.gz", metric="f1",
-             max_length=256, examples=256, epochs=3, rate=2e-4, batch=16),
+             max_length=256, examples=256, judged=1000, epochs=3, rate=2e-4, batch=16),
         Pair("distilbert-rotten", DISTILBERT, "text-classification", "rotten.train.jsonl.gz", "rotten.test.jsonl.gz",
-             max_length=64, epochs=2, rate=5e-5),
+             max_length=64, examples=512, judged=1000, epochs=2, rate=5e-5),
     )
 }  # fmt: skip
 
