@@ -112,15 +112,13 @@ class Bench:
         run.stages, run.warnings = [], []
         started = time.perf_counter()
         scores = decide.score(run, self.loaded, self.workload)
-        sequence = float(np.mean([f.tokens for f in self.workload.calibration_features]))
-        searcher = decide.FlopsSearcher(run.recipe, self.loaded.hidden, sequence)
+        searcher = decide.flops_searcher(run, self.loaded, self.workload)
         with run.stage("search"):
             result = searcher(self.loaded.sites, scores, share * searcher.dense(self.loaded.sites))
         outcome, part, rows = finish.decide_and_compensate(run, self.loaded, self.workload, scores, result, searcher)
         small = shrink(self.loaded.model, self.loaded.sites, outcome.plan, outcome.update)
-        kept = sum(searcher.cost(s, outcome.plan.counts[s.name]) for s in self.loaded.sites) / searcher.dense(self.loaded.sites)
         facts = {
-            "flops_kept": kept, "seconds": time.perf_counter() - started, "layers": outcome.plan.layers,
+            "flops_kept": searcher.share(outcome.plan.sites, outcome.plan.counts), "seconds": time.perf_counter() - started, "layers": outcome.plan.layers,
             "stages": {s.name: [round(s.seconds, 3), s.cached] for s in run.stages}, "peak_mb": peak_memory_mb(),
             "fitted_sites": sum(r.accepted for r in rows), "held_out_divergence": part.divergence_after,
             "warnings": list(run.warnings),

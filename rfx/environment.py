@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import shutil
@@ -54,6 +55,18 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def tool() -> str:
+    """Name and version of this software, for evidence."""
+    from rfx import __version__
+
+    return f"rfx {__version__}"
+
+
+def now() -> str:
+    """ISO 8601, UTC, whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def environment() -> dict:

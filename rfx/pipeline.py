@@ -2,108 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
-from rfx.cost.flops import flops
 from rfx.cost.table import LatencyTable
-from rfx.environment import environment
+from rfx.environment import environment, now, tool
 from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.plan import Plan
-from rfx.progress import Progress, Silent
+from rfx.progress import Progress
 from rfx.recipe import Recipe, make_recipe
 from rfx.report import write_reports
-from rfx.runtimes import EngineOptions, Runtime, runtime_class
-from rfx.runtimes import runtime as find_runtime
 from rfx.stages import ask, check, close, decide, finish, load, measure
+from rfx.stages.begin import prepare, prepare_model, start, start_absent
 from rfx.stages.run import Run
 from rfx.store import Store, atomic_dir, file_hash, require_file_place
 from rfx.surgery.shrink import parameter_count
-from rfx.verify.evidence import Evidence, SearchPart, TablePart
+from rfx.verify.evidence import Evidence, SearchPart
 from rfx.verify.gates import accuracy_gate, latency_gate, predicted_latency_gate
-
-
-def start(recipe: Recipe, store: Store | None = None, progress: Progress | None = None,
-          table: LatencyTable | None = None) -> Run:
-    """A run: the runtime is asked for first, so that a missing one costs nothing.
-
-    With a table that was measured on the target elsewhere, a target that cannot run here is no hindrance: a runtime on
-    the CPU stands in for it, and nothing is timed.
-    """  # fmt: skip
-    store = store or Store()
-    options = engine_options(recipe, store)
-    if table is not None:
-        measure.require_fit(recipe, table)
-    if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
-        target: Runtime | None = runtime_class(recipe.target)(options)
-        runs_here = _stand_in(recipe.conditions.precision)
-    else:
-        target, runs_here = None, find_runtime(recipe.target, options)
-    if recipe.conditions.precision not in (target or runs_here).precisions:
-        raise UsageError(
-            f"The runtime {(target or runs_here).name!r} does not run at this precision.", got=recipe.conditions.precision,
-            allowed=", ".join((target or runs_here).precisions),
-        )  # fmt: skip
-    ask.check_names(recipe)
-    run = Run(recipe, store, runs_here, progress or Silent(), target=target)
-    run.store.warn = run.warn  # a corrupt entry is said, and kept in the evidence
-    if target is not None:
-        here = target.availability()
-        why = f"this machine is {target.device()}" if here.ok else here.reason
-        run.warn(
-            f"The target {target.name!r} on {table.key.device} is not here ({why}): the search goes by its table, accuracy is "
-            f"measured with {runs_here.name}, and latency is not measured. Run `rfx verify` on the device."
-        )
-    return run
-
-
-def _elsewhere(table: LatencyTable, options: EngineOptions) -> bool:
-    """Whether a table was measured on a device that is not this machine's. (One of another version of the runtime, on this
-    device, is merely old: it is refused later.)"""
-    cls = runtime_class(table.key.runtime)
-    return not cls.availability().ok or cls(options).device() != table.key.device
-
-
-def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
-    """Of the recipe; an engine takes inputs as long as the task's, so that accuracy is measured on what is timed."""
-    spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
-    spec["max_sequence"] = spec["max_sequence"] or max(recipe.conditions.sequence, recipe.max_length)
-    return EngineOptions(**spec, store=store)
-
-
-def _stand_in(precision: str) -> Runtime:
-    """A runtime on the CPU that computes what the typed file says: the first that is installed.
-
-    Raises:
-        EnvironmentMissingError: none is.
-    """
-    # ONNX Runtime's CPU provider has no bfloat16 products.
-    names = ("openvino",) if precision == "bf16" else ("ort", "openvino")
-    here = next((n for n in names if runtime_class(n).availability().ok), None)
-    if here is None:
-        raise EnvironmentMissingError(
-            "Without the target at hand, accuracy is measured on the CPU, and no runtime for that is installed.",
-            got=f"none of {', '.join(names)} at {precision}", next_step=f"install one: {runtime_class(names[0]).availability().next_step}",
-        )  # fmt: skip
-    return find_runtime(here)
-
-
-def prepare(run: Run) -> tuple[load.Model, load.Workload]:
-    """Load and prove the model, load the data; the quickstart's are made on the first run."""
-    gone = run.recipe.model is not None and Path(run.recipe.model).is_absolute() and not Path(run.recipe.model).exists()
-    if run.recipe.quickstart and (run.recipe.model is None or gone):
-        from rfx.tasks.quickstart import prepare as prepare_quickstart
-
-        if run.recipe.model is None:
-            load.require_no_data(run.recipe)
-        with run.stage("quickstart model"):
-            prepared = prepare_quickstart(run.store, run.progress)
-        run.recipe = load.quickstart_recipe(run.recipe, prepared)
-    ask.require_model(run.recipe)
-    run.recipe = load.absolute(run.recipe)
-    with run.stage("load"):
-        loaded = load.load_model(run, run.recipe.model, run.recipe.task)
-        return loaded, load.load_workload(run, loaded)
 
 
 def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None,
@@ -127,12 +41,13 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     outputs = workload.task.output_names
     dense = measure.baseline(run, loaded, outputs)
     scores = decide.score(run, loaded, workload)
-    table_part, search_part, result, predicted, searcher = search_counts(run, loaded, workload, scores, dense, outputs, table)
-    outcome, compensation, tuning = finish.decide_and_compensate(run, loaded, workload, scores, result, searcher)
+    found = close.search_counts(run, loaded, workload, scores, dense, table)
+    outcome, compensation, tuning = finish.decide_and_compensate(run, loaded, workload, scores, found.result, found.searcher)
     plan, update = outcome.plan, outcome.update
+    predicted = found.predicted_ratio(plan)
 
     with atomic_dir(Path(out)) as folder:
-        done = finish.build(run, loaded, workload, plan, update, folder, table_part)
+        done = finish.build(run, loaded, workload, plan, update, folder, found.table)
         engine = finish.engine(run, done, folder)
         same, differences = check.parity(run, loaded, workload, plan, update, done.model, engine)
         same = check.diagnose(run, workload, done.onnx, same, folder)
@@ -141,12 +56,12 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         evidence = Evidence(
             tool=tool(), created=now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
             environment=environment(), data=workload.data, plan=plan.to_json(),
-            dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=search_part,
-            table=table_part, tuning=tuning, compensation=compensation,
+            dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=found.search,
+            table=found.table, tuning=tuning, compensation=compensation,
             gates=[check.shrunk(loaded, done.onnx, plan), same,
                    accuracy_gate(accuracy, recipe.max_drop), _latency_gate(run, latency, predicted, table)],
             latency=latency, accuracy=accuracy, parity=differences,
-            flops_ratio=_flops(loaded, workload, plan) / _flops(loaded, workload, Plan.dense(loaded.sites)),
+            flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
             params_ratio=parameter_count(done.model) / parameter_count(loaded.model),
             stages=run.stages, files=_hashes(folder), warnings=run.warnings,
         )  # fmt: skip
@@ -163,25 +78,21 @@ def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress 
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)
     if recipe.budget.flops is not None:
-        searcher = decide.FlopsSearcher(recipe, loaded.hidden, sequence_of(workload))
-        result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
-        return decide.refined_plan(run, loaded, scores, result), _search_part(result, "flops"), None
+        by_flops = decide.flops_searcher(run, loaded, workload)
+        result = by_flops(loaded.sites, scores, recipe.budget.flops * by_flops.dense(loaded.sites))
+        return decide.refined_plan(run, loaded, scores, result), decide.search_part(result, by_flops.unit), None
     dense = measure.baseline(run, loaded, outputs)
     measured, _ = measure.latency_table(run, loaded, dense, outputs, table)
     searcher = decide.LatencySearcher(recipe, measured)
     result = searcher(loaded.sites, scores, recipe.budget.latency * searcher.dense(loaded.sites))
-    ratio = close.predicted_ratio(loaded, measured, result)
-    return decide.refined_plan(run, loaded, scores, result), _search_part(result, "ms"), ratio
+    ratio = searcher.share(loaded.sites, result.counts)
+    return decide.refined_plan(run, loaded, scores, result), decide.search_part(result, searcher.unit), ratio
 
 
 def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None) -> LatencyTable:
     """Only the latency table of the recipe's model on its target."""
     run = start(recipe, store, progress)
-    if recipe.quickstart and recipe.model is None:
-        loaded, _ = prepare(run)
-    else:
-        ask.require_model(recipe)
-        loaded = load.load_model(run, recipe.model, recipe.task)
+    loaded = prepare_model(run)
     from rfx.tasks import task as task_class
 
     outputs = task_class(run.recipe.task).output_names
@@ -195,23 +106,8 @@ def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progr
     from rfx.tasks import task as task_class
 
     require_file_place(out)
-    if recipe.target == "auto":
-        run = start(recipe, store, progress)
-    else:
-        store = store or Store()
-        target = runtime_class(recipe.target)(engine_options(recipe, store))
-        if recipe.conditions.precision not in target.precisions:
-            raise UsageError(
-                f"The runtime {target.name!r} does not run at this precision.", got=recipe.conditions.precision,
-                allowed=", ".join(target.precisions),
-            )  # fmt: skip
-        run = Run(recipe, store, target, progress or Silent())
-        store.warn = run.warn
-    if recipe.quickstart and recipe.model is None:
-        loaded, _ = prepare(run)
-    else:
-        ask.require_model(recipe)
-        loaded = load.load_model(run, recipe.model, recipe.task)
+    run = start_absent(recipe, store, progress)
+    loaded = prepare_model(run)
     return pack(run, loaded, task_class(run.recipe.task).output_names, Path(out))
 
 
@@ -308,52 +204,5 @@ def _plan_of(evidence: Evidence, loaded: load.Model) -> Plan:
     return plan
 
 
-def search_counts(run: Run, loaded, workload, scores, dense, outputs, table):
-    """The counts of the recipe's budget: (table part, search part, result, predicted ratio, searcher)."""
-    recipe = run.recipe
-    if recipe.budget.flops is not None:
-        searcher = decide.FlopsSearcher(recipe, loaded.hidden, sequence_of(workload))
-        with run.stage("search"):
-            result = searcher(loaded.sites, scores, recipe.budget.flops * searcher.dense(loaded.sites))
-        return None, _search_part(result, "flops"), result, None, searcher
-    measured, cached = measure.latency_table(run, loaded, dense, outputs, table)
-    with run.stage("search and closed loop"):
-        closed = close.close_loop(run, loaded, scores, measured, dense, outputs)
-    part = TablePart(
-        key=measured.to_json()["key"], key_hash=measured.key.hash, hash=measured.hash, costs_ms={k: dict(v) for k, v in measured.costs_ms.items()},
-        fixed_ms=measured.fixed_ms, additivity=[dict(r) for r in measured.additivity],
-        additivity_error=measured.additivity_error, from_cache=cached,
-    )  # fmt: skip
-    search_part = _search_part(closed.result, "ms").model_copy(update={"rounds": closed.rounds})
-    searcher = decide.LatencySearcher(recipe, measured)
-    return part, search_part, closed.result, closed.predicted_ratio, searcher
-
-
-def _search_part(result, unit: str) -> SearchPart:
-    return SearchPart(
-        method=result.method, budget=result.budget, budget_unit=unit, value_kept=result.value_share,
-        optimality_gap=result.optimality_gap, price=result.price,
-    )  # fmt: skip
-
-
-def sequence_of(workload) -> float:
-    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al. use the task's)."""
-    return sum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
-
-
-def _flops(loaded, workload, plan: Plan) -> float:
-    return flops(loaded.sites, plan.counts, sequence_of(workload), loaded.hidden)
-
-
 def _hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def tool() -> str:
-    from rfx import __version__
-
-    return f"rfx {__version__}"
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -10,22 +10,21 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfx.cost.flops import flops
 from rfx.cost.table import LatencyTable
-from rfx.environment import environment
+from rfx.environment import environment, now, tool
 from rfx.errors import InfeasibleError, UsageError
-from rfx.pipeline import now, prepare, search_counts, sequence_of, start, tool
-from rfx.plan import Plan
 from rfx.progress import Progress
 from rfx.recipe import Budget, Recipe
-from rfx.report.curve import FILES, write_curve
-from rfx.stages import check, decide, finish, measure
+from rfx.report.curve import write_curve
+from rfx.scores.base import Scores
+from rfx.stages import ask, check, close, decide, finish, load, measure
+from rfx.stages.begin import prepare, start
 from rfx.stages.run import Run
-from rfx.store import Store, atomic_dir, require_place
-from rfx.surgery.shrink import parameter_count, shrink
+from rfx.store import Store, atomic_dir
+from rfx.surgery.shrink import parameter_count
 from rfx.verify.curve import Curve, Point
 
-VERSION = 1  # of a point: those of another are not taken from the store
+VERSION = 2  # of a point: those of another are not taken from the store
 
 
 def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str = "latency", seeds: int = 1,
@@ -43,7 +42,7 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
         InfeasibleError: not one of the targets can be reached.
     """  # fmt: skip
     targets = _checked(targets)
-    _require_ours(Path(out))
+    ask.require_sweep_folder(Path(out))
     first = start(_at(recipe, targets[0], by, recipe.seed), store, progress, table)
     points: list[Point] = []
     warnings: list[str] = []
@@ -62,8 +61,7 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
                 except InfeasibleError as error:
                     infeasible = infeasible or error
                     point, found = Point(target=target, seed=seed, note=f"{error.what} {error.allowed}"), None
-                if found is not None:
-                    part = {"key": found.key, "hash": found.hash, "additivity_error": found.additivity_error}
+                part = found or part
                 points.append(point)
         finally:
             dense.engine.close()
@@ -79,28 +77,26 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     return curve
 
 
-def _point(run: Run, loaded, workload, scores, dense, table):
-    """One pruned model, measured; and the table's part of the evidence."""
-    recipe = run.recipe
-    found, _, result, predicted, searcher = search_counts(run, loaded, workload, scores, dense, workload.task.output_names, table)
-    counts = sorted(result.counts.items())
-    key = run.store.key(
+def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores, dense: measure.Baseline,
+           table: LatencyTable | None) -> tuple[Point, dict | None]:
+    """One pruned model, measured; and what the curve says of the table. Taken from the store where it is there."""  # fmt: skip
+    recipe, served = run.recipe, run.served_by
+    key = run.store.key(  # all that the search, the model and the measurements go by
         VERSION, tool(), "sweep-point", loaded.hash, decide.features_hash(workload.calibration_features),
-        decide.features_hash(workload.evaluation_features), recipe.method.model_dump(mode="json"), recipe.metric,
-        recipe.conditions.model_dump(mode="json"), run.served_by.name, run.served_by.version(), counts, recipe.seed,
+        decide.features_hash(workload.evaluation_features), recipe.method.model_dump(mode="json"), recipe.metric, recipe.task_options,
+        recipe.conditions.model_dump(mode="json"), recipe.engine.model_dump(mode="json"), recipe.budget.model_dump(mode="json"),
+        recipe.calibration.batch, recipe.seed, recipe.max_drop, served.name, served.version(), served.device(), run.runtime.name,
+        table.hash if table else "measured here",
     )  # fmt: skip
     kept = run.store.get_json("sweep-point", key)
     if kept is not None:
-        point = Point.model_validate(kept)
-        same = point.model_copy(update={"target": recipe.budget.latency or recipe.budget.flops})
-        return same, found
-    outcome, _, _ = finish.decide_and_compensate(run, loaded, workload, scores, result, searcher)
-    small = shrink(loaded.model, loaded.sites, outcome.plan, outcome.update)
-    for parameter in small.parameters():
-        parameter.requires_grad_(False)
+        return Point.model_validate(kept["point"]), kept["table"]
+    found = close.search_counts(run, loaded, workload, scores, dense, table)
+    outcome, _, _ = finish.decide_and_compensate(run, loaded, workload, scores, found.result, found.searcher)
+    plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
     folder = run.store.scratch("sweep")
     try:
-        file = measure.export_model(run, loaded, small, folder / "model.onnx", workload.task.output_names, outcome.plan)
+        small, file = finish.export(run, loaded, workload, plan, outcome.update, folder / "model.onnx")
         engine = run.build(file)
         try:
             accuracy = check.accuracy(run, loaded, workload, dense, engine)
@@ -109,18 +105,14 @@ def _point(run: Run, loaded, workload, scores, dense, table):
             engine.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    sequence = sequence_of(workload)
-
-    def cost(plan: Plan) -> float:
-        return flops(loaded.sites, plan.counts, sequence, loaded.hidden)
-
     point = Point(
         target=recipe.budget.latency or recipe.budget.flops, seed=recipe.seed, latency=latency, accuracy=accuracy,
-        predicted_ratio=predicted, flops_ratio=cost(outcome.plan) / cost(Plan.dense(loaded.sites)),
-        params_ratio=parameter_count(small) / parameter_count(loaded.model), kept_layers=outcome.plan.layers,
+        predicted_ratio=predicted, flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
+        params_ratio=parameter_count(small) / parameter_count(loaded.model), kept_layers=plan.layers,
     )  # fmt: skip
-    run.store.put_json("sweep-point", key, point.model_dump(mode="json"))
-    return point, found
+    part = found.table and {"key": found.table.key, "hash": found.table.hash, "additivity_error": found.table.additivity_error}
+    run.store.put_json("sweep-point", key, {"point": point.model_dump(mode="json"), "table": part})
+    return point, part
 
 
 def _at(recipe: Recipe, target: float, by: str, seed: int) -> Recipe:
@@ -137,12 +129,3 @@ def _checked(targets: Sequence[float]) -> list[float]:
             allowed="numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5", next_step="correct --latency or --flops",
         )  # fmt: skip
     return sorted(set(targets), reverse=True)
-
-
-def _require_ours(out: Path) -> None:
-    require_place(out)
-    if out.is_dir() and any(p.name not in FILES for p in out.iterdir()):
-        raise UsageError(
-            "The output folder holds something that a sweep did not write.", got=str(out),
-            allowed="a new or empty folder, or an earlier sweep", next_step="give another --out",
-        )  # fmt: skip

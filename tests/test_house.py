@@ -56,6 +56,12 @@ def test_no_room_imports_upwards(path):
             assert LEVEL[other] <= LEVEL[room], f"{path.relative_to(ROOT)} ({room}) imports {module} from above"
 
 
+def test_what_drives_the_stages_knows_nothing_of_the_others():
+    """pipeline and sweep tell two stories of the same stages."""
+    for name, other in (("pipeline", "sweep"), ("sweep", "pipeline")):
+        assert not [m for m in imports(PACKAGE / f"{name}.py") if m.startswith(f"rfx.{other}")]
+
+
 @pytest.mark.parametrize("room", ["runtimes", "anatomy"])
 def test_runtimes_and_anatomy_know_nothing_of_pruning(room):
     forbidden = ("rfx.search", "rfx.scores", "rfx.compensate", "rfx.surgery", "rfx.masks")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import rfx
 from rfx.cli import app
+from rfx.cost.table_file import read_table
 from rfx.export.onnx import site_shapes
 from rfx.plan import Plan, Site
 
@@ -257,5 +258,14 @@ def test_a_latency_target_closes_its_loop(trained, cache, tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["key"] == evidence["table"]["key"]
     again = run("plan", *options(trained), "--latency", "0.8", "--table", tmp_path / "table.json", "--json")
     assert again.exit_code == 0 and json.loads(again.stdout)["predicted_ratio"] <= 0.8
+    # A sequential plan's counts are its own, not those of the search it began with: so is what is predicted of it.
+    made = run("prune-export", *options(trained), "--latency", "0.6", "--method", "kprune", "--table", tmp_path / "table.json",
+               "--out", tmp_path / "kprune", "--json")  # fmt: skip
+    assert made.exit_code in (0, 1, 7), made.output
+    evidence, table = json.loads(made.stdout), read_table(tmp_path / "table.json")
+    sites = Plan.from_json(evidence["plan"]).sites
+    counts, dense = {s.name: s.count for s in sites}, {s.name: s.units for s in sites}
+    predicted = table.predict_ms(sites, counts) / table.predict_ms(sites, dense)
+    assert evidence["latency"]["predicted_ratio"] == pytest.approx(predicted)
     hopeless = run("plan", *options(trained), "--latency", "0.001", "--json")
     assert hopeless.exit_code == 3 and "fastest reachable" in hopeless.stdout

@@ -59,6 +59,25 @@ def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
     again = run(trained, tmp_path / "a", "--flops", "0.5,0.4", "--json", "--quiet")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["points"] == json.loads(first.stdout)["points"]
+    with pytest.raises(AssertionError, match="measured again"):  # a limit is part of what a point says
+        other = run(trained, tmp_path / "a", "--flops", "0.5,0.4", "--max-drop", "3", "--json", "--quiet")
+        raise other.exception
+
+
+def test_a_resumed_point_brings_its_table_and_searches_no_more(trained, tmp_path, monkeypatch):
+    args = ("--latency", "0.8", "--json", "--quiet")
+    first = run(trained, tmp_path / "a", *args)
+    assert first.exit_code == 0, first.output
+    import rfx.stages.close as close
+
+    def none_is_searched_again(*_):
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(close, "search_counts", none_is_searched_again)
+    again = run(trained, tmp_path / "b", *args)
+    assert again.exit_code == 0, again.output
+    before, after = json.loads(first.stdout), json.loads(again.stdout)
+    assert after["points"] == before["points"] and after["table"] == before["table"] and after["table"]["additivity_error"] is not None
 
 
 def test_what_is_out_of_reach_is_said_and_the_rest_goes_on(trained, tmp_path):

@@ -15,7 +15,7 @@ from rfx.compensate.walk import SiteRecord
 from rfx.plan import Plan, Site, Update
 from rfx.progress import Progress, Silent
 from rfx.scores.base import Scorer, Scores
-from rfx.search import SearchResult, rearrange
+from rfx.search import SearchResult, refined
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +55,8 @@ class Ground:
         return self.scorer.score(self.model, sites or self.sites, self.batches, self.task, progress=self.progress)
 
     def refined(self, kept: Kept, scores: Scores) -> Kept:
-        """The kept units after rearrangement, where the method has one and the scores have gradients."""
-        if self.refine == "none" or not scores.gradients:
-            return kept
-        return rearrange({k: tuple(v) for k, v in kept.items()}, scores, mode=self.refine).kept
+        """The kept units after the method's rearrangement."""
+        return refined(kept, scores, self.refine)
 
     def compensate(self, plan: Plan, scores: Scores) -> Compensated:
         return self.fit(masks_of(plan), scores, plan)

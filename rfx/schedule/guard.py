@@ -1,6 +1,8 @@
 """The last word on a compensation: what lowers the error inside must lower the error of the output.
 
-A fit of the bias alone can halve the error of every residual stream and ruin the model; only the output tells.
+A fit of the bias alone can halve the error of every residual stream and ruin the model; only the output tells. The examples
+are those that judged each site's fit (scales never see them; a projection's last fit, its ridge once chosen, does), so what is
+checked is that the inner errors did not mislead, not what new examples would show.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from rfx.surgery.student import as_student
 
 @dataclass(frozen=True)
 class Guarded:
-    """Mean divergence from the dense model (KL, or squared error of a regression) on held-out examples, with the masks
+    """Mean divergence from the dense model (KL, or squared error of a regression) on every fifth example, with the masks
     alone and with the update; None where there is no update."""
 
     outcome: Outcome
@@ -24,11 +26,10 @@ class Guarded:
 
 
 def guard(ground: Ground, outcome: Outcome) -> Guarded:
-    """The outcome, without its update where the held-out divergence of the output does not fall."""
+    """The outcome, without its update where the divergence of the output on every fifth example does not fall."""
     update = outcome.update
     if not (update.scales or update.weights or update.biases):
         return Guarded(outcome)
-    # The examples that every site's fit left out of choosing its ridge, or never saw.
     held_out = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
     if not len(held_out):
         return Guarded(outcome)

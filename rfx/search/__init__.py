@@ -10,7 +10,7 @@ from rfx.search.interaction import joint_values
 from rfx.search.knapsack import knapsack
 from rfx.search.piecewise import piecewise
 from rfx.search.problem import Problem, SearchResult
-from rfx.search.rearrange import Rearranged, rearrange
+from rfx.search.rearrange import Rearranged, rearrange, refined
 
 SEARCHES: dict[str, Callable[..., SearchResult]] = {
     "knapsack": knapsack,
@@ -26,4 +26,4 @@ def search(name: str) -> Callable[..., SearchResult]:
     return SEARCHES[name]
 
 
-__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "joint_values", "rearrange", "search"]
+__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "joint_values", "rearrange", "refined", "search"]

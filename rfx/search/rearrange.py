@@ -6,7 +6,7 @@ block, G [samples, units] its gradient rows. Counts stay, so the cost stays; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,12 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
             after[name] = value
             new[name] = tuple(int(u) for u in np.setdiff1d(np.arange(rows.shape[1]), swapped))
     return Rearranged(new, before, after)
+
+
+def refined(kept: Mapping[str, Sequence[int]], scores: Scores, mode: str) -> Mapping[str, tuple[int, ...]]:
+    """The kept units after a rearrangement; as they are with mode "none", or scores without gradients."""
+    units = {name: tuple(u) for name, u in kept.items()}
+    return units if mode == "none" or not scores.gradients else rearrange(units, scores, mode=mode).kept
 
 
 def damage(rows: np.ndarray, removed: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rfx.errors import UsageError
 from rfx.recipe import Recipe
 from rfx.report import FILES as REPORT_FILES
+from rfx.report.curve import FILES as CURVE_FILES
 from rfx.store import require_place
 from rfx.verify.gates import strangers
 
@@ -66,9 +67,18 @@ def require_budget(recipe: Recipe) -> None:
 def require_ours(out: Path) -> None:
     """An existing folder is replaced only if rfx made it; a place that cannot be written is named before the work."""
     require_place(out)
-    strange = strangers(out)
+    _refuse(out, strangers(out), "rfx", "an earlier output of rfx")
+
+
+def require_sweep_folder(out: Path) -> None:
+    """The same for the output of a sweep."""
+    require_place(out)
+    _refuse(out, [p.name for p in out.iterdir() if p.name not in CURVE_FILES] if out.is_dir() else [], "a sweep", "an earlier sweep")
+
+
+def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:
     if strange:
         raise UsageError(
-            "The output folder holds something that rfx did not write.", got=f"{out}: {', '.join(strange[:5])}",
-            allowed="a new or empty folder, or an earlier output of rfx", next_step="give another --out, or move them away",
+            f"The output folder holds something that {by} did not write.", got=f"{out}: {', '.join(sorted(strange)[:5])}",
+            allowed=f"a new or empty folder, or {earlier}", next_step="give another --out, or move them away",
         )  # fmt: skip

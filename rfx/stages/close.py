@@ -16,12 +16,12 @@ from rfx.plan import Plan
 from rfx.recipe import Recipe
 from rfx.scores.base import Scores
 from rfx.search import SearchResult
-from rfx.stages.decide import LatencySearcher, dense_counts
-from rfx.stages.load import Model
-from rfx.stages.measure import Baseline, export_model
+from rfx.stages.decide import FlopsSearcher, LatencySearcher, flops_searcher, search_part
+from rfx.stages.load import Model, Workload
+from rfx.stages.measure import Baseline, export_model, latency_table
 from rfx.stages.run import Run
 from rfx.surgery.shrink import shrink
-from rfx.verify.evidence import Round
+from rfx.verify.evidence import Round, SearchPart, TablePart
 from rfx.verify.latency import measure_pair
 
 ROUNDS = 3
@@ -32,16 +32,43 @@ AIM = 0.02  # below the target: the final interval has to lie under it, in a mea
 NEAR = AIM / 2  # this near to the target, another measurement may well lie above it
 
 
-@dataclass
-class Closed:
+@dataclass(frozen=True)
+class Found:
+    """The counts of a budget, what found them, and what the evidence says of that; `table` None for a FLOPs budget."""
+
     result: SearchResult
-    rounds: list[Round]
-    predicted_ratio: float
+    searcher: LatencySearcher | FlopsSearcher
+    search: SearchPart
+    table: TablePart | None = None
+
+    def predicted_ratio(self, plan: Plan) -> float | None:
+        """A plan's predicted latency as a share of the dense model's; None without a table."""
+        return self.searcher.share(plan.sites, plan.counts) if self.table is not None else None
 
 
-def predicted_ratio(loaded: Model, table: LatencyTable, result: SearchResult) -> float:
-    dense_ms = table.predict_ms(loaded.sites, dense_counts(loaded.sites))
-    return table.predict_ms(loaded.sites, result.counts) / dense_ms
+def search_counts(run: Run, loaded: Model, workload: Workload, scores: Scores, dense: Baseline,
+                  given: LatencyTable | None = None) -> Found:
+    """The counts of the recipe's budget, by the measured table (or the `given` one) and the closed loop, or by FLOPs.
+
+    Raises:
+        InfeasibleError: no plan reaches the budget.
+    """  # fmt: skip
+    outputs = workload.task.output_names
+    if run.recipe.budget.flops is not None:
+        by_flops = flops_searcher(run, loaded, workload)
+        with run.stage("search"):
+            result = by_flops(loaded.sites, scores, run.recipe.budget.flops * by_flops.dense(loaded.sites))
+        return Found(result, by_flops, search_part(result, by_flops.unit))
+    table, cached = latency_table(run, loaded, dense, outputs, given)
+    with run.stage("search and closed loop"):
+        result, rounds = close_loop(run, loaded, scores, table, dense, outputs)
+    part = TablePart(
+        key=table.to_json()["key"], key_hash=table.key.hash, hash=table.hash, costs_ms={k: dict(v) for k, v in table.costs_ms.items()},
+        fixed_ms=table.fixed_ms, additivity=[dict(r) for r in table.additivity],
+        additivity_error=table.additivity_error, from_cache=cached,
+    )  # fmt: skip
+    by_table = LatencySearcher(run.recipe, table)
+    return Found(result, by_table, search_part(result, by_table.unit).model_copy(update={"rounds": rounds}), part)
 
 
 def aim(recipe: Recipe) -> float:
@@ -60,18 +87,17 @@ def aim_at(target: float) -> float:
 
 
 def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, dense: Baseline,
-               outputs: tuple[str, ...]) -> Closed:
-    """Search, build, time; correct the budget and search again, at most three rounds.
+               outputs: tuple[str, ...]) -> tuple[SearchResult, list[Round]]:
+    """Search, build, time; correct the budget and search again, at most three rounds: the best result, and the rounds.
 
     Raises:
         InfeasibleError: no plan on the table reaches the target.
     """  # fmt: skip
     target = run.recipe.budget.latency
-    dense_ms = table.predict_ms(loaded.sites, dense_counts(loaded.sites))
+    dense_ms = LatencySearcher(run.recipe, table).dense(loaded.sites)
     budget = aim(run.recipe) * dense_ms
     if run.offline:  # nothing to time with: the table's word is all there is
-        result = _search(run, loaded, scores, table, budget, [])
-        return Closed(result, [], predicted_ratio(loaded, table, result))
+        return _search(run, loaded, scores, table, budget, []), []
     rounds: list[Round] = []
     tried: list[tuple[float, float, SearchResult]] = []  # (budget share, measured ratio, result)
     folder = run.store.scratch("loop")
@@ -98,7 +124,7 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
         shutil.rmtree(folder, ignore_errors=True)
     below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
     _, _, best = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
-    return Closed(best, rounds, predicted_ratio(loaded, table, best))
+    return best, rounds
 
 
 def _search(run, loaded, scores, table, budget, tried) -> SearchResult | None:

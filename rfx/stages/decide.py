@@ -7,19 +7,22 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rfx.calibration import Batches, features_hash
-from rfx.cost.flops import unit_costs
+from rfx.cost.flops import flops, unit_costs
 from rfx.cost.table import LatencyTable
 from rfx.device import on_best_device
 from rfx.errors import UsageError
 from rfx.plan import Counts, Plan, Site
 from rfx.recipe import Recipe
+from rfx.schedule.base import plan_of
 from rfx.scores import scorer
 from rfx.scores.base import Scorer, Scores
-from rfx.search import Problem, SearchResult, joint_values, rearrange, search
+from rfx.search import Problem, SearchResult, joint_values, refined, search
 from rfx.stages.load import Model, Workload
 from rfx.stages.run import Run
+from rfx.verify.evidence import SearchPart
 
 FLOPS_GRID = 8  # filters
 VERSION = 2  # of the scoring: scores of another are not taken from the store
@@ -86,11 +89,8 @@ def _values(recipe: Recipe, sites: list[Site], scores: Scores):
 
 def refined_plan(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
     """The plan of searched counts without any compensation: which units stay, by the recipe's rearrangement."""
-    kept = result.kept
-    if run.recipe.method.refine != "none" and scores.gradients:
-        with run.stage("rearrange"):
-            kept = rearrange(kept, scores, mode=run.recipe.method.refine).kept
-    return Plan.of(loaded.sites, kept, search=result.method, predicted=result.cost, budget=result.budget)
+    with run.stage("rearrange"):
+        return plan_of(loaded.sites, refined(result.kept, scores, run.recipe.method.refine), result)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class LatencySearcher:
 
     recipe: Recipe
     table: LatencyTable
+
+    unit: ClassVar = "ms"
 
     def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
         problem = Problem.from_table(sites, scores, self.table, values=_values(self.recipe, sites, scores))
@@ -109,6 +111,10 @@ class LatencySearcher:
 
     def dense(self, sites: Sequence[Site]) -> float:
         return self.table.predict_ms(sites, dense_counts(sites))
+
+    def share(self, sites: Sequence[Site], counts: Counts) -> float:
+        """Predicted latency of all the model's sites as a share of the dense model's."""
+        return self.table.predict_ms(sites, counts) / self.dense(sites)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class FlopsSearcher:
     hidden: int
     sequence: float
 
+    unit: ClassVar = "flops"
+
     def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
         costs = unit_costs(sites, self.sequence, self.hidden)
         values = _values(self.recipe, sites, scores)
@@ -134,8 +142,29 @@ class FlopsSearcher:
         return unit_costs([site], self.sequence, self.hidden)[site.name] * count
 
     def dense(self, sites: Sequence[Site]) -> float:
-        return math.fsum(self.cost(s, s.units) for s in sites)
+        return flops(sites, dense_counts(sites), self.sequence, self.hidden)
+
+    def share(self, sites: Sequence[Site], counts: Counts) -> float:
+        """MACs as a share of the dense model's."""
+        return flops(sites, counts, self.sequence, self.hidden) / self.dense(sites)
 
 
 def dense_counts(sites: Sequence[Site]) -> Counts:
     return {s.name: s.units for s in sites}
+
+
+def flops_searcher(run: Run, loaded: Model, workload: Workload) -> FlopsSearcher:
+    return FlopsSearcher(run.recipe, loaded.hidden, sequence_of(workload))
+
+
+def sequence_of(workload: Workload) -> float:
+    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al. use the task's)."""
+    return math.fsum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
+
+
+def search_part(result: SearchResult, unit: str) -> SearchPart:
+    """What the evidence says of a search; `unit` of the budget, "ms" or "flops"."""
+    return SearchPart(
+        method=result.method, budget=result.budget, budget_unit=unit, value_kept=result.value_share,
+        optimality_gap=result.optimality_gap, price=result.price,
+    )  # fmt: skip

@@ -20,7 +20,7 @@ from rfx.schedule.base import Outcome, Searcher
 from rfx.schedule.guard import Guarded, guard
 from rfx.scores.base import Scores
 from rfx.search import Problem, SearchResult, search
-from rfx.stages.decide import batches, make_scorer
+from rfx.stages.decide import batches, flops_searcher, make_scorer
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import export_model
 from rfx.stages.run import Run
@@ -43,13 +43,13 @@ class Finished:
 def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: Scores, result: SearchResult,
                           searcher: Searcher) -> tuple[Outcome, CompensationPart, list[SiteTuning]]:
     """From searched counts to the plan and its update, in the order of the recipe's schedule. An update stays only if it
-    brings the output nearer to the dense model's on the held-out examples."""  # fmt: skip
+    brings the output nearer to the dense model's on every fifth example."""  # fmt: skip
     method = run.recipe.method
     ground = Ground(
         model=loaded.model, sites=loaded.sites, batches=batches(run, workload), task=workload.task,
         scorer=make_scorer(run.recipe, workload.labelled), searcher=searcher,
         compensator=compensator(method.compensate)(tuning=method.tuning), refine=method.refine,
-        teacher_masks=lambda plan: _teacher(loaded, workload, plan, scores), progress=run.progress,
+        teacher_masks=lambda plan: _teacher(run, loaded, workload, plan, scores), progress=run.progress,
     )  # fmt: skip
     name = compensator(method.compensate).verb or "rearrange"
     with run.stage(name), on_best_device(loaded.model):
@@ -57,7 +57,7 @@ def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: S
         guarded = guard(ground, outcome) if method.guard else Guarded(outcome)
     if guarded.outcome is not outcome:
         run.warn(
-            f"What {method.compensate} fitted was dropped: on held-out examples it takes the output further from the dense "
+            f"What {method.compensate} fitted was dropped: on every fifth calibration example it takes the output further from the dense "
             f"model's ({guarded.divergence_before:.4g} without it, {guarded.divergence_after:.4g} with it)."
         )
     part = CompensationPart(
@@ -72,28 +72,33 @@ def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: S
     return guarded.outcome, part, rows
 
 
-def _teacher(loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> dict[str, np.ndarray]:
+def _teacher(run: Run, loaded: Model, workload: Workload, plan: Plan, scores: Scores) -> dict[str, np.ndarray]:
     """The reference's teacher: the binary mask that the search gives at the square root of the kept share of FLOPs."""
-    sequence = float(np.mean([f.tokens for f in workload.calibration_features]))
-    costs = unit_costs(loaded.sites, sequence, loaded.hidden)
-    dense = sum(costs[s.name] * s.units for s in loaded.sites)
-    share = sum(costs[s.name] * s.count for s in plan.sites) / dense
-    result = search("enumeration")(Problem.from_unit_costs(loaded.sites, scores, costs), float(np.sqrt(share)) * dense)
+    by_flops = flops_searcher(run, loaded, workload)
+    share = by_flops.share(plan.sites, plan.counts)
+    costs = unit_costs(loaded.sites, by_flops.sequence, loaded.hidden)
+    budget = float(np.sqrt(share)) * by_flops.dense(loaded.sites)
+    result = search("enumeration")(Problem.from_unit_costs(loaded.sites, scores, costs), budget)
     return {s.name: np.isin(np.arange(s.units), result.kept[s.name]).astype(np.float64) for s in loaded.sites}
+
+
+def export(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, file: Path, **metadata: object) -> tuple[Any, Path]:
+    """The small torch model, without gradients, and its ONNX `file`."""
+    small = shrink(loaded.model, loaded.sites, plan, update)
+    for parameter in small.parameters():
+        parameter.requires_grad_(False)
+    return small, export_model(run, loaded, small, file, workload.task.output_names, plan, **metadata)
 
 
 def build(run: Run, loaded: Model, workload: Workload, plan: Plan, update: Update, folder: Path,
           table: TablePart | None = None) -> Finished:
     """Bake and shrink, save the checkpoint, export the ONNX file, write the plan, all into `folder`."""  # fmt: skip
     with run.stage("bake, shrink, export"):
-        small = shrink(loaded.model, loaded.sites, plan, update)
-        save(small, loaded.sites, plan, folder / "model", loaded.tokenizer)
-        for parameter in small.parameters():
-            parameter.requires_grad_(False)
-        file = export_model(
-            run, loaded, small, folder / "model.onnx", workload.task.output_names, plan,
+        small, file = export(
+            run, loaded, workload, plan, update, folder / "model.onnx",
             table=table.hash if table else "none", table_key=table.key_hash if table else "none", recipe=run.recipe.method.name,
         )  # fmt: skip
+        save(small, loaded.sites, plan, folder / "model", loaded.tokenizer)
         (folder / "plan.json").write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
         if update.scales or update.weights or update.biases:
             from safetensors.numpy import save_file

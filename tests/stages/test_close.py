@@ -30,7 +30,8 @@ def loop(monkeypatch, tmp_path, target, truth):
     t = table()
     dense = t.predict_ms(SITES, {s.name: s.units for s in SITES})
     monkeypatch.setattr(close, "_measure", lambda run, loaded, base, outputs, result, file: truth(t.predict_ms(SITES, result.counts) / dense))
-    return close.close_loop(run, loaded, make_scores(SITES), t, None, ("logits",))
+    result, rounds = close.close_loop(run, loaded, make_scores(SITES), t, None, ("logits",))
+    return SimpleNamespace(predicted_ratio=t.predict_ms(SITES, result.counts) / dense, rounds=rounds)
 
 
 @pytest.mark.parametrize("target", [0.8, 0.7, 0.5, 0.3])
