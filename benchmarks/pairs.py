@@ -162,11 +162,12 @@ def make_task(pair: Pair, tokenizer):
 
 
 def fine_tune(pair: Pair, data: Path, cache: Path, out: Path, progress: Progress, seed: int = 0) -> None:
-    """AdamW, linear warm-up and decay, batches of like length, word embeddings frozen; seeded."""
+    """Fine-tune the pair's encoder (see rfx/tasks/fine_tune.py), seeded."""
     import torch
     import transformers
 
     from rfx.tasks.data import load_examples
+    from rfx.tasks.fine_tune import length_batches, train
 
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(seed)
@@ -178,41 +179,17 @@ def fine_tune(pair: Pair, data: Path, cache: Path, out: Path, progress: Progress
     features = task.encode(examples[: pair.rows])
     more = {} if pair.task == "question-answering" else {"num_labels": pair.labels}
     model = getattr(transformers, task.auto_class).from_pretrained(base, **more)
-    model.get_input_embeddings().weight.requires_grad_(False)
-    batches = _batches(features, pair, seed)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], pair.rate)
-    steps, warm = len(batches), max(1, len(batches) // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / (steps - warm + 1)))
-    )
-    model.train()
-    with progress.bar(f"fine-tuning {pair.name}", steps) as bar:
-        for part in batches:
-            inputs = {k: torch.from_numpy(v) for k, v in task.collate(part).items()}
-            targets = {k: torch.from_numpy(v) for k, v in task.targets(part).items()}
-            loss = task.losses(model(**inputs), targets).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.advance()
-    model.eval().save_pretrained(out)
+    batches = [[features[j] for j in part] for part in length_batches([f.tokens for f in features], pair.batch, pair.epochs, seed)]
+
+    def loss(part):
+        inputs = {k: torch.from_numpy(v) for k, v in task.collate(part).items()}
+        targets = {k: torch.from_numpy(v) for k, v in task.targets(part).items()}
+        return task.losses(model(**inputs), targets).mean()
+
+    train(model, batches, loss, pair.rate, progress, f"fine-tuning {pair.name}")
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "training.json").write_text(json.dumps({**pair.__dict__, "seed": seed, "features": len(features)}, indent=1))
-
-
-def _batches(features: list, pair: Pair, seed: int) -> list[list]:
-    rng = random.Random(seed)
-    size, out = pair.batch, []
-    for _ in range(pair.epochs):
-        order = list(range(len(features)))
-        rng.shuffle(order)
-        pools = [sorted(order[i : i + 20 * size], key=lambda j: features[j].tokens) for i in range(0, len(order), 20 * size)]
-        epoch = [[features[j] for j in pool[i : i + size]] for pool in pools for i in range(0, len(pool), size)]
-        rng.shuffle(epoch)
-        out += epoch
-    return out
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rfx.compensate.walk import SiteRecord
+from rfx.compensate.walk import Decide, SiteRecord
 from rfx.plan import Site, Update
 from rfx.progress import Progress
 from rfx.scores.base import Batch
@@ -41,13 +41,13 @@ class Compensator(ABC):
         pass
 
     @abstractmethod
-    def fit(self, model: torch.nn.Module, sites: Sequence[Site], masks: Masks | Callable[[Site], np.ndarray],
+    def fit(self, model: torch.nn.Module, sites: Sequence[Site], masks: Masks | Decide,
             batches: Iterable[Batch], *, head_positions: str = "all", token_weights: Mapping[str, np.ndarray] | None = None,
             teacher_masks: Callable[[], Masks] | None = None, progress: Progress | None = None) -> Compensated:
         """Fit to the dense `model`, which is left as it was.
 
         Args:
-            masks: 0/1 by site name; where `on_the_way`, a function that decides each site's when its turn comes.
+            masks: 0/1 by site name; where `on_the_way`, a function that decides each site's when its turn comes (see `Walk`).
             head_positions, token_weights: see `rfx.compensate.walk.Walk`.
             teacher_masks: the teacher of Kwon et al.'s reference code.
         """  # fmt: skip

@@ -8,7 +8,7 @@ towards the old weights. "projection" leaves the bias as it is (K-prune's weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from rfx.compensate.base import Compensated, Compensator
 from rfx.compensate.gram import Gram
-from rfx.compensate.walk import Fit, SiteRecord, Walk
+from rfx.compensate.walk import Decide, Fit, SiteRecord, Walk
 from rfx.plan import Site, Update
 from rfx.progress import Progress, Silent
 from rfx.scores.base import Batch
@@ -41,7 +41,7 @@ class Reconstruction:
 def reconstruct(
     model: torch.nn.Module,
     sites: Sequence[Site],
-    masks: Mapping[str, np.ndarray] | Callable[[Site], np.ndarray],
+    masks: Mapping[str, np.ndarray] | Decide,
     batches: Iterable[Batch],
     *,
     bias: bool = True,
@@ -54,7 +54,7 @@ def reconstruct(
 
     Args:
         model: the dense model; it is left as it was.
-        masks: 0/1 by site name, [units], or a function that gives each site's when its turn comes.
+        masks: 0/1 by site name, [units], or a function that gives each site's when its turn comes (see `Walk`).
         bias: fit the bias too.
         head_positions, token_weights: see `Walk`.
 

@@ -7,7 +7,7 @@ stops there. Between layers only hidden states are kept, in half precision where
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Call:
     kwargs: Mapping[str, Any]  # without the hidden states
     real: torch.Tensor  # bool [B, T], False on padding
     first_example: int  # number of the batch's first example in the sample
+    in_tuple: bool = False  # whether a layer gives its output as the first of a tuple
 
     def run(self, layer: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The layer's output [B, T, d] on `hidden` [B, T, d]."""
@@ -91,12 +92,12 @@ def catch_first_layer(
     import torch
 
     device = model_device(model)
-    hidden, calls, seen = HiddenStates(), [], 0
+    hidden, calls, seen, in_tuple = HiddenStates(), [], 0, False
     first = model.get_submodule(layer_paths[0])
     for inputs, _ in batches:
         inputs = {k: v.to(device) for k, v in inputs.items()}
         if not calls:
-            _require_equal_calls(model, layer_paths, inputs)
+            in_tuple = _require_equal_calls(model, layer_paths, inputs)
         caught: list[tuple[tuple, dict]] = []
         with _hook(first, _catcher(caught, stop=True)):
             try:
@@ -107,19 +108,23 @@ def catch_first_layer(
         real = inputs.get("attention_mask")
         real = torch.ones(states.shape[:2], dtype=torch.bool, device=device) if real is None else real.bool()
         hidden.append(states)
-        calls.append(Call(args, kwargs, real, seen))
+        calls.append(Call(args, kwargs, real, seen, in_tuple))
         seen += len(states)
     if not calls:
         raise UsageError("There are no examples to tune with.", next_step="give calibration data")
     return hidden, calls
 
 
-def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inputs: dict) -> None:
-    """One whole forward pass of one batch: every layer must get the same arguments beside its hidden states."""
+def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inputs: dict) -> bool:
+    """One whole forward pass of one batch: every layer must get the same arguments beside its hidden states. Returns
+    whether layers give tuples."""
     caught: list[tuple[tuple, dict]] = []
     handles = [
         model.get_submodule(p).register_forward_pre_hook(_catcher(caught), with_kwargs=True) for p in layer_paths
     ]
+    given: list[bool] = []
+    last = model.get_submodule(layer_paths[-1])
+    handles.append(last.register_forward_hook(lambda _module, _args, output: given.append(isinstance(output, tuple))))
     try:
         model(**{k: v[:2] for k, v in inputs.items()})
     finally:
@@ -133,6 +138,45 @@ def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inp
                 got=type(model).__name__,
                 next_step="prune it without compensation (compensate: none)",
             )
+    return given[0]
+
+
+class Resumed:
+    """A model that begins at one of its layers, from hidden states that are kept: the layers before it do nothing.
+
+    Args:
+        before: paths of the layers that have been run. layer: path of the one that comes next.
+        hidden: its input, by batch. in_tuple: whether a layer gives its output as the first of a tuple.
+    """
+
+    def __init__(self, model: torch.nn.Module, before: Sequence[str], layer: str, hidden: HiddenStates, in_tuple: bool):
+        self._before = [model.get_submodule(p) for p in before]
+        self._layer, self._hidden, self._in_tuple = model.get_submodule(layer), hidden, in_tuple
+
+    @contextmanager
+    def rows(self, number: int, start: int, stop: int):
+        """While open, a forward pass of the examples `start` to `stop` of batch `number` begins at the layer."""
+        hidden = self._hidden[number][start:stop]
+
+        def pass_on(hidden_states, *_, **__):
+            return (hidden_states,) if self._in_tuple else hidden_states
+
+        def swap(_module, args, kwargs):
+            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+        with ExitStack() as stack:
+            for module in self._before:
+                stack.callback(_restore_forward, module, module.__dict__.get("forward"))
+                module.forward = pass_on
+            stack.enter_context(_hook(self._layer, swap))
+            yield
+
+
+def _restore_forward(module: torch.nn.Module, own) -> None:
+    if own is None:
+        del module.forward
+    else:
+        module.forward = own
 
 
 def _catcher(caught: list, stop: bool = False):

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rfx.compensate.gram import Gram
-from rfx.compensate.streams import Call, HiddenStates, catch_first_layer, run_layer, sliced_ffn, stream_is_output
+from rfx.compensate.streams import (
+    Call,
+    HiddenStates,
+    Resumed,
+    catch_first_layer,
+    run_layer,
+    sliced_ffn,
+    stream_is_output,
+)
 from rfx.device import model_device
 from rfx.errors import UsageError
 from rfx.plan import Kind, Site
@@ -26,6 +34,7 @@ from rfx.scores.base import Batch
 if TYPE_CHECKING:
     import torch
 
+Decide = Callable[[Site, Resumed], np.ndarray]
 HEAD_POSITIONS = ("first", "all")
 HELD_OUT = 5  # every fifth example is held out
 
@@ -72,8 +81,8 @@ class Walk(ABC):
 
     Args:
         model: the dense model; as it was once `run` has ended.
-        masks: 0/1 by site name, [units]; or a function that gives a site's when its turn comes, called while the model's
-            earlier sites are the compensated student's.
+        masks: 0/1 by site name, [units]; or a function that gives a site's when its turn comes, called with the site and
+            the student as far as it has come, while the model's earlier sites are the compensated student's.
         batches: (inputs, targets); the targets are not read.
         head_positions: which positions of the last layer the model's head reads, "first" or "all": its FFN is fitted there.
         token_weights: by site name, [real tokens] in the order of the batches.
@@ -83,7 +92,7 @@ class Walk(ABC):
     narrow_attention = False  # whether the last layer's attention too is fitted where the head reads, and nowhere else
 
     def __init__(self, model: torch.nn.Module, sites: Sequence[Site],
-                 masks: Mapping[str, np.ndarray] | Callable[[Site], np.ndarray], batches: Iterable[Batch],
+                 masks: Mapping[str, np.ndarray] | Decide, batches: Iterable[Batch],
                  head_positions: str = "all", token_weights: Mapping[str, np.ndarray] | None = None):  # fmt: skip
         if head_positions not in HEAD_POSITIONS:
             raise UsageError("There are no such head positions.", got=head_positions, allowed=", ".join(HEAD_POSITIONS))
@@ -91,7 +100,7 @@ class Walk(ABC):
             check_masks(sites, masks)
         self.model, self.sites, self.batches = model, sites, batches
         self.head_positions, self.token_weights = head_positions, token_weights or {}
-        self.decide = masks if callable(masks) else lambda site: masks[site.name]
+        self.decide = masks if callable(masks) else lambda site, _: masks[site.name]
         self.device = model_device(model)
         self.masks: dict[str, torch.Tensor] = {}  # the student's, of the sites whose turn has come: float64 [units]
         self.teacher_masks: dict[str, torch.Tensor] = {}
@@ -138,10 +147,12 @@ class Walk(ABC):
 
     def _run(self, progress: Progress, title: str) -> None:
         layers = [list(group) for _, group in groupby(self.sites, key=lambda s: s.layer_path)]
-        teacher, self.calls = catch_first_layer(self.model, [layer[0].layer_path for layer in layers], self.batches)
+        paths = [layer[0].layer_path for layer in layers]
+        teacher, self.calls = catch_first_layer(self.model, paths, self.batches)
         student = teacher.copy()
         with progress.bar(title, total=len(layers)) as bar:
             for number, layer in enumerate(layers):
+                self.resumed = Resumed(self.model, paths[:number], paths[number], student, self.calls[0].in_tuple)
                 self._layer(layer, teacher, student, last=number == len(layers) - 1)
                 bar.advance()
 
@@ -188,7 +199,7 @@ class Walk(ABC):
 
         if site is None:
             return None
-        self.masks[site.name] = torch.tensor(np.asarray(self.decide(site), dtype=np.float64), device=self.device)
+        self.masks[site.name] = torch.tensor(np.asarray(self.decide(site, self.resumed), dtype=np.float64), device=self.device)
         kept = torch.nonzero(self.masks[site.name]).flatten()  # [K]
         reason = self.skip(site, kept)
         if reason:

@@ -20,6 +20,8 @@ from rfx.search import SearchResult, refined
 if TYPE_CHECKING:
     import torch
 
+    from rfx.compensate.streams import Resumed
+
 Kept = Mapping[str, Sequence[int]]
 
 
@@ -50,9 +52,11 @@ class Ground:
     teacher_masks: Callable[[Plan], Mapping[str, np.ndarray]] | None = None
     progress: Progress = field(default_factory=Silent)
 
-    def score(self, sites: Sequence[Site] | None = None) -> Scores:
+    def score(self, sites: Sequence[Site] | None = None, resumed: Resumed | None = None) -> Scores:
         """Scores of the model as it is now, of all sites or some."""
-        return self.scorer.score(self.model, sites or self.sites, self.batches, self.task, progress=self.progress)
+        return self.scorer.score(
+            self.model, sites or self.sites, self.batches, self.task, progress=self.progress, resumed=resumed
+        )
 
     def refined(self, kept: Kept, scores: Scores) -> Kept:
         """The kept units after the method's rearrangement."""

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from rfx.compensate.streams import Resumed
 from rfx.errors import InfeasibleError, UsageError
 from rfx.plan import Site
 from rfx.schedule.base import Ground, Outcome, Schedule, plan_of
@@ -32,11 +33,11 @@ class Sequential(Schedule):
         kept: dict[str, tuple[int, ...]] = {}
         ground.scorer.watch(ground.model, ground.batches, ground.task)
 
-        def decide(site: Site) -> np.ndarray:
+        def decide(site: Site, resumed: Resumed) -> np.ndarray:
             nonlocal spent
             number = sites.index(site)
             rest = sites[number:]
-            now = scores if number == 0 else ground.score(rest)
+            now = scores if number == 0 else ground.score(rest, resumed)
             try:
                 found = searcher(rest, now, result.budget - spent).kept
             except InfeasibleError:  # rounding has left a hair too little: the cheapest of what is left

@@ -15,6 +15,8 @@ from rfx.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+    from rfx.compensate.streams import Resumed
+
 Batch = tuple[dict[str, Any], dict[str, Any]]  # torch tensors by name: (inputs of the model, targets of the task)
 
 
@@ -62,10 +64,13 @@ class Scorer(ABC):
         task: Any,
         *,
         progress: Progress | None = None,
+        resumed: Resumed | None = None,
     ) -> Scores:
         """Scores of every unit of `sites`. The model is left as it was.
 
         Args:
+            resumed: the same model from a layer on that is not behind the first of `sites`, for scorers that run it:
+                what lies before need not be run again.
             batches: (inputs, targets) of torch tensors, first axis the batch.
             task: has `losses(outputs, targets) -> torch [batch]`.
         """

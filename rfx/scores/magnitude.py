@@ -26,6 +26,7 @@ class Magnitude(Scorer):
         task: Any = None,
         *,
         progress: Progress | None = None,
+        resumed: Any = None,
     ) -> Scores:
         """See `Scorer.score`; `batches` are not read."""
         importance = {}

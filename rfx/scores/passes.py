@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rfx.device import model_device
@@ -18,6 +18,8 @@ from rfx.scores.base import Batch, Scorer, Scores
 
 if TYPE_CHECKING:
     import torch
+
+    from rfx.compensate.streams import Resumed
 
 _TOKENS_CPU, _TOKENS_GPU = 2048, 32768  # of one backward pass: bounds the activations that it keeps
 
@@ -109,6 +111,7 @@ class GradientScorer(Scorer):
         task: Any,
         *,
         progress: Progress | None = None,
+        resumed: Resumed | None = None,
     ) -> Scores:
         """See `Scorer.score`. One forward pass, and one backward pass to the first of `sites` only.
 
@@ -124,12 +127,17 @@ class GradientScorer(Scorer):
         number = -1
         with scoring_state(model), self.tap(model, sites) as tap, progress.bar("score", total) as bar:
             for number, (inputs, targets) in enumerate(batches):
+                start = 0
                 for some, beside in split_batch(inputs, self.beside(number, targets), limit):
+                    size = len(next(iter(some.values())))
                     some, beside = ({k: v.to(device) for k, v in part.items()} for part in (some, beside))
                     tap.real = some["attention_mask"].bool() if "attention_mask" in some else None
                     # The sum, not the mean: each example's gradient is that of its own scalar.
-                    self.scalars(model(**some), some, beside, task, generator).sum().backward()
+                    with resumed.rows(number, start, start + size) if resumed else nullcontext():
+                        outputs = model(**some)
+                    self.scalars(outputs, some, beside, task, generator).sum().backward()
                     tap.end_pass()
+                    start += size
                 tap.end_batch()
                 bar.advance()
         if number < 0:

@@ -28,6 +28,7 @@ class Random(Scorer):
         task: Any = None,
         *,
         progress: Progress | None = None,
+        resumed: Any = None,
     ) -> Scores:
         """See `Scorer.score`; `batches` are not read."""
         rng = np.random.default_rng(self.seed)

@@ -15,6 +15,7 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError
 from rfx.progress import Progress
 from rfx.store import Store
+from rfx.tasks.fine_tune import length_batches, train
 
 LABELS = ("negative", "positive")
 CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
@@ -95,10 +96,7 @@ def split(rows: list[dict], seed: int) -> tuple[list[dict], list[dict]]:
 
 
 def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed: int = 0) -> None:
-    """Fine-tune the encoder in `base` to classify `rows`, save model and tokenizer to `out`.
-
-    AdamW, linear warm-up and decay, batches of like length, word embeddings frozen.
-    """
+    """Fine-tune the encoder in `base` to classify `rows`, save model and tokenizer to `out`."""
     import torch
     import transformers
 
@@ -110,25 +108,9 @@ def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             base, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)}
         )
-        model.get_input_embeddings().weight.requires_grad_(False)
         batches = _batches(tokenizer, rows, seed)
-        steps = len(batches)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE)
-        warm = max(1, steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda s: min((s + 1) / warm, max(0.0, (steps - s) / (steps - warm + 1)))
-        )
-        model.train()
-        with progress.bar("fine-tuning the quickstart model", steps) as bar:
-            for inputs, labels in batches:
-                loss = model(**inputs, labels=labels).loss
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                bar.advance()
-        model.eval().save_pretrained(out)
+        train(model, batches, lambda b: model(**b[0], labels=b[1]).loss, RATE, progress, "fine-tuning the quickstart model")
+        model.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
 
@@ -137,18 +119,8 @@ def _batches(tokenizer, rows: list[dict], seed: int) -> list[tuple[dict, Any]]:
     import torch
 
     texts = tokenizer([r["text"] for r in rows], truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    rng = random.Random(seed)
-    batches = []
-    for _ in range(EPOCHS):
-        order = list(range(len(rows)))
-        rng.shuffle(order)
-        # Sorted by length within pools of 20 batches: little padding, still well mixed.
-        pools = [sorted(order[i : i + 20 * BATCH], key=lambda j: len(texts[j])) for i in range(0, len(order), 20 * BATCH)]
-        epoch = [pool[i : i + BATCH] for pool in pools for i in range(0, len(pool), BATCH)]
-        rng.shuffle(epoch)
-        batches += epoch
     out = []
-    for rows_ in batches:
+    for rows_ in length_batches([len(t) for t in texts], BATCH, EPOCHS, seed):
         longest = max(len(texts[j]) for j in rows_)
         ids = torch.full((len(rows_), longest), tokenizer.pad_token_id or 0)
         mask = torch.zeros_like(ids)

@@ -11,6 +11,7 @@ from rfx.compensate.projection import RidgeSystem, error_of, reconstruct
 from rfx.compensate.streams import Trace, catch_first_layer, run_layer
 from rfx.errors import UsageError
 from rfx.plan import Kind, Plan, Update
+from rfx.scores import scorer
 from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.surgery.student import as_student
 from tests.families import make
@@ -144,7 +145,7 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
     model, sites, masks, data = pruned
     asked, outputs = [], []
 
-    def decide(site):
+    def decide(site, _):
         asked.append(site.name)
         outputs.append(model(**data[0][0]).logits)
         return masks[site.name]
@@ -155,6 +156,34 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
     eager = reconstruct(model, sites, masks, data)
     for name, weight in eager.weights.items():
         np.testing.assert_allclose(lazy.weights[name], weight, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "esm"])
+@pytest.mark.parametrize("name", ["kprune", "output-metric"])
+def test_the_student_is_scored_from_where_it_has_come_to(family, name):
+    """What the layers behind would compute again, nothing else: the same scores, whole batches and split ones."""
+    model = make(family)
+    sites = find_sites(model)
+    data, task = batches(examples(20), 8), ClassTask()
+    scores = scorer(name)(tokens_per_pass=40)
+    scores.watch(model, data, task)
+    before = dict(model.named_modules())
+    forwards = {n: "forward" in m.__dict__ for n, m in before.items()}
+    ran = []
+    model.get_submodule(sites[0].output).register_forward_hook(lambda *_: ran.append(1))
+
+    def decide(site, resumed):
+        rest = sites[sites.index(site) :]
+        whole = scores.score(model, rest, data, task)
+        ran.clear()
+        part = scores.score(model, rest, data, task, resumed=resumed)
+        assert bool(ran) == (site.layer == 0)
+        for s in rest:
+            np.testing.assert_allclose(part.importance[s.name], whole.importance[s.name], rtol=2e-3, atol=1e-7)
+        assert {n: "forward" in m.__dict__ for n, m in model.named_modules()} == forwards
+        return (np.arange(site.units) % 2).astype(float)
+
+    assert len(reconstruct(model, sites, decide, data).sites) == len(sites)
 
 
 def test_token_weights_matter_and_padding_has_none(pruned):

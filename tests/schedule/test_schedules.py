@@ -98,10 +98,10 @@ def test_the_sequential_schedule_scores_what_is_left_on_the_student(model, task,
     seen = []
     score = Ground.score
 
-    def watched(self, sites=None):
+    def watched(self, sites=None, resumed=None):
         if sites is not None:
             seen.append((len(sites), mean_divergence(self.model, self.batches, dense, self.task)))
-        return score(self, sites)
+        return score(self, sites, resumed)
 
     monkeypatch.setattr(Ground, "score", watched)
     run(ground, "sequential", 0.3)
