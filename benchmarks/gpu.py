@@ -18,7 +18,6 @@ import json
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.gpu_report import markdown
 from rfx.cost.flops import unit_costs
 from rfx.cost.latency import Stacks, check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
+from rfx.entry import run_command
 from rfx.environment import environment
 from rfx.errors import ExitCode, InfeasibleError, UserError, first_line
 from rfx.export.blocks import BlockShape, stack, stack_inputs
@@ -263,17 +263,7 @@ def configurations(args) -> list[dict]:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code (those of `rfx.errors.ExitCode`)."""
     args = _arguments(argv)
-    try:
-        return _run(args)
-    except UserError as error:
-        print(f"error: {error.render()}", file=sys.stderr)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("Interrupted. What was measured is kept: the same command goes on.", file=sys.stderr)
-        return int(ExitCode.INTERRUPT)
-    except Exception:  # a bug: said in full, and never with the exit code of a failed gate
-        traceback.print_exc()
-        return int(ExitCode.INTERNAL_CHECK)
+    return run_command(lambda: _run(args), interrupted="What was measured is kept: the same command goes on.")
 
 
 def _run(args) -> int:

@@ -10,9 +10,7 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +23,8 @@ from rfx.cost.bundle import Bundle
 from rfx.cost.latency import check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import write_table
-from rfx.errors import ExitCode, UserError
+from rfx.entry import run_command, start
+from rfx.errors import ExitCode, UsageError
 from rfx.export.blocks import BlockShape
 from rfx.plan import Plan
 from rfx.runtimes import RUNTIMES, EngineOptions, runtime, runtime_class
@@ -118,31 +117,18 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (those of `rfx.errors.ExitCode`)."""
     options = _parser().parse_args(argv)
-    try:
-        if options.command == "env":
-            for name in RUNTIMES:
-                here = runtime_class(name).availability()
-                print(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}")
-            return int(ExitCode.PASS)
-        return _profile(options)
-    except UserError as error:
-        print(f"error: {error.render()}", file=sys.stderr)
-        return int(error.exit_code)
-    except OSError as error:
-        print(f"error: {error.strerror}: {error.filename}\n  next:    free space or permissions there, then run again", file=sys.stderr)
-        return int(ExitCode.ENVIRONMENT)
-    except KeyboardInterrupt:
-        print("Interrupted. What was measured is kept for the next run.", file=sys.stderr)
-        return int(ExitCode.INTERRUPT)
-    except Exception:  # a bug of rfx: said in full, and never with the exit code of a failed gate
-        traceback.print_exc()
-        print("error: this is a bug of rfx. Please report it with the output of `python -m rfx.board env`.", file=sys.stderr)
-        return int(ExitCode.INTERNAL_CHECK)
+    command = _env if options.command == "env" else lambda: _profile(options)
+    return run_command(command, interrupted="What was measured is kept for the next run.")
+
+
+def _env() -> int:
+    for name in RUNTIMES:
+        here = runtime_class(name).availability()
+        print(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}")
+    return int(ExitCode.PASS)
 
 
 def _profile(options) -> int:
-    from rfx.errors import UsageError
-
     bundle = Bundle(options.shapes)
     require_file_place(options.out)
     if options.precision not in (None, bundle.precision):
@@ -171,5 +157,4 @@ def _profile(options) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    start(main)

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from rfx.command_line import print_json, recipe_of, session, shares_of, table_of, task_of
+from rfx.command_line import print_json, publish, recipe_of, session, shares_of, table_of, task_of
 from rfx.errors import ExitCode
 from rfx.options import (  # noqa: I001
     AllowInconclusive,
@@ -55,13 +55,14 @@ app = typer.Typer(
 
 
 def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None) -> None:
-    from rfx.report import print_summary, publish
+    from rfx.report import summary
+    from rfx.terminal import print_lines
     from rfx.verify.gates import exit_code
 
     if as_json:
         print_json(evidence.model_dump(mode="json"))
     elif not quiet:
-        print_summary(evidence, out)
+        print_lines(summary(evidence, out))
     publish(evidence)
     raise typer.Exit(int(exit_code(evidence, allow_inconclusive)))
 
@@ -251,8 +252,10 @@ def gate_command(
 ) -> None:  # fmt: skip
     """Judge evidence by new limits, from its numbers alone. For CI."""
     with session(json_, quiet):
-        from rfx.report import print_gates, publish, render
+        from rfx.report import gates as gates_lines
+        from rfx.report import render
         from rfx.store import atomic_write_text
+        from rfx.terminal import print_lines
         from rfx.verify.gates import check, exit_code, read_evidence
 
         found = read_evidence(evidence)
@@ -264,7 +267,7 @@ def gate_command(
         if json_:
             print_json({"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]})
         elif not quiet:
-            print_gates(judged)
+            print_lines(gates_lines(judged))
         publish(judged)
         raise typer.Exit(int(exit_code(judged, allow_inconclusive)))
 

@@ -164,3 +164,26 @@ def task_of(source: str | None) -> str | None:
     endings = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
                "ForQuestionAnswering": "question-answering"}  # fmt: skip
     return next((task for ending, task in endings.items() if architecture.endswith(ending)), "text-classification")
+
+
+def publish(evidence: Any) -> None:
+    """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error` lines on stderr where
+    GITHUB_ACTIONS=true."""
+    from rfx.report import render
+    from rfx.report.facts import interval_text, limit_text, value_text
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write(render(evidence, "markdown") + "\n")
+        except OSError as error:
+            sys.stderr.write(f"warning: the step summary cannot be written: {error}\n")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for g in evidence.gates:
+            if g.outcome != "pass":
+                level = "error" if g.outcome == "fail" else "warning"
+                text = f"{value_text(g)} {interval_text(g)} {limit_text(g)} {g.detail}".strip()
+                # Workflow commands end at a line break, which they write as %0A.
+                text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+                sys.stderr.write(f"::{level} title=rfx gate {g.name}: {g.outcome}::{text}\n")

@@ -86,6 +86,13 @@ def _out() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def print_lines(lines) -> None:
+    """Tables within the terminal's width, texts in one line each, however long."""
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=not isinstance(line, Table))
+
+
 def print_plan(plan, found, ratio: float | None) -> None:
     """Kept heads and filters of each layer, and what the search says of them."""
     console = _out()

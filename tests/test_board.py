@@ -253,7 +253,7 @@ def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
     assert board.main(["profile", "shapes.json", "--out", str(tmp_path / "t.json")]) == 6
     assert "not foreseen" in capsys.readouterr().err
 
-    from rfx import quantize
+    import rfx.quantize.__main__ as quantize
 
     monkeypatch.setattr(quantize, "quantize", bug)
     arguments = ["m.onnx", "--calibration", "c.npz", "--precision", "int8", "--out", str(tmp_path / "q.onnx")]

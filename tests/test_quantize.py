@@ -24,7 +24,9 @@ from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
 from rfx.export.precision import convert_precision
 from rfx.plan import Plan
-from rfx.quantize import main, quantized_products, read_model
+from rfx.quantize import quantized_products, read_model
+from rfx.quantize.__main__ import main
+from rfx.quantize.proof import check
 from rfx.runtimes.base import Conditions, EngineOptions
 from rfx.surgery.shrink import shrink
 from tests.conftest import sentences, tokenizer, write_jsonl
@@ -109,7 +111,7 @@ def in_a_process(python: str, code: str, *argv: str, **env: str) -> subprocess.C
 
 def run_without(blocked: tuple[str, ...]) -> str:
     return (f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
-            "from rfx.quantize import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+            "from rfx.quantize.__main__ import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
 
 
 class FakeModelopt:
@@ -457,7 +459,7 @@ def test_a_check_that_fails_is_an_internal_error(exported):
         more.CopyFrom(model)
         more.graph.node.append(helper.make_node("MatMul", ["classifier.weight", "twice"], ["product"]))
         more.graph.initializer.append(numpy_helper.from_array(np.ones((64, 1), np.float32), "twice"))
-        quantization._check(more, model)
+        check(more, model)
 
 
 def documented(language: str) -> str:
@@ -479,7 +481,7 @@ def test_the_documented_lines_write_calibration_inputs(tmp_path, monkeypatch):
 
 
 def test_the_documented_commands_are_those_there_are():
-    from rfx.quantize import _parser
+    from rfx.quantize.__main__ import _parser
 
     lines = [line.split("-m rfx.quantize ")[1].split() for line in documented("bash").splitlines() if "rfx.quantize" in line]
     assert [_parser().parse_args(line).precision for line in lines] == ["int8", "fp8"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfx.errors import UsageError
-from rfx.report.terminal import print_gates, print_summary, publish
+from rfx.report.terminal import gates, summary
 from rfx.store import atomic_write_text
 from rfx.verify.evidence import Evidence
 
 FORMATS = ("json", "html", "junit", "markdown", "card")
 FILES = {"evidence.json": "json", "report.html": "html", "junit.xml": "junit", "summary.md": "markdown", "README.md": "card"}
 
-__all__ = ["FILES", "FORMATS", "print_gates", "print_summary", "publish", "render", "write_reports"]
+__all__ = ["FILES", "FORMATS", "gates", "render", "summary", "write_reports"]
 
 
 def render(evidence: Evidence, form: str) -> str:

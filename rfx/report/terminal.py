@@ -1,9 +1,7 @@
-"""The summary a person reads in the terminal, and what a CI service is told."""
+"""The summary a person reads in the terminal, as rich has it; the command line prints it."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from rfx.verify.evidence import Evidence
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -38,27 +37,23 @@ def gates_table(evidence: Evidence) -> Table:
     return table
 
 
-def print_gates(evidence: Evidence) -> None:
+def gates(evidence: Evidence) -> list[Table | Text]:
     """The gates and what there is to say of each."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(gates_table(evidence))
-    for g in evidence.gates:
-        console.print(Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome]), soft_wrap=True)
+    return [gates_table(evidence),
+            *(Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome]) for g in evidence.gates)]  # fmt: skip
 
 
-def print_summary(evidence: Evidence, out: Path | None = None) -> None:
-    """The result on stdout: headline, layers, gates, what was written."""
-    from rich.console import Console
+def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
+    """The result: headline, layers, gates, what was written."""
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    lines: list[Table | Text] = []
 
     def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
+        lines.append(Text(text, style=style))
 
     say(f"{model_name(evidence)}: {headline(evidence)}", "bold")
     say(f"budget: {budget_text(evidence)}")
@@ -68,7 +63,7 @@ def print_summary(evidence: Evidence, out: Path | None = None) -> None:
         table.add_column(column, justify="right")
     for i, heads, all_heads, filters, all_filters in layer_rows(evidence):
         table.add_row(str(i), f"{heads} / {all_heads}", f"{filters} / {all_filters}")
-    console.print(table)
+    lines.append(table)
     s = evidence.search
     if s.value_kept is not None and s.optimality_gap is not None and s.price is not None:
         unit = "ms" if s.budget_unit == "ms" else "MAC"
@@ -78,31 +73,10 @@ def print_summary(evidence: Evidence, out: Path | None = None) -> None:
         say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
     for i, r in enumerate(evidence.search.rounds, 1):
         say(f"closed loop, round {i}: ratio {r.measured_ratio:.3f} ({r.note})")
-    print_gates(evidence)
+    lines += gates(evidence)
     for warning in evidence.warnings:
         say(f"warning: {warning}", "yellow")
     if out is not None:
         model = "model.onnx, model/, triton/, " if (out / "model.onnx").is_file() else ""
         say(f"written to {out}: {model}report.html, evidence.json, junit.xml, README.md (model card)")
-
-
-def publish(evidence: Evidence) -> None:
-    """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error` lines on stderr where
-    GITHUB_ACTIONS=true."""
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if path:
-        from rfx.report.markdown import summary
-
-        try:
-            with open(path, "a", encoding="utf-8") as stream:
-                stream.write(summary(evidence) + "\n")
-        except OSError as error:
-            sys.stderr.write(f"warning: the step summary cannot be written: {error}\n")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for g in evidence.gates:
-            if g.outcome != "pass":
-                level = "error" if g.outcome == "fail" else "warning"
-                text = f"{value_text(g)} {interval_text(g)} {limit_text(g)} {g.detail}".strip()
-                # Workflow commands end at a line break, which they write as %0A.
-                text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-                sys.stderr.write(f"::{level} title=rfx gate {g.name}: {g.outcome}::{text}\n")
+    return lines

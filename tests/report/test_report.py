@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
+from rfx.command_line import publish
 from rfx.errors import UsageError
-from rfx.report import FILES, print_summary, publish, render, write_reports
+from rfx.report import FILES, render, summary, write_reports
+from rfx.terminal import print_lines
 from tests.evidences import make_accuracy, make_evidence, make_latency
 
 EVIDENCES = {
@@ -117,7 +119,7 @@ def test_all_files_are_written(tmp_path):
 
 @pytest.mark.parametrize("name", EVIDENCES)
 def test_the_summary_prints(name, capsys, tmp_path):
-    print_summary(EVIDENCES[name], tmp_path)
+    print_lines(summary(EVIDENCES[name], tmp_path))
     out = capsys.readouterr()
     assert "gates" in out.out and "latency" in out.out and str(tmp_path) in out.out.replace("\n", "") and not out.err
 
