@@ -7,9 +7,11 @@ checked is that the inner errors did not mislead, not what new examples would sh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rfx.compensate.walk import HELD_OUT
+from rfx.plan import Plan, Update
 from rfx.schedule.base import Ground, Outcome
 from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.surgery.student import as_student
@@ -30,13 +32,18 @@ def guard(ground: Ground, outcome: Outcome) -> Guarded:
     update = outcome.update
     if not (update.scales or update.weights or update.biases):
         return Guarded(outcome)
-    held_out = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
-    if not len(held_out):
-        return Guarded(outcome)
-    teacher = collect_outputs(ground.model, held_out, ground.task)
-    found = []
-    for some in (None, update):
-        with as_student(ground.model, ground.sites, outcome.plan, some):
-            found.append(mean_divergence(ground.model, held_out, teacher, ground.task))
-    before, after = found
+    before, after = divergences(ground, outcome.plan, (None, update))
     return Guarded(outcome if after < before else outcome.dropping_update(), before, after)
+
+
+def divergences(ground: Ground, plan: Plan, updates: Sequence[Update | None]) -> list[float]:
+    """Mean divergence of the output from the dense model's with each of the updates in place, on every fifth example; on all
+    where there are fewer than five."""
+    some = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
+    some = some if len(some) else ground.batches
+    teacher = collect_outputs(ground.model, some, ground.task)
+    found = []
+    for update in updates:
+        with as_student(ground.model, ground.sites, plan, update):
+            found.append(mean_divergence(ground.model, some, teacher, ground.task))
+    return found

@@ -72,6 +72,34 @@ def knowledge_probe(
     return _probe(outputs, inputs, names, generator, teacher, temperature)
 
 
+def residual_probe(
+    outputs: Any,
+    inputs: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    generator: torch.Generator,
+    teacher: Mapping[str, torch.Tensor],
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scalar [batch], whose gradient is an example's row; what the teacher's outputs would add to it [batch]).
+
+    The scalar is v . z with v as in `fisher_probe` of the *teacher's* distribution q: E[(v . d)^2] = d^T F(q) d, twice KL(q ||
+    q') to second order for logits that differ by d. Of a regression the output itself and its error.
+    """
+    import torch
+
+    total = goal = None
+    size = len(getattr(outputs, names[0]))
+    truth = output_fields(SimpleNamespace(**teacher), inputs, names)
+    for (kind, logits, examples), (_, wanted, _) in zip(output_fields(outputs, inputs, names), truth, strict=True):
+        with torch.no_grad():
+            v = torch.ones_like(wanted) if kind == "value" else _root((wanted / temperature).softmax(-1), generator)
+            v = _independent(kind, v, examples, size, generator)
+            away = logits.new_zeros(size).index_add(0, examples, (v * (wanted - logits)).sum(-1))
+        scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
+        total, goal = (scalar, away) if total is None else (total + scalar, goal + away)
+    return total, goal
+
+
 def _probe(outputs, inputs, names, generator, teacher, temperature) -> torch.Tensor:
     import torch
 
@@ -89,14 +117,21 @@ def _probe(outputs, inputs, names, generator, teacher, temperature) -> torch.Ten
                 if truth is not None:
                     v = v + ((logits / temperature).softmax(-1) - q) * _signs((len(q), 1), generator, q.device)
                 v = temperature * v
-                if kind == "token":
-                    counts = torch.bincount(examples, minlength=size).clamp(min=1)
-                    v = v * _signs((len(v), 1), generator, v.device) / counts[examples].sqrt()[:, None]
+            v = _independent(kind, v, examples, size, generator)
         scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
-        # Independent signs an output, so that the products between start and end vanish in expectation.
-        scalar = scalar * _signs((1,), generator, scalar.device)
         total = scalar if total is None else total + scalar
     return total
+
+
+def _independent(kind, v, examples, size, generator) -> torch.Tensor:
+    """v [rows, classes] with a random sign for each token, averaged over an example's, and one for each output, so that the
+    products between tokens, and between start and end, vanish in expectation."""
+    import torch
+
+    if kind == "token":
+        counts = torch.bincount(examples, minlength=size).clamp(min=1)
+        v = v * _signs((len(v), 1), generator, v.device) / counts[examples].sqrt()[:, None]
+    return v * _signs((1,), generator, v.device)
 
 
 def _root(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -18,6 +18,7 @@ from rfx.runtimes.base import Engine
 from rfx.schedule import Ground, schedule
 from rfx.schedule.base import Outcome, Searcher
 from rfx.schedule.guard import Guarded, guard
+from rfx.schedule.polish import Polished, polish
 from rfx.scores.base import Scores
 from rfx.search import Problem, SearchResult, search
 from rfx.stages.decide import batches, flops_searcher, make_scorer
@@ -54,7 +55,15 @@ def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: S
     name = compensator(method.compensate).verb or "rearrange"
     with run.stage(name), on_best_device(loaded.model):
         outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, result)
-        guarded = guard(ground, outcome) if method.guard else Guarded(outcome)
+    polished = Polished(outcome)
+    if method.polish:
+        with run.stage("polish"), on_best_device(loaded.model):
+            polished = polish(ground, outcome)
+            outcome = polished.outcome
+    guarded = Guarded(outcome)
+    if method.guard:
+        with run.stage("guard"), on_best_device(loaded.model):
+            guarded = guard(ground, outcome)
     if guarded.outcome is not outcome:
         run.warn(
             f"What {method.compensate} fitted was dropped: on every fifth calibration example it takes the output further from the dense "
@@ -62,7 +71,7 @@ def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: S
         )
     part = CompensationPart(
         method=method.compensate, schedule=method.schedule, accepted=guarded.outcome is outcome,
-        divergence_before=guarded.divergence_before, divergence_after=guarded.divergence_after,
+        divergence_before=guarded.divergence_before, divergence_after=guarded.divergence_after, polish=polished.ratio,
     )  # fmt: skip
     rows = [
         SiteTuning(site=r.site, accepted=r.accepted, held_out_before=r.held_out_before,

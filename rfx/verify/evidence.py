@@ -138,6 +138,7 @@ class CompensationPart(_Part):
     accepted: bool
     divergence_before: Number | None = None
     divergence_after: Number | None = None
+    polish: Number | None = None  # left-out error of the last step as a share of that without; 1: it did not help; None: not tried
 
 
 class DataPart(_Part):

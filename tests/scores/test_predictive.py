@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rfx.scores.predictive import fisher_probe, knowledge_probe
+from rfx.scores.predictive import fisher_probe, knowledge_probe, residual_probe
 
 
 def second_moment(probe, logits, draws=20000):
@@ -89,3 +89,27 @@ def test_a_regression_has_a_second_moment_of_one_at_its_teacher():
     z = torch.randn(3, 1)
     found = second_moment(lambda x: fisher_probe(SimpleNamespace(logits=x), {}, ("logits",), torch.Generator()), z, 1000)
     torch.testing.assert_close(found, torch.ones(3, 1, 1))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_residual_is_measured_along_the_probe_in_the_metric_of_the_teacher(classes):
+    """The row's second moment is the teacher's Fisher information, and the target is the row times what is missing."""
+    z, teacher, T = torch.randn(2, classes), torch.randn(2, classes), 2.0
+    generator, targets, rows = torch.Generator().manual_seed(0), [], []
+    for _ in range(4000):
+        x = z.clone().requires_grad_(True)
+        scalar, target = residual_probe(SimpleNamespace(logits=x), {}, ("logits",), generator, {"logits": teacher}, T)
+        scalar.sum().backward()
+        rows.append(x.grad)
+        targets.append(target)
+    rows, targets = torch.stack(rows), torch.stack(targets)
+    torch.testing.assert_close(targets, (rows * (teacher - z)).sum(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.einsum("dbi,dbj->bij", rows, rows) / len(rows), fisher((teacher / T).softmax(-1)), atol=0.03, rtol=0)
+
+
+def test_the_residual_of_a_regression_is_its_error():
+    z, teacher = torch.randn(3, 1, requires_grad=True), torch.randn(3, 1)
+    scalar, target = residual_probe(SimpleNamespace(logits=z), {}, ("logits",), torch.Generator().manual_seed(0), {"logits": teacher}, 2.0)
+    (rows,) = torch.autograd.grad(scalar.sum(), z)
+    torch.testing.assert_close(target, (rows * (teacher - z).detach()).sum(-1))
+    torch.testing.assert_close(rows.abs(), torch.ones(3, 1))

@@ -1,0 +1,106 @@
+"""The last step: what is solved is the ridge regression it says, and the output comes nearer to the dense model's."""
+
+import numpy as np
+import pytest
+import torch
+
+from rfx.calibration import Batches
+from rfx.schedule import Outcome, schedule
+from rfx.schedule.polish import FOLDS, LARGEST, RIDGES, polish, ridge_step
+from rfx.scores.divergence import collect_outputs, mean_divergence
+from rfx.surgery.shrink import shrink
+from rfx.surgery.student import as_student
+from tests.conftest import sentences
+from tests.schedule.test_schedules import examples, ground_of, model, task  # noqa: F401 - fixtures
+
+
+def problem(n=60, units=(9, 40), noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = {f"site {i}": rng.normal(size=(n, u)).astype(np.float32) for i, u in enumerate(units)}
+    truth = {name: 0.05 * rng.normal(size=r.shape[1]) for name, r in rows.items()}
+    target = sum(r @ truth[name] for name, r in rows.items()) + noise * rng.normal(size=n)
+    return rows, target
+
+
+@pytest.mark.parametrize("units", [(9, 40), (5, 6)])  # more unknowns than examples together with the folds, and fewer
+def test_the_step_is_the_ridge_regression_it_says(units):
+    rows, target = problem(units=units)
+    step, ratio, ridge = ridge_step(rows, target)
+    whole = np.concatenate(list(rows.values()), 1).astype(float)
+    weight = ridge * np.square(whole).sum() / len(target)  # of the mean diagonal of the examples' Gram matrix
+    wanted = np.linalg.solve(whole.T @ whole + weight * np.eye(whole.shape[1]), whole.T @ target)
+    np.testing.assert_allclose(np.concatenate(list(step.values())), wanted, rtol=1e-6, atol=1e-9)
+
+    def left_out(ridge):
+        weight, error = ridge * np.square(whole).sum() / len(target), 0.0
+        for k in range(FOLDS):
+            fit = np.arange(len(target)) % FOLDS != k
+            found = np.linalg.solve(whole[fit].T @ whole[fit] + weight * np.eye(whole.shape[1]), whole[fit].T @ target[fit])
+            error += np.square(target[~fit] - whole[~fit] @ found).sum()
+        return error / np.square(target).sum()
+
+    tried = {r: left_out(r) for r in RIDGES}
+    assert min(tried, key=tried.get) == ridge and ratio == pytest.approx(tried[ridge], rel=1e-6) and ratio < 1
+
+
+def test_a_step_that_foretells_nothing_is_not_taken():
+    rows, _ = problem()
+    target = np.random.default_rng(3).normal(size=60)
+    step, ratio, ridge = ridge_step(rows, target)
+    assert step is None and ratio == 1 and ridge is None
+    assert ridge_step(rows, np.zeros(60))[0] is None
+    assert ridge_step({n: r[:6] for n, r in rows.items()}, target[:6])[0] is None  # too few examples for the folds
+
+
+def test_a_step_too_large_for_a_first_order_gets_a_larger_ridge():
+    rows, target = problem(noise=0.0)
+    _, small_ratio, small = ridge_step(rows, target)
+    step, ratio, ridge = ridge_step(rows, target * 100)
+    assert ridge > small and small_ratio < ratio < 1
+    assert max(np.abs(s).max() for s in step.values()) <= LARGEST
+    assert ridge_step(rows, target * 1e9)[0] is None
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3])
+def test_the_output_of_new_examples_comes_nearer(model, task, examples, share):  # noqa: F811
+    """After mask tuning: the projections of `rfx` leave nothing to repair on this task."""
+    ground = ground_of(model, task, examples, "kwon")
+    scores = ground.score()
+    result = ground.searcher(ground.sites, scores, share * ground.searcher.dense(ground.sites))
+    outcome = schedule("oneshot")().run(ground, scores, result)
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    polished = polish(ground, outcome)
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+    assert polished.ratio < 1 and polished.outcome.plan == outcome.plan
+    new = Batches(task, task.encode(task.examples(sentences(200, 7))), 16)
+    dense = collect_outputs(model, new, task)
+
+    def away(update):
+        with as_student(model, ground.sites, outcome.plan, update):
+            return mean_divergence(model, new, dense, task)
+
+    assert away(polished.outcome.update) < away(outcome.update)
+    # What is exported has the step in it.
+    small = shrink(model, ground.sites, outcome.plan, polished.outcome.update)
+    inputs = next(iter(new))[0]
+    with as_student(model, ground.sites, outcome.plan, polished.outcome.update), torch.no_grad():
+        torch.testing.assert_close(small(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, examples, monkeypatch):  # noqa: F811
+    ground = ground_of(model, task, examples, "kwon")
+    scores = ground.score()
+    result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.dense(ground.sites))
+    outcome = schedule("oneshot")().run(ground, scores, result)
+    away = {n: np.full_like(s, -0.4) for n, s in scores.importance.items()}  # off the mark, whatever the fit says
+    monkeypatch.setattr("rfx.schedule.polish.ridge_step", lambda rows, target: (away, 0.5, 1.0))
+    polished = polish(ground, outcome)
+    assert polished.outcome is outcome and polished.ratio == 1
+
+
+def test_a_step_that_is_not_taken_leaves_the_outcome_as_it_was(model, task, examples):  # noqa: F811
+    from rfx.plan import Plan, Update
+
+    ground = ground_of(model, task, examples, "rfx")
+    outcome = Outcome(Plan.dense(ground.sites), Update())
+    assert polish(ground, outcome).outcome is outcome  # the dense model itself: nothing to repair
