@@ -1,4 +1,4 @@
-"""What pruning costs: scoring, search, compensation with its schedule and guard against plain forward-and-backward passes; memory.
+"""What pruning costs: scoring, search, compensation with its schedule, polish and guard against plain forward-and-backward passes; memory.
 
     python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base] [--examples 2048] [--tokens 128]
 
@@ -24,6 +24,7 @@ from rfx.plan import Kind, Site
 from rfx.recipe import PRESETS, Recipe
 from rfx.schedule import Ground, schedule
 from rfx.schedule.guard import guard
+from rfx.schedule.polish import polish
 from rfx.scores import scorer
 from rfx.search import Problem, search
 from rfx.stages.decide import FlopsSearcher
@@ -31,7 +32,7 @@ from rfx.stages.run import peak_memory_mb
 from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
 
-STAGES = ("score", "search", "tune", "guard")
+STAGES = ("score", "search", "tune", "polish", "guard")
 SHAPES = {
     "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
@@ -169,6 +170,10 @@ def main() -> None:
         start = clock()
         outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, found)
         result["tune"] = since(start)
+        start = clock()
+        if method.polish:
+            outcome = polish(ground, outcome).outcome
+        result["polish"] = since(start)
         start = clock()
         guard(ground, outcome)
         result["guard"] = since(start)
