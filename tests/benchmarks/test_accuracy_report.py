@@ -7,7 +7,8 @@ import benchmarks.accuracy_report as report
 
 def results(tmp_path):
     def cell(metric, divergence, agreement=0.9):
-        return {"metric": metric, "divergence": divergence, "agreement": agreement}
+        return {"metric": metric, "divergence": divergence, "agreement": agreement, "peak_mb": 100.0 + metric,
+                "stages": {"score": [2.0 * metric, False], "search": [9.0, True]}}  # fmt: skip
 
     cells = {f"a|{r}|{seed}|0.5|64": cell(0.8 + 0.02 * seed, d) for r, d in (("rfx", 0.01), ("kwon", 0.08)) for seed in (0, 1)}
     cells |= {"b|rfx|0|0.5|64": cell(0.7, 0.02, None), "b|kwon|0|0.5|64": cell(0.6, 0.04, None)}
@@ -21,8 +22,22 @@ def results(tmp_path):
 def test_cells_are_means_over_seeds_and_ratios_geometric_means_over_pairs(tmp_path):
     text = report.tables(results(tmp_path))
     assert "| `rfx` | 2 | 0.8100 · 0.0100 · 0.900 |" in text and "| `rfx` | 1 | 0.7000 · 0.0200 |" in text
-    assert "| `kwon` | 1/4.0 |" in text  # sqrt(8 * 2)
+    assert "| `kwon` | 1/5.0 (3) |" in text  # of 8, 8 and 2
     assert "| a | `rfx` | 0.7 | 0.690 | 0.8100 |" in text and "out of reach" in text
+
+
+def test_seconds_are_those_of_the_cells_that_computed_a_stage(tmp_path):
+    text = report.tables(results(tmp_path))
+    assert "| a | `rfx` | score 1.6 | 101 MB |" in text and "search 9" not in text
+
+
+def test_the_reference_stands_beside_its_authors_figures(tmp_path):
+    file = tmp_path / "r.json"
+    cell = {"metric": 0.82, "divergence": 0.15, "agreement": 0.9, "stages": {}}
+    cells = {f"minilm-rotten|{name}|0|0.5|1024": cell for name in ("kwon-reference", "kwon-reference-search")}
+    file.write_text(json.dumps({"cells": cells, "dense": {"minilm-rotten": {"name": "accuracy", "metric": 0.83, "agreement": 1.0}}}))
+    assert "| 0.5 | 0 | 0.820 / 0.813 |  | 0.820 / 0.821 | 0.1500 / 0.1564 |" in report.tables(file)
+    assert "authors" not in report.tables(results(tmp_path))
 
 
 def test_the_plot_has_a_panel_a_pair(tmp_path):
