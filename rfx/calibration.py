@@ -24,9 +24,15 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.features) // self.batch_size)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of each feature the number of its example in the sample: a long context of a question has several features, which must
+        not be parted by a split."""
+        return [f.example for f in self.features]
+
     def only(self, wanted: Callable[[int], bool]) -> Batches:
-        """Batches of the features whose number in the sample is `wanted`."""
-        return Batches(self.task, [f for i, f in enumerate(self.features) if wanted(i)], self.batch_size)
+        """Batches of the features whose example's number in the sample is `wanted`."""
+        return Batches(self.task, [f for f in self.features if wanted(f.example)], self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         import torch

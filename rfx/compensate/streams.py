@@ -33,7 +33,7 @@ class Call:
     args: tuple  # positional, without the hidden states
     kwargs: Mapping[str, Any]  # without the hidden states
     real: torch.Tensor  # bool [B, T], False on padding
-    first_example: int  # number of the batch's first example in the sample
+    first_row: int  # number of the batch's first row in the sample
     in_tuple: bool = False  # whether a layer gives its output as the first of a tuple
 
     def run(self, layer: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:

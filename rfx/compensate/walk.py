@@ -236,10 +236,11 @@ class Walk(ABC):
         """bool [B]: every fifth example of the sample."""
         import torch
 
-        numbers = call.first_example + torch.arange(len(call.real), device=self.device)
-        if not self.hold_out:
-            return torch.zeros_like(numbers, dtype=torch.bool)
-        return numbers % HELD_OUT == HELD_OUT - 1
+        rows = slice(call.first_row, call.first_row + len(call.real))
+        known = getattr(self.batches, "numbers", None)
+        numbers = torch.arange(rows.start, rows.stop) if known is None else torch.tensor(known[rows])
+        held_out = numbers % HELD_OUT == HELD_OUT - 1 if self.hold_out else torch.zeros(len(numbers), dtype=torch.bool)
+        return held_out.to(self.device)
 
     def _positions(self, call: Call, last: bool) -> torch.Tensor:
         """bool [B, T]: the tokens that a site is fitted on."""

