@@ -24,7 +24,7 @@ from rfx.store import Store, atomic_dir
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.curve import Curve, Point
 
-VERSION = 2  # of a point: those of another are not taken from the store
+VERSION = 3  # of a point: those of another are not taken from the store
 
 
 def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str = "latency", seeds: int = 1,
@@ -43,29 +43,30 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     """  # fmt: skip
     targets = _checked(targets)
     ask.require_sweep_folder(Path(out))
-    first = start(_at(recipe, targets[0], by, recipe.seed), store, progress, table)
+    first = start(_at(recipe, targets[0], by), store, progress, table)
     points: list[Point] = []
     warnings: list[str] = []
     part, described, data, infeasible = None, {}, None, None
-    for seed in range(recipe.seed, recipe.seed + seeds):
-        run = first if seed == recipe.seed else start(_at(recipe, targets[0], by, seed), first.store, first.progress, table)
+    for number in range(seeds):
+        run = first if number == 0 else start(_at(_reseeded(recipe, number), targets[0], by), first.store, first.progress, table)
         loaded, workload = prepare(run)
         dense = measure.baseline(run, loaded, workload.task.output_names)
         try:
             scores = decide.score(run, loaded, workload)
             described, data = loaded.describe(), data or workload.data
             for target in targets:
-                run.recipe = _at(run.recipe, target, by, seed)
+                run.recipe = _at(run.recipe, target, by)
                 try:
                     point, found = _point(run, loaded, workload, scores, dense, table)
                 except InfeasibleError as error:
                     infeasible = infeasible or error
-                    point, found = Point(target=target, seed=seed, note=f"{error.what} {error.allowed}"), None
+                    point, found = Point(target=target, seed=run.recipe.seed, note=f"{error.what} {error.allowed}"), None
                 part = found or part
                 points.append(point)
         finally:
             dense.engine.close()
-        warnings += [w for w in run.warnings if w not in warnings]
+        of_points = {w for p in points for w in p.warnings}
+        warnings += [w for w in run.warnings if w not in warnings and w not in of_points]
     if not any(p.accuracy for p in points):
         raise infeasible
     curve = Curve(
@@ -83,14 +84,16 @@ def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores
     recipe, served = run.recipe, run.served_by
     key = run.store.key(  # all that the search, the model and the measurements go by
         VERSION, tool(), "sweep-point", loaded.hash, decide.features_hash(workload.calibration_features),
-        decide.features_hash(workload.evaluation_features), recipe.method.model_dump(mode="json"), recipe.metric, recipe.task_options,
-        recipe.conditions.model_dump(mode="json"), recipe.engine.model_dump(mode="json"), recipe.budget.model_dump(mode="json"),
-        recipe.calibration.batch, recipe.seed, recipe.max_drop, served.name, served.version(), served.device(), run.runtime.name,
+        decide.features_hash(workload.evaluation_features), [[e.hash, e.label] for e in workload.evaluation], recipe.data.labels,
+        recipe.method.model_dump(mode="json"), recipe.metric, recipe.task_options, recipe.conditions.model_dump(mode="json"),
+        vars(served.options) | {"store": None}, recipe.budget.model_dump(mode="json"), recipe.calibration.model_dump(mode="json"),
+        recipe.seed, recipe.max_drop, served.name, served.version(), served.device(), run.runtime.name,
         table.hash if table else "measured here",
     )  # fmt: skip
     kept = run.store.get_json("sweep-point", key)
     if kept is not None:
         return Point.model_validate(kept["point"]), kept["table"]
+    said = len(run.warnings)
     found = close.search_counts(run, loaded, workload, scores, dense, table)
     outcome, _, _ = finish.decide_and_compensate(run, loaded, workload, scores, found.result, found.searcher)
     plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
@@ -109,16 +112,22 @@ def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores
         target=recipe.budget.latency or recipe.budget.flops, seed=recipe.seed, latency=latency, accuracy=accuracy,
         predicted_ratio=predicted, flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
         params_ratio=parameter_count(small) / parameter_count(loaded.model), kept_layers=plan.layers,
+        warnings=run.warnings[said:],
     )  # fmt: skip
     part = found.table and {"key": found.table.key, "hash": found.table.hash, "additivity_error": found.table.additivity_error}
     run.store.put_json("sweep-point", key, {"point": point.model_dump(mode="json"), "table": part})
     return point, part
 
 
-def _at(recipe: Recipe, target: float, by: str, seed: int) -> Recipe:
-    """The recipe at one target and one seed."""
-    calibration = recipe.calibration.model_copy(update={"seed": seed})
-    return recipe.model_copy(update={"budget": Budget(**{by: target}), "seed": seed, "calibration": calibration})
+def _at(recipe: Recipe, target: float, by: str) -> Recipe:
+    """The recipe at one target."""
+    return recipe.model_copy(update={"budget": Budget(**{by: target})})
+
+
+def _reseeded(recipe: Recipe, number: int) -> Recipe:
+    """The recipe with another sample of calibration examples, and other random choices."""
+    calibration = recipe.calibration.model_copy(update={"seed": recipe.calibration.seed + number})
+    return recipe.model_copy(update={"seed": recipe.seed + number, "calibration": calibration})
 
 
 def _checked(targets: Sequence[float]) -> list[float]:

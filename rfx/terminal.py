@@ -179,7 +179,7 @@ def print_environment(here: dict, runtimes) -> None:
 
 def print_curve(curve, out) -> None:
     """A sweep on stdout: one row a target, the recommendation, what was written."""
-    from rfx.report.curve import command, rows_table
+    from rfx.report.curve import rows_table
     from rfx.verify.curve import recommend
 
     console = Console(highlight=False)
@@ -189,7 +189,7 @@ def print_curve(curve, out) -> None:
         console.print(why, soft_wrap=True)
     else:
         console.print(f"recommended: {curve.budget} {best.target:g}, {why}", soft_wrap=True)
-        console.print(f"make it: {command(curve)}", soft_wrap=True)
+        console.print(f"make it: rfx prune-export {out}/recipe.yaml", soft_wrap=True)
     for p in curve.points:
         if p.accuracy is None:
             console.print(f"{curve.budget} {p.target:g}, seed {p.seed}: {p.note}", soft_wrap=True)

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import rfx.sweep as sweeps
 import rfx.verify.latency as verify_latency
 from rfx.cli import app
+from rfx.recipe import make_recipe, read_recipe
 from rfx.verify.curve import Curve, Point, Row, recommend
 from tests.evidences import make_evidence
 
-FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg"}
+FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,9 @@ def test_a_sweep_over_flops_leaves_the_curve_whole(trained, tmp_path):
     page = (out / "sweep.html").read_text()
     best, why = recommend(curve.rows, 5)
     assert why in page and "<svg" in page and not any(s in page for s in ("<script", "<link", "src="))
-    assert f"--flops {best.target:g} --max-drop 5" in page
+    recipe = read_recipe(out / "recipe.yaml")
+    assert recipe.budget.flops == best.target and recipe.max_drop == 5 and recipe.calibration.examples == 64
+    assert recipe.model == str(trained["model"]) and recipe.data.eval == str(trained["eval"])
 
 
 def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
@@ -110,6 +114,25 @@ def test_a_strangers_folder_is_left_alone(trained, tmp_path):
     assert [p.name for p in Path(tmp_path).iterdir()] == ["mine.txt"]
 
 
+def test_every_seed_draws_its_own_sample_from_the_recipes_on(trained):
+    recipe = make_recipe({"seed": 3, "calibration": {"seed": 7, "examples": 64}})
+    assert [(r.seed, r.calibration.seed) for r in (recipe, sweeps._reseeded(recipe, 1))] == [(3, 7), (4, 8)]
+    assert sweeps._at(recipe, 0.5, "flops").calibration == recipe.calibration
+
+
+def test_other_gold_labels_are_another_point(trained, tmp_path):
+    first = run(trained, tmp_path / "a", "--flops", "0.5", "--json", "--quiet")
+    assert first.exit_code == 0, first.output
+    rows = [json.loads(line) for line in Path(trained["eval"]).read_text().splitlines()]
+    rows[0]["label"] = 1 - rows[0]["label"]
+    other = tmp_path / "eval.jsonl"
+    other.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    again = run({**trained, "eval": other}, tmp_path / "b", "--flops", "0.5", "--json", "--quiet")
+    assert again.exit_code == 0, again.output
+    before, after = (json.loads(r.stdout)["points"][0]["accuracy"] for r in (first, again))
+    assert before["dense"] != after["dense"]
+
+
 def row(target, drop, bound, cost=None):
     return Row(target=target, seeds=1, cost=cost or target, drop=drop, lowest=drop, highest=drop, bound=bound)
 
@@ -121,6 +144,8 @@ def test_the_recommended_point_is_the_cheapest_that_is_sure_and_else_the_cheapes
     assert best.target == 0.6 and "1.60" in why
     assert recommend(rows[3:], 1.0)[0] is None and recommend(rows, None)[0] is None
     assert recommend([row(0.5, float("nan"), 0.1)], 1.0)[0] is None
+    twice = row(0.8, 0.0, 0.4).model_copy(update={"seeds": 2})
+    assert recommend([twice, rows[1]], 1.0)[0].target == 0.8  # the cheaper one was out of reach for a seed
 
 
 def test_dominated_targets_are_marked():

@@ -14,7 +14,7 @@ from rfx.verify.curve import Curve, recommend
 if TYPE_CHECKING:
     from rich.table import Table
 
-FILES = ("sweep.json", "sweep.csv", "sweep.html", "sweep.svg")
+FILES = ("sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml")
 _POINT, _LINE, _BEST = "#2563eb", "#9aa4b2", "#15803d"
 _TEMPLATE = Path(__file__).with_name("curve.html.j2")
 
@@ -80,19 +80,27 @@ def page(curve: Curve) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     best, why = recommend(curve.rows, curve.max_drop)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        c=curve, rows=curve.rows, best=best, why=why, svg=plot(curve), cost=cost_name(curve), command=command(curve),
+        c=curve, rows=curve.rows, best=best, why=why, svg=plot(curve), cost=cost_name(curve), timed=any(p.latency for p in curve.points),
         missed=[p for p in curve.points if p.accuracy is None],
     )  # fmt: skip
 
 
-def command(curve: Curve) -> str | None:
-    """The command that makes the recommended model."""
+def recipe_yaml(curve: Curve) -> str | None:
+    """The recipe that makes the recommended model, for `rfx prune-export recipe.yaml`; None where none is recommended."""
+    import yaml
+
     best, _ = recommend(curve.rows, curve.max_drop)
-    return f"rfx prune-export … --{curve.budget} {best.target:g} --max-drop {curve.max_drop:g}" if best else None
+    if best is None:
+        return None
+    recipe = {**curve.recipe, "budget": {curve.budget: best.target}}
+    return f"# The recommended point of a sweep, {curve.tool}.\n" + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
 def write_curve(curve: Curve, folder: Path) -> None:
-    """sweep.json, sweep.csv, sweep.svg and sweep.html."""
+    """sweep.json, sweep.csv, sweep.svg and sweep.html; and recipe.yaml of the recommended point, where there is one."""
+    recipe = recipe_yaml(curve)
+    if recipe is not None:
+        atomic_write_text(folder / "recipe.yaml", recipe)
     atomic_write_text(folder / "sweep.json", curve.model_dump_json(indent=1) + "\n")
     atomic_write_text(folder / "sweep.csv", table_csv(curve))
     atomic_write_text(folder / "sweep.svg", plot(curve) + "\n")

@@ -27,6 +27,7 @@ class Point(_Part):
     flops_ratio: float | None = None
     params_ratio: float | None = None
     kept_layers: list[dict[str, int]] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
 
     @property
     def cost(self) -> float | None:
@@ -85,14 +86,19 @@ def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, 
     """The cheapest target within `max_drop` points, and in a sentence how sure that is.
 
     First those whose interval's upper bound is within the limit for every seed; where there are none, those whose mean is.
+    Targets that a seed did not reach are none of them.
     """
     if max_drop is None:
         return None, "No --max-drop was given, so no point is recommended."
-    rows = [r for r in rows if math.isfinite(r.drop)]
+    whole = max((r.seeds for r in rows), default=0)
+    rows = [r for r in rows if math.isfinite(r.drop) and r.seeds == whole]
     sure = [r for r in rows if r.bound <= max_drop]
     if sure:
         best = min(sure, key=lambda r: r.cost)
-        return best, f"the cheapest point whose drop is within {max_drop:g} points with 95 % confidence"
+        return best, (
+            f"the cheapest point whose drop is within {max_drop:g} points by its whole 95 % interval (picked among {len(rows)} on this "
+            "evaluation set: where much hangs on it, confirm it on another)"
+        )
     likely = [r for r in rows if r.drop <= max_drop]
     if likely:
         best = min(likely, key=lambda r: r.cost)
