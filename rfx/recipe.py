@@ -81,7 +81,7 @@ class Method(_Part):
 
     name: str = "custom"
     scorer: str = "output-metric"
-    scorer_options: dict[str, float] = Field(default_factory=dict)
+    scorer_options: dict[str, int | float | str] = Field(default_factory=dict)
     gradients: Literal["example", "batch"] = "example"
     search: str = "knapsack"
     interactions: Literal["block", "none"] = "block"  # of removed units in the search: the Fisher block or its diagonal

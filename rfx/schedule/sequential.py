@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from rfx.compensate import COMPENSATORS
 from rfx.compensate.streams import Resumed
 from rfx.errors import InfeasibleError, UsageError
 from rfx.plan import Site
@@ -23,10 +24,7 @@ class Sequential(Schedule):
 
     def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
         if not ground.compensator.on_the_way:
-            raise UsageError(
-                "The sequential schedule needs a compensation that can decide on the way.", got=ground.compensator.name,
-                allowed="projection, affine",
-            )  # fmt: skip
+            raise cannot_wait(ground.compensator.name)
         searcher, sites = ground.searcher, list(ground.sites)
         fixed = searcher.dense(sites) - math.fsum(searcher.cost(s, s.units) for s in sites)
         spent = 0.0
@@ -51,3 +49,11 @@ class Sequential(Schedule):
         plan = plan_of(sites, kept, result)
         plan = type(plan)(plan.sites, {**plan.provenance, "predicted": cost})
         return Outcome(plan, done.update, done.sites)
+
+
+def cannot_wait(name: str) -> UsageError:
+    """For a compensation that needs all masks before it begins."""
+    return UsageError(
+        "The sequential schedule needs a compensation that can decide on the way.", got=name,
+        allowed=", ".join(n for n, c in COMPENSATORS.items() if c.on_the_way), next_step="correct method.compensate or method.schedule",
+    )  # fmt: skip

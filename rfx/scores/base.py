@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress
 
@@ -41,6 +43,17 @@ class Scores:
         order = self.orders.get(name)
         order = np.argsort(-importance, kind="stable")[::-1] if order is None else order
         return np.concatenate([[0.0], np.cumsum(importance[order])])
+
+
+def require_option(scorer: str, name: str, value: Any, least: float, *, whole: bool = False, above: bool = False) -> None:
+    """Raises UsageError unless an option is a number (a whole one) of at least `least`, or above it."""
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < least or (above and value == least):
+        raise UsageError(
+            f"An option of the scorer {scorer!r} is out of range.", got=f"{name}: {value!r}",
+            allowed=f"a {'whole ' if whole else ''}number {'above' if above else 'of at least'} {least:g}",
+            next_step="correct method.scorer_options",
+        )  # fmt: skip
 
 
 class Scorer(ABC):

@@ -20,7 +20,7 @@ import numpy as np
 
 from rfx.plan import Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scores
+from rfx.scores.base import Batch, Scores, require_option
 from rfx.scores.divergence import collect_outputs
 from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import knowledge_probe
@@ -45,6 +45,9 @@ class KPrune(GradientScorer):
     def __init__(self, *, lambda_pred: float = LAMBDA_PRED, lambda_rep: float = LAMBDA_REP,
                  temperature: float = TEMPERATURE, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):  # fmt: skip
         super().__init__(seed=seed, tokens_per_pass=tokens_per_pass)
+        require_option(self.name, "lambda_pred", lambda_pred, 0)
+        require_option(self.name, "lambda_rep", lambda_rep, 0)
+        require_option(self.name, "temperature", temperature, 0, above=True)
         self.lambda_pred, self.lambda_rep, self.temperature = lambda_pred, lambda_rep, temperature
         self._teacher: list[dict[str, torch.Tensor]] | None = None
 

@@ -16,7 +16,7 @@ import numpy as np
 from rfx.compensate.gram import Gram
 from rfx.plan import Plan, Site, Update
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scores
+from rfx.scores.base import Batch, Scores, require_option
 from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import fisher_probe
@@ -47,7 +47,10 @@ class OutputMetric(GradientScorer):
     def __init__(self, *, temperature: float = TEMPERATURE, points: int = 0, examples: int = 128, seed: int = 0,
                  tokens_per_pass: int | None = None, **_: Any):  # fmt: skip
         super().__init__(seed=seed, tokens_per_pass=tokens_per_pass)
-        self.temperature, self.points, self.examples = temperature, int(points), int(examples)
+        require_option(self.name, "temperature", temperature, 0, above=True)
+        require_option(self.name, "points", points, 0, whole=True)
+        require_option(self.name, "examples", examples, 1, whole=True)
+        self.temperature, self.points, self.examples = temperature, points, examples
 
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
         return _Metrics(model, sites)

@@ -24,11 +24,13 @@ def require_report_folder(folder: Path) -> None:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Metric and column roles, known before any work."""
+    """Metric, column roles, the parts of the method and whether they go together: all that is known before any work."""
     from rfx.compensate import compensator
     from rfx.schedule import schedule
+    from rfx.schedule.sequential import cannot_wait
     from rfx.scores import scorer
     from rfx.search import search
+    from rfx.stages.decide import make_scorer
     from rfx.tasks import task as task_class
     from rfx.tasks.data import ROLES
 
@@ -40,6 +42,9 @@ def check_names(recipe: Recipe) -> None:
     for find, name in ((scorer, recipe.method.scorer), (search, recipe.method.search),
                        (compensator, recipe.method.compensate), (schedule, recipe.method.schedule)):  # fmt: skip
         find(name)
+    make_scorer(recipe)
+    if recipe.method.schedule == "sequential" and not compensator(recipe.method.compensate).on_the_way:
+        raise cannot_wait(recipe.method.compensate)
     strange = set(recipe.data.columns) - set(ROLES)
     if strange:
         raise UsageError(

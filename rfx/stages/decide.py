@@ -25,6 +25,7 @@ from rfx.stages.run import Run
 from rfx.verify.evidence import SearchPart
 
 FLOPS_GRID = 8  # filters
+RECIPES_OWN = {"seed", "per", "tokens_per_pass"}  # options of a scorer that a recipe says elsewhere, or not at all
 VERSION = 3  # of the scoring: scores of another are not taken from the store
 
 
@@ -41,13 +42,12 @@ def make_scorer(recipe: Recipe, labelled: bool = True) -> Scorer:
     """
     method = recipe.method
     cls = scorer(method.scorer)
-    known = {n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = {n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY} - RECIPES_OWN
     strange = set(method.scorer_options) - known
     if strange:
         raise UsageError(
             f"The scorer {method.scorer!r} does not take this option.", got=", ".join(sorted(strange)),
-            allowed=", ".join(sorted(known - {"seed", "per", "tokens_per_pass"})) or "no options",
-            next_step="correct method.scorer_options",
+            allowed=", ".join(sorted(known)) or "no options", next_step="correct method.scorer_options",
         )  # fmt: skip
     options = {"per": method.gradients, "seed": recipe.seed, **method.scorer_options}
     if not labelled and method.scorer == "fisher":

@@ -64,18 +64,21 @@ def decide_and_compensate(run: Run, loaded: Model, workload: Workload, scores: S
     if method.guard:
         with run.stage("guard"), on_best_device(loaded.model):
             guarded = guard(ground, outcome)
-    if guarded.outcome is not outcome:
+    dropped = guarded.outcome is not outcome
+    if dropped:
+        parts = [n for n, there in ((method.compensate, method.compensate != "none"), ("the polish", polished.ratio not in (None, 1.0))) if there]
         run.warn(
-            f"What {method.compensate} fitted was dropped: on every fifth calibration example it takes the output further from the dense "
+            f"What {' and '.join(parts)} fitted was dropped: on every fifth calibration example it takes the output further from the dense "
             f"model's ({guarded.divergence_before:.4g} without it, {guarded.divergence_after:.4g} with it)."
         )
     part = CompensationPart(
-        method=method.compensate, schedule=method.schedule, accepted=guarded.outcome is outcome,
-        divergence_before=guarded.divergence_before, divergence_after=guarded.divergence_after, polish=polished.ratio,
+        method=method.compensate, schedule=method.schedule, accepted=not dropped,
+        divergence_before=guarded.divergence_before, divergence_after=guarded.divergence_after, polish=1.0 if dropped and polished.ratio is not None else polished.ratio,
     )  # fmt: skip
     rows = [
-        SiteTuning(site=r.site, accepted=r.accepted, held_out_before=r.held_out_before,
-                   held_out_after=r.held_out_after, reason=r.reason, ridge=r.ridge)
+        SiteTuning(site=r.site, accepted=r.accepted and not dropped, held_out_before=r.held_out_before,
+                   held_out_after=r.held_out_after, ridge=r.ridge,
+                   reason="dropped: the output is no nearer" if r.accepted and dropped else r.reason)
         for r in outcome.sites
     ]  # fmt: skip
     return guarded.outcome, part, rows
