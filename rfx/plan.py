@@ -47,6 +47,10 @@ class Site:
     def channels(self) -> int:
         return self.units * self.width
 
+    def channels_of(self, kept: Sequence[int]) -> list[int]:
+        """The channels of some units, in their order."""
+        return [u * self.width + c for u in kept for c in range(self.width)]
+
     def to_json(self) -> dict:
         return {**asdict(self), "kind": self.kind.value, "inputs": list(self.inputs)}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rfx.anatomy.bert import BERT, ELECTRA, ROBERTA
 from rfx.anatomy.distilbert import DISTILBERT
 from rfx.anatomy.family import Family
-from rfx.anatomy.generic import generic_sites, probe_inputs
+from rfx.anatomy.generic import generic_sites, probe_inputs, reads_ahead
 from rfx.errors import UnsupportedModelError
 from rfx.plan import Kind, Site
 
@@ -61,6 +61,12 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
             allowed=supported + ", and encoders whose layers are q, k, v, output projection, and a two-linear FFN",
             next_step="fine-tune one of these families for your task, and prune that",
         )
+    if not family and not reads_ahead(model, sites[-1].layer_path):
+        raise UnsupportedModelError(
+            "This model is a decoder: each token sees only those before it. rfx prunes encoders.", got=type(model).__name__,
+            allowed=supported + ", and encoders with the same layer pattern",
+            next_step="fine-tune one of these families for your task, and prune that",
+        )  # fmt: skip
     return sites
 
 

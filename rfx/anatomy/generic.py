@@ -66,6 +66,29 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     return found
 
 
+def reads_ahead(model: torch.nn.Module, layer_path: str) -> bool:
+    """Whether the first token's hidden state after a layer depends on the last token: false of decoders."""
+    import torch
+
+    inputs = {k: v[:1] for k, v in probe_inputs(model).items()}
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][0, -1] = inputs["input_ids"][0, 0]
+    seen: list[torch.Tensor] = []
+
+    def watch(_module, _args, output):
+        hidden = output[0] if isinstance(output, tuple) else output  # [1, T, d]
+        seen.append(hidden[0, 0].clone())
+
+    handle = model.get_submodule(layer_path).register_forward_hook(watch)
+    try:
+        with torch.no_grad():
+            for some in (inputs, other):
+                model(**some)
+    finally:
+        handle.remove()
+    return not torch.equal(*seen)
+
+
 def _is_norm(module) -> bool:
     return "norm" in type(module).__name__.lower()
 

@@ -205,8 +205,7 @@ class Walk(ABC):
         if reason:
             self.records.append(SiteRecord(site.name, False, reason=reason))
             return None
-        width = torch.arange(site.width, device=kept.device)
-        channels = (kept[:, None] * site.width + width).flatten()
+        channels = torch.tensor(site.channels_of(kept.tolist()), dtype=torch.long, device=kept.device)
         hidden = self.model.get_submodule(site.output).weight.shape[0]
         grams = [Gram(len(channels), hidden, self.device) for _ in range(2 if self.hold_out else 1)]
         return Fit(kept, channels, grams[0], grams[1] if self.hold_out else None)

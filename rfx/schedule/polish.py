@@ -154,7 +154,7 @@ def _scaled(ground: Ground, plan: Plan, update: Update, step: Mapping[str, np.nd
         if not kept:
             continue
         out = ground.model.get_submodule(site.output)
-        channels = torch.tensor([u * site.width + c for u in kept for c in range(site.width)], dtype=torch.long).to(out.weight.device)
+        channels = torch.tensor(site.channels_of(kept), dtype=torch.long).to(out.weight.device)
         weight = update.weights.get(site.name)
         if weight is None:
             weight = output_weight(site, out, kept, channels, update).detach().double().cpu().numpy()

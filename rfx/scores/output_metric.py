@@ -155,7 +155,7 @@ class _Probes:
         shift = (module.weight.detach().double() - weight) @ mean  # [d]
         bias = shift if module.bias is None else module.bias.detach().double() + shift
         plan = Plan.of([site], {site.name: kept})
-        channels = [u * site.width + c for u in plan[site.name].kept for c in range(site.width)]
+        channels = site.channels_of(plan[site.name].kept)
         update = Update({}, {site.name: weight[:, channels].cpu().numpy()}, {site.name: bias.cpu().numpy()})
         with as_student(self.model, [site], plan, update):
             return mean_divergence(self.model, self.batches, self.dense, self.task)

@@ -113,7 +113,7 @@ def shrink(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update |
     resize(small, sites, plan.counts)
     for site in sites:
         kept = list(plan[site.name].kept)
-        channels = torch.tensor([u * site.width + c for u in kept for c in range(site.width)], dtype=torch.long)
+        channels = torch.tensor(site.channels_of(kept), dtype=torch.long)
         out, new_out = model.get_submodule(site.output), small.get_submodule(site.output)
         channels = channels.to(out.weight.device)
         if kept:

@@ -24,7 +24,7 @@ def as_student(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Upda
                 out = model.get_submodule(site.output)
                 before.append((out, out.weight, out.bias))
                 kept = list(plan[site.name].kept)
-                channels = torch.tensor([u * site.width + c for u in kept for c in range(site.width)], dtype=torch.long)
+                channels = torch.tensor(site.channels_of(kept), dtype=torch.long)
                 channels = channels.to(out.weight.device)
                 weight = torch.zeros_like(out.weight)
                 if kept:

@@ -157,3 +157,16 @@ def test_bad_checkpoints_are_named(damage, tmp_path):
         (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
     with pytest.raises(UsageError):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Phi"])
+def test_a_decoder_is_refused(kind):
+    """Its layers look like an encoder's; its head reads the last token, and its calls carry a cache."""
+    import transformers
+
+    sizes = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 66}
+    more = {"ffn_dim": 48, "word_embed_proj_dim": 32} if kind == "OPT" else {"intermediate_size": 48}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **more, pad_token_id=1)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    with pytest.raises(UnsupportedModelError, match="decoder"):
+        find_sites(model)
