@@ -42,7 +42,7 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "kwon-reference-search": {**REFERENCE, "refine": "none", "compensate": "none"},
     "kwon-reference-rearranged": {**REFERENCE, "compensate": "none"},
     "kwon+affine": {**PRESETS["kwon"].model_dump(), "compensate": "affine"},
-    "rfx-no-polish": {**RFX, "polish": False},
+    "rfx+polish": {**RFX, "polish": True},
     "kwon+polish": {**PRESETS["kwon"].model_dump(), "polish": True},
     "rfx-none": {**RFX, "compensate": "none"},
     "rfx-scales": {**RFX, "compensate": "scales"},

@@ -90,7 +90,7 @@ class Method(_Part):
     tuning: Literal["kwon", "kwon-reference"] = "kwon"  # of `scales`
     schedule: str = "oneshot"
     rounds: int = Field(2, ge=1, le=8)  # of the iterated schedule
-    polish: bool = True  # at the end a step over all units' scales at once, on the output itself
+    polish: bool = False  # at the end a step over all units' scales at once, on the output itself
     guard: bool = True  # drop a compensation that takes the output further from the dense model's
     replacement: bool = False  # draw the calibration examples with replacement, as the reference does
 
@@ -101,18 +101,17 @@ PRESETS: dict[str, Method] = {
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
         name="kwon-reference", scorer="fisher", gradients="batch", interactions="none", refine="reference", compensate="scales",
-        tuning="kwon-reference", polish=False, guard=False, replacement=True,
+        tuning="kwon-reference", guard=False, replacement=True,
     ),
     # The paper repaired: dense teacher, every site, per-site acceptance.
-    "kwon": Method(name="kwon", scorer="fisher", refine="best", compensate="scales", polish=False),
+    "kwon": Method(name="kwon", scorer="fisher", refine="best", compensate="scales"),
     # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a ridge, the bias kept.
     "kprune": Method(
-        name="kprune", scorer="kprune", interactions="none", refine="none", compensate="projection", schedule="sequential",
-        polish=False,
+        name="kprune", scorer="kprune", interactions="none", refine="none", compensate="projection", schedule="sequential"
     ),
     # Controls.
-    "magnitude": Method(name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none", polish=False),
-    "random": Method(name="random", scorer="random", interactions="none", refine="none", compensate="none", polish=False),
+    "magnitude": Method(name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"),
+    "random": Method(name="random", scorer="random", interactions="none", refine="none", compensate="none"),
 }  # fmt: skip
 
 
