@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pairs import PAIRS, Pair, checkpoint
+from benchmarks.pairs import EVALUATED, PAIRS, Pair, checkpoint
 from rfx.calibration import Batches
-from rfx.environment import environment
-from rfx.recipe import PRESETS, make_recipe
+from rfx.environment import environment, tool
+from rfx.recipe import PRESETS, Method, make_recipe
 from rfx.runtimes import runtime
 from rfx.scores.divergence import collect_outputs, divergence
 from rfx.stages import decide, finish, load
@@ -44,7 +44,7 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "kwon+affine": {**PRESETS["kwon"].model_dump(), "compensate": "affine"},
     "rfx+polish": {**RFX, "polish": True},
     "kwon+polish": {**PRESETS["kwon"].model_dump(), "polish": True},
-    "rfx-none": {**RFX, "compensate": "none"},
+    "rfx-none": {**RFX, "compensate": "none", "guard": False},
     "rfx-scales": {**RFX, "compensate": "scales"},
     "rfx-projection": {**RFX, "compensate": "projection"},
     "rfx-iterated": {**RFX, "schedule": "iterated", "rounds": 3},
@@ -132,6 +132,15 @@ class Bench:
         return small, facts
 
 
+def resolved(name: str) -> dict:
+    """All that a recipe's method says: a cell of another is made again."""
+    return Method.model_validate(ABLATIONS[name]).model_dump() if name in ABLATIONS else PRESETS[name].model_dump()
+
+
+def stale(cell: dict | None, fresh: dict) -> bool:
+    return cell is None or any(cell.get(part) != value for part, value in fresh.items())
+
+
 def forget_peak() -> None:
     """Start the process's peak memory anew (Linux)."""
     try:
@@ -155,7 +164,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--pairs", nargs="+", default=EVALUATED, choices=list(PAIRS))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=[*PRESETS, *ABLATIONS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--flops", nargs="+", type=float, default=[0.7, 0.6, 0.5, 0.4, 0.3])
@@ -163,6 +172,8 @@ def main() -> None:
     parser.add_argument("--latency", nargs="+", type=float, default=[], help="then these targets of measured latency, seed 0")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
     store = Store(args.cache / "store")
     results = json.loads(args.out.read_text()) if args.out.is_file() else {"schema_version": 1, "cells": {}, "dense": {}}
@@ -175,7 +186,8 @@ def main() -> None:
                 for method in args.recipes:
                     examples = args.examples or pair.examples
                     keys = {share: f"{name}|{method}|{seed}|{share}|{examples}" for share in args.flops}
-                    todo = [share for share in args.flops if keys[share] not in results["cells"]]
+                    fresh = {"method": resolved(method), "tool": tool()}
+                    todo = [share for share in args.flops if stale(results["cells"].get(keys[share]), fresh)]
                     if not todo:
                         continue
                     bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
@@ -183,7 +195,7 @@ def main() -> None:
                         results["dense"][name] = {**bench.judge(bench.loaded.model), "name": bench.task.metric_name}
                     for share in todo:
                         small, facts = bench.prune(method_of(method), share)
-                        cell = {**bench.judge(small), **facts}
+                        cell = {**bench.judge(small), **facts, **fresh, "threads": torch.get_num_threads()}
                         results["cells"][keys[share]] = cell
                         atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
                         print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 from collections import defaultdict
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def mean(cells, name: str) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
+def spread(cells, name: str, digits: int) -> str:
+    """The mean, and with several seeds their standard deviation."""
+    values = [c[name] for c in cells.values() if c.get(name) is not None]
+    deviation = f"±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return number(mean(cells, name), digits) + deviation
+
+
 def usual(flops) -> dict[str, int]:
     """The number of calibration examples that most cells of a pair have."""
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
@@ -66,18 +74,20 @@ def tables(file: Path) -> str:
         recipes = [r for r in _order({k[1] for k in flops if k[0] == pair and k[3] == n})]
         d = dense[pair]
         out += [f"### {pair}", "", f"Dense {d['name']} {d['metric']:.4f}; {n} calibration examples. Each cell: {d['name']} · KL to the dense "
-                f"model{' (squared error)' if d['agreement'] is None else ' · agreement with it'}, means over the seeds; where a cell has fewer of them, how many.", "",
+                f"model{' (squared error)' if d['agreement'] is None else ' · agreement with it'}, means over the seeds (of the metric with the standard deviation); where a cell has fewer of them, how many.", "",
                 "| recipe | seeds | " + " | ".join(f"{s:g} of the FLOPs" for s in shares) + " |", "|---|---|" + "---|" * len(shares)]  # fmt: skip
         for recipe in recipes:
             row, seeds = [], max(len(flops.get((pair, recipe, share, n), {})) for share in shares)
             for share in shares:
                 cells = flops.get((pair, recipe, share, n), {})
-                parts = [number(mean(cells, "metric"), 4), number(mean(cells, "divergence"), 4), number(mean(cells, "agreement"), 3)]
+                parts = [spread(cells, "metric", 4), number(mean(cells, "divergence"), 4), number(mean(cells, "agreement"), 3)]
                 fewer = f" ({len(cells)})" if 0 < len(cells) < seeds else ""
                 row.append(" · ".join(p for p in parts if p) + fewer)
             out.append(f"| `{recipe}` | {seeds} | " + " | ".join(row) + " |")
         out.append("")
-    out += ratios(flops, examples)
+    evaluated = {pair: n for pair, n in examples.items() if not pair.endswith("-val")}  # choices were made on the others
+    out += ratios(flops, evaluated)
+    out += samples(flops)
     out += authors(flops)
     out += costs(flops, examples)
     if latency:
@@ -97,16 +107,38 @@ def ratios(flops, examples) -> list[str]:
     out = ["### Divergence of `rfx` against the others', geometric mean over the pairs and seeds", "",
            "In brackets of how many pairs and seeds.", "",
            "| against | " + " | ".join(f"{s:g}" for s in shares) + " |", "|---|" + "---|" * len(shares)]  # fmt: skip
+    losses = ["### Metric of `rfx` less the others', points", "", "The least over the pairs, each a mean over the seeds that both have.", "",
+              "| against | " + " | ".join(f"{s:g}" for s in shares) + " |", "|---|" + "---|" * len(shares)]  # fmt: skip
     for other in ("kwon-reference", "kwon", "kprune"):
-        row = []
+        row, least = [], []
         for share in shares:
-            logs = []
+            logs, gains = [], []
             for pair, n in examples.items():
                 ours, theirs = flops.get((pair, "rfx", share, n), {}), flops.get((pair, other, share, n), {})
-                logs += [math.log(ours[seed]["divergence"] / theirs[seed]["divergence"]) for seed in ours.keys() & theirs.keys()]
+                both = ours.keys() & theirs.keys()
+                logs += [math.log(ours[seed]["divergence"] / theirs[seed]["divergence"]) for seed in both]
+                if both:
+                    gains.append((100 * statistics.mean(ours[seed]["metric"] - theirs[seed]["metric"] for seed in both), pair))
             row.append(f"1/{math.exp(-sum(logs) / len(logs)):.1f} ({len(logs)})" if logs else "")
+            least.append(f"{min(gains)[0]:+.2f} ({min(gains)[1]})" if gains else "")
         out.append(f"| `{other}` | " + " | ".join(row) + " |")
-    return [*out, ""]
+        losses.append(f"| `{other}` | " + " | ".join(least) + " |")
+    return [*out, "", *losses, ""]
+
+
+def samples(flops) -> list[str]:
+    """What fewer calibration examples cost, where a pair was run with several numbers of them."""
+    rows = []
+    for pair in dict.fromkeys(k[0] for k in flops):
+        sizes = sorted({k[3] for k in flops if k[0] == pair})
+        for recipe in _order({k[1] for k in flops if k[0] == pair}) if len(sizes) > 1 else ():
+            for share in sorted({k[2] for k in flops if k[:2] == (pair, recipe)}, reverse=True):
+                found = {n: flops[pair, recipe, share, n] for n in sizes if (pair, recipe, share, n) in flops}
+                if len(found) > 1:
+                    cells = [f"{n:,}: {number(mean(c, 'divergence'), 4)} ({len(c)})" for n, c in found.items()]
+                    rows.append(f"| {pair} | `{recipe}` | {share:g} | {' · '.join(cells)} |")
+    head = ["### Fewer calibration examples", "", "Divergence by their number; in brackets how many seeds.", "", "| pair | recipe | FLOPs | divergence |", "|---|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
 
 
 def authors(flops) -> list[str]:
@@ -132,8 +164,8 @@ def authors(flops) -> list[str]:
 
 def costs(flops, examples) -> list[str]:
     """Seconds of the stages and peak memory, means over all cells that computed the stage."""
-    out = ["### Seconds and memory", "", "Means over the shares and seeds; stages taken from the store are left out. One thread on a machine that "
-           "was shared: to compare the stages with one another, not for the clock (see cost-minilm.json).", "",
+    out = ["### Seconds and memory", "", "Means over the shares and seeds; stages taken from the store are left out. On cores that other work had a share "
+           "of: to compare the stages with one another, not for the clock (see cost-minilm.json).", "",
            "| pair | recipe | seconds by stage | peak memory |", "|---|---|---|---|"]  # fmt: skip
     rows = len(out)
     for pair, n in examples.items():

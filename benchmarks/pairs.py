@@ -35,6 +35,7 @@ class Pair:
     metric: str | None = None
     max_length: int = 128
     examples: int = 1024  # of calibration
+    checkpoint: str | None = None  # of another pair, to be used here
     judged: int | None = None  # the first so many of the evaluation split; None: all of it
     rows: int | None = None  # of fine-tuning
     epochs: int = 2
@@ -46,6 +47,9 @@ PAIRS = {
     p.name: p
     for p in (
         Pair("minilm-rotten", MINILM, "text-classification", "rotten.train.jsonl.gz", "rotten.test.jsonl.gz", max_length=64),
+        # For choices and ablations: judged on a split that is not the evaluation's.
+        Pair("minilm-rotten-val", MINILM, "text-classification", "rotten.train.jsonl.gz", "rotten.val.jsonl.gz", max_length=64,
+             checkpoint="minilm-rotten"),
         Pair("minilm-sst2", MINILM, "text-classification", "sst2.train.jsonl.gz", "sst2.dev.jsonl.gz", max_length=64, rows=20000,
              epochs=1),
         Pair("minilm-stsb", MINILM, "text-classification", "stsb.train.jsonl.gz", "stsb.dev.jsonl.gz", labels=1,
@@ -56,14 +60,22 @@ PAIRS = {
              max_length=64, examples=512, judged=1000, epochs=2, rate=5e-5),
     )
 }  # fmt: skip
+EVALUATED = [p.name for p in PAIRS.values() if not p.checkpoint]
 
 
 def checkpoint(pair: Pair, data: Path, models: Path | None, cache: Path, progress: Progress | None = None) -> Path:
     """The fine-tuned checkpoint of a pair: a ready one from `models`, or one made once and kept in `cache`."""
+    if pair.checkpoint:
+        return checkpoint(PAIRS[pair.checkpoint], data, models, cache, progress)
     ready = models / pair.name if models else None
     if ready is not None and ready.is_dir():
         return ready
     out = cache / "models" / pair.name
+    if (out / "training.json").is_file():
+        known = json.loads((out / "training.json").read_text())
+        changed = [n for n in ("base", "task", "train", "labels", "rows", "epochs", "rate", "batch", "max_length") if known.get(n) != getattr(pair, n)]
+        if changed:
+            raise SystemExit(f"{out} was fine-tuned otherwise ({', '.join(changed)}): remove it to make it anew")
     if not (out / "config.json").is_file():
         beside = out.with_name(out.name + ".part")
         shutil.rmtree(beside, ignore_errors=True)
@@ -197,7 +209,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=list(PAIRS))
+    parser.add_argument("--only", nargs="*", default=EVALUATED, choices=list(PAIRS))
     args = parser.parse_args()
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
     with Terminal() as progress:

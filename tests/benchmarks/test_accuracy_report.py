@@ -21,9 +21,22 @@ def results(tmp_path):
 
 def test_cells_are_means_over_seeds_and_ratios_geometric_means_over_pairs(tmp_path):
     text = report.tables(results(tmp_path))
-    assert "| `rfx` | 2 | 0.8100 · 0.0100 · 0.900 |" in text and "| `rfx` | 1 | 0.7000 · 0.0200 |" in text
+    assert "| `rfx` | 2 | 0.8100±0.0141 · 0.0100 · 0.900 |" in text and "| `rfx` | 1 | 0.7000 · 0.0200 |" in text
     assert "| `kwon` | 1/5.0 (3) |" in text  # of 8, 8 and 2
     assert "| a | `rfx` | 0.7 | 0.690 | 0.8100 |" in text and "out of reach" in text
+
+
+def test_the_metric_is_compared_over_the_seeds_that_both_have_and_the_worst_pair_is_named(tmp_path):
+    assert "| `kwon` | +0.00 (a) |" in report.tables(results(tmp_path))  # b: 0.7 against 0.6
+
+
+def test_numbers_of_examples_stand_beside_one_another(tmp_path):
+    file = results(tmp_path)
+    found = json.loads(file.read_text())
+    found["cells"]["a|rfx|0|0.5|8"] = {**found["cells"]["a|rfx|0|0.5|64"], "divergence": 0.03}
+    file.write_text(json.dumps(found))
+    assert "| a | `rfx` | 0.5 | 8: 0.0300 (1) · 64: 0.0100 (2) |" in report.tables(file)
+    assert "Fewer calibration" not in report.tables(results(tmp_path))
 
 
 def test_seconds_are_those_of_the_cells_that_computed_a_stage(tmp_path):
