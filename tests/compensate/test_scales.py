@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+import rfx.compensate.scales as scales
 import rfx.compensate.streams as streams
 from rfx.anatomy import find_sites
 from rfx.compensate.gram import Gram, ScaleSystem
 from rfx.compensate.scales import tune
-from rfx.compensate.solve import damped_least_squares, reference_lsmr
+from rfx.compensate.solve import Solution, damped_least_squares, reference_lsmr
 from rfx.errors import UsageError
 from rfx.masks import MaskTap
 from rfx.plan import Kind
@@ -254,6 +255,26 @@ def test_the_reference_leaves_the_first_attention_and_stops_at_a_failure():
         assert all(r.accepted or "empty" in r.reason for r in records[1:])
     with pytest.raises(UsageError, match="teacher"):
         tune(model, sites, masks, data, mode="kwon-reference")
+
+
+def test_the_reference_stops_at_the_first_site_that_fails(monkeypatch):
+    model = make("bert")
+    sites = find_sites(model)
+    masks, data = half_masks(sites), batches(examples(40), 8)
+    teacher = {s.name: np.ones(s.units) for s in sites}
+    solved = []
+
+    def third_fails(system, **options):
+        solved.append(system)
+        return Solution(None, "a scale of 11 is outside [-10, 10]") if len(solved) == 3 else reference_lsmr(system, **options)
+
+    monkeypatch.setattr(scales, "reference_lsmr", third_fails)
+    result = tune(model, sites, masks, data, mode="kwon-reference", teacher_masks=teacher)
+    records = result.sites
+    assert len(solved) == 3 and [r.accepted for r in records] == [False, True, True, False, *[False] * (len(sites) - 4)]
+    assert all(r.reason == f"tuning stopped at {sites[3].name}" for r in records[4:])
+    for site in sites[3:]:  # with the mask that the search gave
+        np.testing.assert_array_equal(result.scales[site.name], masks[site.name])
 
 
 def test_bad_input_is_refused():

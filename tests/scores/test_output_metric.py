@@ -74,3 +74,14 @@ def test_measured_damage_is_the_divergence_of_the_re_solved_site():
     with as_student(model, [site], Plan.of([site], {site.name: []})):
         bare = 40 * mean_divergence(model, data, dense, task)
     assert 0 < total < 1.5 * bare and total != pytest.approx(plain.damage(site.name)[-1])
+    module, features = model.get_submodule(site.output), []
+    handle = module.register_forward_pre_hook(lambda _m, args: features.append(args[0]))
+    collect_outputs(model, data, task)
+    handle.remove()
+    tokens = torch.cat([x[inputs["attention_mask"].bool()] for x, (inputs, _) in zip(features, data)])  # [real tokens, n]
+    # The features' mean goes by the squared gradient; what is kept for the reconstruction is its root (and 2 % of even weight in it).
+    weights = torch.as_tensor(measured.token_weights[site.name]).double().square()
+    mean = (tokens * weights[:, None]).sum(0) / weights.sum()
+    bias = (module.bias + module.weight @ mean).detach().numpy()
+    with as_student(model, [site], Plan.of([site], {site.name: []}), Update(biases={site.name: bias})):
+        assert total == pytest.approx(40 * mean_divergence(model, data, dense, task), rel=1e-3)
