@@ -62,6 +62,12 @@ def test_what_drives_the_stages_knows_nothing_of_the_others():
         assert not [m for m in imports(PACKAGE / f"{name}.py") if m.startswith(f"rfx.{other}")]
 
 
+def test_scorers_know_of_compensation_and_not_the_other_way():
+    """The damage of a unit depends on what can make up for it; a fit needs no scores but the tokens' weights it is given."""
+    for path in (PACKAGE / "compensate").rglob("*.py"):
+        assert not [m for m in imports(path) if m.startswith(("rfx.scores", "rfx.schedule"))]
+
+
 @pytest.mark.parametrize("room", ["runtimes", "anatomy"])
 def test_runtimes_and_anatomy_know_nothing_of_pruning(room):
     forbidden = ("rfx.search", "rfx.scores", "rfx.compensate", "rfx.surgery", "rfx.masks")

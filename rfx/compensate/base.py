@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.compensate.walk import Decide, SiteRecord
 from rfx.plan import Site, Update
 from rfx.progress import Progress
-from rfx.scores.base import Batch
 
 if TYPE_CHECKING:
     import torch

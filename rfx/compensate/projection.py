@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.compensate.base import Compensated, Compensator
 from rfx.compensate.gram import Gram
 from rfx.compensate.walk import Decide, Fit, SiteRecord, Walk
 from rfx.plan import Site, Update
 from rfx.progress import Progress, Silent
-from rfx.scores.base import Batch
 
 if TYPE_CHECKING:
     import torch

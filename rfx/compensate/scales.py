@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.compensate.base import Compensated, Compensator
 from rfx.compensate.gram import ScaleSystem
 from rfx.compensate.solve import damped_least_squares, reference_lsmr
@@ -24,7 +25,6 @@ from rfx.compensate.walk import Fit, SiteRecord, Walk, check_masks
 from rfx.errors import UsageError
 from rfx.plan import Kind, Site, Update
 from rfx.progress import Progress, Silent
-from rfx.scores.base import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rfx.calibration import Batch
 from rfx.device import model_device
 from rfx.errors import UnsupportedModelError, UsageError
 from rfx.plan import Kind, Site
-from rfx.scores.base import Batch
 
 if TYPE_CHECKING:
     import torch

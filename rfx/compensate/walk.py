@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.compensate.gram import Gram
 from rfx.compensate.streams import (
     Call,
@@ -29,7 +30,6 @@ from rfx.device import model_device
 from rfx.errors import UsageError
 from rfx.plan import Kind, Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from rfx.compensate.streams import Resumed
 
-Batch = tuple[dict[str, Any], dict[str, Any]]  # torch tensors by name: (inputs of the model, targets of the task)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from rfx.calibration import Batch
 from rfx.device import model_device
-from rfx.scores.base import Batch
 from rfx.scores.predictive import output_fields
 
 if TYPE_CHECKING:

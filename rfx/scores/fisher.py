@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scores
+from rfx.scores.base import Scores
 from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import fisher_probe
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.plan import Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scores, require_option
+from rfx.scores.base import Scores, require_option
 from rfx.scores.divergence import collect_outputs
 from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import knowledge_probe

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rfx.calibration import Batch
 from rfx.plan import Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scorer, Scores
+from rfx.scores.base import Scorer, Scores
 
 if TYPE_CHECKING:
     import torch

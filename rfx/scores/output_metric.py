@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.compensate.gram import Gram
 from rfx.plan import Plan, Site, Update
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scores, require_option
+from rfx.scores.base import Scores, require_option
 from rfx.scores.divergence import collect_outputs, mean_divergence
 from rfx.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.scores.predictive import fisher_probe

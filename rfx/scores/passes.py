@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rfx.calibration import Batch
 from rfx.device import model_device
 from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.progress import Progress, Silent
-from rfx.scores.base import Batch, Scorer, Scores
+from rfx.scores.base import Scorer, Scores
 from rfx.scores.predictive import Signs
 
 if TYPE_CHECKING:

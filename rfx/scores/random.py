@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.calibration import Batch
 from rfx.plan import Site
 from rfx.progress import Progress
-from rfx.scores.base import Batch, Scorer, Scores
+from rfx.scores.base import Scorer, Scores
 
 if TYPE_CHECKING:
     import torch
