@@ -159,11 +159,13 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets (see python -m benchmarks.pairs --help)")
+    parser.add_argument("--models", type=Path, help="folder of ready checkpoints, by a pair's name")
+    parser.add_argument("--cache", type=Path, required=True, help="where fine-tuned models and scores are kept")
+    parser.add_argument("--out", type=Path, required=True, help="JSON of the results; what it holds is not run again")
     parser.add_argument("--pairs", nargs="+", default=EVALUATED, choices=list(PAIRS))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=[*PRESETS, *ABLATIONS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -205,10 +205,10 @@ def fine_tune(pair: Pair, data: Path, cache: Path, out: Path, progress: Progress
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path)
-    parser.add_argument("--cache", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--models", type=Path, help="folder of ready checkpoints, by a pair's name")
+    parser.add_argument("--cache", type=Path, required=True, help="where fine-tuned models are kept")
     parser.add_argument("--only", nargs="*", default=EVALUATED, choices=list(PAIRS))
     args = parser.parse_args()
     (args.cache / "models").mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,11 @@ def sweep_command(
     seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
     out: Out = Path("rfx-sweep"), json_: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Accuracy and measured latency at many targets: the curve, and which point to take for a --max-drop."""
+    """Accuracy and measured latency at many targets: the curve, and which point to take for a --max-drop.
+
+    Exits with 1 where no point keeps the --max-drop, with 3 where no target can be reached. An earlier sweep in --out is replaced; its
+    points are kept in the cache.
+    """
     with session(json_, quiet) as progress:
         recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, max_drop=max_drop, metric=metric,
                            method=method, batch=batch, sequence=sequence, threads=threads, precision=precision,
@@ -134,6 +138,7 @@ def sweep_command(
         by, targets = shares_of(latency, flops)
         from rfx.sweep import sweep
         from rfx.terminal import print_curve
+        from rfx.verify.curve import max_drop_missed
 
         curve = sweep(recipe, targets, out, by=by, seeds=seeds, progress=progress, table=table_of(table))
         progress.stop()
@@ -141,6 +146,8 @@ def sweep_command(
             print_json(curve.model_dump(mode="json"))
         elif not quiet:
             print_curve(curve, out)
+        if max_drop_missed(curve):
+            raise typer.Exit(int(ExitCode.GATE_FAILED))
 
 
 @app.command("profile")

@@ -74,6 +74,9 @@ def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress 
     """Score and search only: the plan, how it was found, and its predicted latency as a share of the dense one."""  # fmt: skip
     run = start(recipe, store, progress, table)
     ask.require_budget(recipe)
+    if recipe.method.schedule != "oneshot":
+        run.warn(f"The {recipe.method.schedule} schedule searches again as it compensates: prune-export's counts will differ from this plan, "
+                 "which is its first search.")  # fmt: skip
     loaded, workload = prepare(run)
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)

@@ -77,7 +77,8 @@ class Budget(_Part):
 
 
 class Method(_Part):
-    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the known combinations."""
+    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the known combinations; one of these
+    names with other keys beside it starts from that combination, any other name is a label."""
 
     name: str = "custom"
     scorer: str = "output-metric"
@@ -145,6 +146,10 @@ class Recipe(_Part):
             if name not in PRESETS:
                 raise ValueError(f"method: {name!r} is not a known method; known: {', '.join(PRESETS)}")
             data = {**data, "method": PRESETS[name].model_copy()}
+        elif isinstance(data, Mapping) and isinstance(data.get("method"), Mapping):
+            start = PRESETS.get(data["method"].get("name")) if isinstance(data["method"].get("name"), str) else None
+            if start is not None:
+                data = {**data, "method": {**start.model_dump(), **data["method"]}}
         return data
 
 
@@ -164,6 +169,24 @@ OPTIONS = {
 }  # fmt: skip
 
 
+_EXPECTED = {  # what pydantic's errors of kind ask for
+    "bool_parsing": "true or false", "bool_type": "true or false", "int_parsing": "a whole number", "int_type": "a whole number",
+    "int_from_float": "a whole number", "float_parsing": "a number", "float_type": "a number", "string_type": "a text",
+    "list_type": "a list", "dict_type": "a mapping of keys", "model_type": "a mapping of keys", "model_attributes_type": "a mapping of keys",
+}  # fmt: skip
+
+
+def _section(path: tuple) -> type[BaseModel]:
+    """The part of a recipe at a place in it, e.g. ("method",)."""
+    found: type[BaseModel] = Recipe
+    for name in path:
+        field = found.model_fields.get(str(name))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        found = field.annotation
+    return found
+
+
 def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     """Validate; every mistake is named with its place, what was got and what is allowed.
 
@@ -173,21 +196,28 @@ def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        problems, values, unknown = [], [], False
+        problems, values, allowed = [], [], []
         for e in error.errors():
             place = ".".join(str(p) for p in e["loc"]) or "the document"
             option = OPTIONS.get(place)
             message = e["msg"].removeprefix("Value error, ")
+            given = e["input"]
             if e["type"] == "extra_forbidden":
-                unknown = True
-                near = difflib.get_close_matches(str(e["loc"][-1]), Recipe.model_fields, 1)
+                keys = list(_section(e["loc"][:-1]).model_fields)
+                near = difflib.get_close_matches(str(e["loc"][-1]), keys, 1)
                 message = "there is no such key" + (f"; did you mean {near[0]}?" if near else "")
+                allowed.append("the keys " + ", ".join(keys))
+            elif e["type"] in _EXPECTED:
+                message, expected = "it is of the wrong kind", _EXPECTED[e["type"]]
+                allowed.append(f"{place}: {expected}")
+            elif message.startswith("method: ") and isinstance(given, Mapping):
+                place, given, message = "method", given.get("method"), "there is no method of this name"
+                allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
             problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
-            values.append(f"{place} = {e['input']!r:.80}")
+            values.append(f"{place} = {given!r:.80}")
         raise UsageError(
-            f"{where} is not valid: " + "; ".join(problems), got="; ".join(values),
-            allowed="the keys " + ", ".join(Recipe.model_fields) if unknown else None,
-            next_step="correct it; docs/recipes.md has every key" if unknown else "give a value in this range",
+            f"{where} is not valid: " + "; ".join(problems), got="; ".join(values), allowed="; ".join(dict.fromkeys(allowed)) or None,
+            next_step="correct it; docs/recipes.md has every key" if allowed else "give a value in this range",
         ) from None  # fmt: skip
 
 

@@ -54,8 +54,9 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
         try:
             scores = decide.score(run, loaded, workload)
             described, data = loaded.describe(), data or workload.data
-            for target in targets:
+            for place, target in enumerate(targets, 1 + number * len(targets)):
                 run.recipe = _at(run.recipe, target, by)
+                run.progress.note(f"{by} {target:g}, seed {run.recipe.seed}: {place} of {seeds * len(targets)}")
                 try:
                     point, found = _point(run, loaded, workload, scores, dense, table)
                 except InfeasibleError as error:
@@ -92,6 +93,7 @@ def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores
     )  # fmt: skip
     kept = run.store.get_json("sweep-point", key)
     if kept is not None:
+        run.progress.note("taken from an earlier sweep")
         return Point.model_validate(kept["point"]), kept["table"]
     said = len(run.warnings)
     found = close.search_counts(run, loaded, workload, scores, dense, table)

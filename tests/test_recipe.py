@@ -58,3 +58,24 @@ def test_files_beside_a_recipe_are_found(tmp_path):
     (tmp_path / "r.yaml").write_text("data: {train: train.jsonl, eval: glue/sst2}")
     recipe = read_recipe(tmp_path / "r.yaml")
     assert recipe.data.train == str(tmp_path / "train.jsonl") and recipe.data.eval == "glue/sst2"
+
+
+def test_a_known_method_with_changes_starts_from_that_method():
+    changed = make_recipe({"method": {"name": "kwon", "polish": True}}).method
+    assert changed == PRESETS["kwon"].model_copy(update={"polish": True})
+    own = make_recipe({"method": {"name": "mine", "scorer": "fisher"}}).method
+    assert own.name == "mine" and own.compensate == PRESETS["rfx"].compensate
+    for preset in PRESETS.values():  # what evidence holds is read back as it was
+        assert make_recipe({"method": preset.model_dump()}).method == preset
+
+
+@pytest.mark.parametrize("method, said, allowed", [
+    ({"serch": "knapsack"}, "did you mean search?", "compensate"), ({"polish": "maybe"}, "method.polish", "true or false"),
+    (["rfx"], "method", "a mapping of keys"), (None, "method", "a mapping of keys"), ("rfxx", "no method of this name", "kprune"),
+    ({"rounds": 2.5}, "method.rounds", "a whole number"), ({"scorer_options": 3}, "scorer_options", "a mapping of keys"),
+])  # fmt: skip
+def test_a_mistake_in_the_method_is_answered_with_what_is_allowed_there(method, said, allowed):
+    with pytest.raises(UsageError) as error:
+        make_recipe({"method": method})
+    assert said in error.value.what and allowed in error.value.allowed and "schema_version" not in error.value.allowed
+    assert "Method" not in error.value.what and len(str(error.value.got)) < 160

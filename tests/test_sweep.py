@@ -11,6 +11,7 @@ import rfx.sweep as sweeps
 import rfx.verify.latency as verify_latency
 from rfx.cli import app
 from rfx.recipe import make_recipe, read_recipe
+from rfx.report.curve import points
 from rfx.verify.curve import Curve, Point, Row, recommend
 from tests.evidences import make_evidence
 
@@ -105,6 +106,16 @@ def test_what_is_out_of_reach_is_said_and_the_rest_goes_on(trained, tmp_path):
 def test_targets_that_are_none_are_refused(trained, tmp_path, more, said):
     result = run(trained, tmp_path / "out", *more)
     assert result.exit_code == 2 and said in result.output and not (tmp_path / "out").exists()
+
+
+def test_a_sweep_that_keeps_no_limit_fails_in_ci(trained, tmp_path):
+    result = run(trained, tmp_path / "a", "--flops", "0.05", "--method", "random", "--max-drop", "0")
+    assert result.exit_code == 1 and "No point keeps the drop within 0 points" in result.output, result.output
+    assert {p.name for p in (tmp_path / "a").iterdir()} == FILES - {"recipe.yaml"}
+
+
+def test_points_have_no_sign_where_they_are_nothing():
+    assert [points(x) for x in (-0.001, 0.0, 0.004, -0.2, 1.0)] == ["0.00", "0.00", "0.00", "-0.20", "1.00"]
 
 
 def test_a_strangers_folder_is_left_alone(trained, tmp_path):

@@ -35,6 +35,12 @@ def table_csv(curve: Curve) -> str:
     return out.getvalue()
 
 
+def points(value: float) -> str:
+    """Points of a metric with two digits, never -0.00."""
+    text = f"{value:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
 def cost_name(curve: Curve) -> str:
     if any(p.latency for p in curve.points):
         return "measured latency, share of dense"
@@ -80,7 +86,7 @@ def page(curve: Curve) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     best, why = recommend(curve.rows, curve.max_drop)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        c=curve, rows=curve.rows, best=best, why=why, svg=plot(curve), cost=cost_name(curve), timed=any(p.latency for p in curve.points),
+        c=curve, rows=curve.rows, points=points, best=best, why=why, svg=plot(curve), cost=cost_name(curve), timed=any(p.latency for p in curve.points),
         missed=[p for p in curve.points if p.accuracy is None],
     )  # fmt: skip
 
@@ -119,5 +125,5 @@ def rows_table(curve: Curve) -> Table:
     for r in curve.rows:
         spread = f"{r.lowest:+.2f} to {r.highest:+.2f}" if r.seeds > 1 else ""
         mark = "recommended" if best and r.target == best.target else "dominated" if r.dominated else ""
-        table.add_row(f"{r.target:g}", f"{r.cost:.3f}", f"{r.drop:.2f}", f"{r.bound:.2f}", spread, mark)
+        table.add_row(f"{r.target:g}", f"{r.cost:.3f}", points(r.drop), points(r.bound), spread, mark)
     return table

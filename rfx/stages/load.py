@@ -198,15 +198,21 @@ def load_workload(run: Run, loaded: Model) -> Workload:
         )  # fmt: skip
     train = task.examples(load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train),
                           need_labels=False)
-    evaluation = task.examples(load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval))
+    rows = load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval)
+    try:
+        evaluation = task.examples(rows)
+    except UsageError as error:
+        raise UsageError(f"The evaluation examples: {error.what}", got=error.got, allowed=error.allowed,
+                         next_step=error.next_step or "correct the --eval file; only --train may go without labels") from None  # fmt: skip
     train, dropped = drop_overlap(train, evaluation)
     if dropped:
         run.warn(f"{dropped} training examples stand in the evaluation set too; they are left out of calibration.")
     if len(train) < 8:
         raise UsageError(
-            "Too few training examples are left to calibrate on.", got=f"{len(train)} after leaving out {dropped} that "
-            "are in the evaluation set", allowed="at least 8, better 512 to 2048",
-            next_step="give a --train file other than the --eval file",
+            "There are too few training examples to calibrate on.",
+            got=f"{len(train)}" + (f" after leaving out {dropped} that are in the evaluation set" if dropped else ""),
+            allowed="at least 8, better 512 to 2048",
+            next_step="give a --train file other than the --eval file" if dropped else "give a --train file with more of them",
         )  # fmt: skip
     wanted = recipe.calibration.examples
     rows = choose(train, wanted, recipe.calibration.seed, replacement=recipe.method.replacement)

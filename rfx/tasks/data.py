@@ -47,7 +47,8 @@ def load_examples(source: str | Path, *, split: str | None = None, limit: int | 
     else:
         rows = _read_dataset(str(source), split or "train")
     if not rows:
-        raise UsageError("There are no examples in it.", got=str(source), next_step="give a file with labelled examples")
+        raise UsageError("There are no examples in it.", got=str(source), allowed="at least one; labels only where accuracy is measured",
+                         next_step="give a file with examples")  # fmt: skip
     return rows[:limit] if limit else rows
 
 
@@ -64,10 +65,11 @@ def _read_file(path: Path) -> list[Row]:
     if kind not in (".json", ".jsonl", ".txt"):
         raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as stream:
+        # Lines end at a line feed alone: texts may hold carriage returns.
+        with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as stream:
             text = stream.read()
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error)) from None
+        raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error), allowed=FORMATS, next_step="save it as UTF-8") from None
     if kind == ".txt":
         return [{"text": line.strip()} for line in text.split("\n") if line.strip()]
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)

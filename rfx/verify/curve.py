@@ -107,3 +107,8 @@ def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, 
             "a larger evaluation set may say otherwise"
         )
     return None, f"No point keeps the drop within {max_drop:g} points: ask for a higher target, or start from a better model."
+
+
+def max_drop_missed(curve: Curve) -> bool:
+    """Whether a limit was given and no point keeps it."""
+    return curve.max_drop is not None and recommend(curve.rows, curve.max_drop)[0] is None
