@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from rfx.command_line import print_json, publish, recipe_of, session, shares_of, table_of, task_of
-from rfx.errors import ExitCode
+from rfx.errors import ExitCode, is_interrupt
 from rfx.options import (  # noqa: I001
     AllowInconclusive,
     Batch,
@@ -309,7 +309,9 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPT))
-    except Exception:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+    except Exception as error:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+        if is_interrupt(error):
+            sys.exit(int(ExitCode.INTERRUPT))
         import traceback
 
         traceback.print_exc()

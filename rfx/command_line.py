@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from rfx.errors import ExitCode, UsageError, UserError
+from rfx.errors import ExitCode, UsageError, UserError, is_interrupt
 
 
 @contextmanager
@@ -44,7 +44,11 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
             print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
         terminal.error(message + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or run this on the server")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
-    except Exception as error:  # a full disk, a folder without permission: the machine's fault, not a bug of rfx
+    except Exception as error:
+        if is_interrupt(error):
+            _say_interrupted(as_json, terminal)
+            raise typer.Exit(int(ExitCode.INTERRUPT)) from None
+        # A full disk, a folder without permission: the machine's fault, not a bug of rfx.
         message = _disk_problem(error)
         if message is None:
             raise
@@ -53,10 +57,14 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
         terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
-        if as_json:
-            print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
-        terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
+        _say_interrupted(as_json, terminal)
         raise typer.Exit(int(ExitCode.INTERRUPT)) from None
+
+
+def _say_interrupted(as_json: bool, terminal: Any) -> None:
+    if as_json:
+        print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
+    terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
 
 
 def _disk_problem(error: BaseException) -> str | None:

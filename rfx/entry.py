@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from rfx.errors import ExitCode, UserError
+from rfx.errors import ExitCode, UserError, is_interrupt
 
 
 def run_command(command: Callable[[], int], *, interrupted: str) -> int:
@@ -32,7 +32,10 @@ def run_command(command: Callable[[], int], *, interrupted: str) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted. {interrupted}", file=sys.stderr)
         return int(ExitCode.INTERRUPT)
-    except Exception:  # a bug: said in full, and never with the exit code of a failed gate
+    except Exception as error:  # a bug: said in full, and never with the exit code of a failed gate
+        if is_interrupt(error):
+            print(f"Interrupted. {interrupted}", file=sys.stderr)
+            return int(ExitCode.INTERRUPT)
         traceback.print_exc()
         print("error: this is a bug of rfx. Please report it with the lines above.", file=sys.stderr)
         return int(ExitCode.INTERNAL_CHECK)

@@ -26,6 +26,17 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     return (lines[0] if lines else type(error).__name__)[:limit]
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an exception is what became of an interrupt: Python wraps one that arrives while a class is being made, and
+    libraries wrap what they catch."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
 class UserError(Exception):
     """An error the user can act on.
 

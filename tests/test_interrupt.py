@@ -92,6 +92,24 @@ def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(trained, 
     assert "gates" in last
 
 
+def test_an_interrupt_that_a_library_wrapped_is_still_one(trained, tmp_path, monkeypatch):
+    """As Python does with one that arrives while a class is being made."""
+    real = Run.stage
+
+    @contextmanager
+    def wrapped(self, name):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+        with real(self, name) as clock:
+            yield clock
+
+    monkeypatch.setattr(Run, "stage", wrapped)
+    result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    assert result.exit_code == 130 and json.loads(result.stdout)["exit_code"] == 130 and not (tmp_path / "out").exists()
+
+
 def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
     environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen([sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")], env=environment,
