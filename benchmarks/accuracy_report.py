@@ -199,7 +199,7 @@ def plot(file: Path) -> str:
     examples = usual(flops)
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
                                 "axes.spines.right": False, "svg.hashsalt": "accuracy"}):  # fmt: skip
-        figure = Figure(figsize=(3.1 * len(examples), 3.1), layout="constrained")
+        figure = Figure(figsize=(3.1 * len(examples), 3.3), layout="constrained")
         axes = figure.subplots(1, len(examples), squeeze=False)[0]
         for ax, (pair, n) in zip(axes, examples.items()):
             for recipe in _order({k[1] for k in flops if k[0] == pair and k[3] == n}):
@@ -209,7 +209,7 @@ def plot(file: Path) -> str:
                 ax.plot([x for x, _ in points], [y for _, y in points], ".-", color=COLOURS[recipe], label=recipe, linewidth=1.4)
             ax.set(title=pair, xlabel="FLOPs kept", yscale="log")
         axes[0].set_ylabel("divergence from the dense model")
-        axes[0].legend(frameon=False, fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS), frameon=False, fontsize=8)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
