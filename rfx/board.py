@@ -7,7 +7,6 @@ the table back there. No torch, no transformers, no onnx, no typer.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -23,7 +22,7 @@ from rfx.cost.bundle import Bundle
 from rfx.cost.latency import check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import write_table
-from rfx.entry import run_command, start
+from rfx.entry import result, run_command, say, start
 from rfx.errors import ExitCode, UsageError
 from rfx.export.blocks import BlockShape
 from rfx.plan import Plan
@@ -86,7 +85,7 @@ class _Lines:
 
     def note(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def warn(self, text: str) -> None:
         self.note(f"warning: {text}")
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _env() -> int:
     for name in RUNTIMES:
         here = runtime_class(name).availability()
-        print(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}")
+        sys.stdout.write(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}\n")
     return int(ExitCode.PASS)
 
 
@@ -150,7 +149,7 @@ def _profile(options) -> int:
     error = table.additivity_error
     facts = {"written": str(options.out), "runtime": table.key.version, "device": table.key.device,
              "additivity_error": None if error is None else round(error, 4), "seconds": table.measured.get("seconds")}  # fmt: skip
-    print(json.dumps(facts))
+    result(facts)
     if error is not None and error > ADDITIVITY_LIMIT:
         progress.warn(f"the table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}); fix the clocks and run again")
     return int(ExitCode.PASS)

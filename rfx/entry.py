@@ -5,13 +5,24 @@ Standard library only. `rfx` itself has the same rules in rfx/command_line.py, w
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from rfx.errors import ExitCode, UserError, is_interrupt
+
+
+def say(text: str) -> None:
+    """A line for the person who watches, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def result(facts: Mapping[str, Any]) -> None:
+    """The one line of JSON that a command gives, on stdout."""
+    print(json.dumps(facts), flush=True)
 
 
 def run_command(command: Callable[[], int], *, interrupted: str) -> int:
@@ -23,21 +34,21 @@ def run_command(command: Callable[[], int], *, interrupted: str) -> int:
     try:
         return command()
     except UserError as error:
-        print(f"error: {error.render()}", file=sys.stderr)
+        say(f"error: {error.render()}")
         return int(error.exit_code)
     except OSError as error:
         what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        print(f"error: {what}\n  next:    free space or permissions there, then run again", file=sys.stderr)
+        say(f"error: {what}\n  next:    free space or permissions there, then run again")
         return int(ExitCode.ENVIRONMENT)
     except KeyboardInterrupt:
-        print(f"Interrupted. {interrupted}", file=sys.stderr)
+        say(f"Interrupted. {interrupted}")
         return int(ExitCode.INTERRUPT)
     except Exception as error:  # a bug: said in full, and never with the exit code of a failed gate
         if is_interrupt(error):
-            print(f"Interrupted. {interrupted}", file=sys.stderr)
+            say(f"Interrupted. {interrupted}")
             return int(ExitCode.INTERRUPT)
         traceback.print_exc()
-        print("error: this is a bug of rfx. Please report it with the lines above.", file=sys.stderr)
+        say("error: this is a bug of rfx. Please report it with the lines above.")
         return int(ExitCode.INTERNAL_CHECK)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfx.entry import run_command, start
+from rfx.entry import result, run_command, say, start
 from rfx.errors import ExitCode
 from rfx.quantize import INSTALL, METHODS, PRECISIONS, quantize
 
@@ -36,14 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Quantize one file and print one line of JSON; returns the exit code (those of `rfx.errors.ExitCode`)."""
     options = _parser().parse_args(argv)
 
-    def note(text: str) -> None:
-        if not options.quiet:
-            print(text, file=sys.stderr, flush=True)
-
     def command() -> int:
         facts = quantize(options.model, options.calibration, options.out, precision=options.precision, attention=options.attention,
-                         method=options.method, note=note, chatter=sys.stderr if options.verbose else None)  # fmt: skip
-        print(json.dumps(facts))
+                         method=options.method, note=(lambda text: None) if options.quiet else say, chatter=sys.stderr if options.verbose else None)  # fmt: skip
+        result(facts)
         return int(ExitCode.PASS)
 
     return run_command(command, interrupted="Nothing was written.")
