@@ -111,42 +111,47 @@ def residual_probe(
     The scalar is v . z with v as in `fisher_probe` of the *teacher's* distribution q: E[(v . d)^2] = d^T F(q) d, twice KL(q ||
     q') to second order for logits that differ by d. Of a regression the output itself and its error.
     """
-    import torch
-
-    total = goal = None
     size = len(getattr(outputs, names[0]))
-    truth = output_fields(SimpleNamespace(**teacher), inputs, names)
-    for field, ((kind, logits, examples), (_, wanted, _)) in enumerate(zip(output_fields(outputs, inputs, names), truth, strict=True)):
-        with torch.no_grad():
-            v = torch.ones_like(wanted) if kind == "value" else _root((wanted / temperature).softmax(-1), examples, signs, field)
-            v = _independent(kind, v, examples, size, signs, field)
-            away = logits.new_zeros(size).index_add(0, examples, (v * (wanted - logits)).sum(-1))
-        scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
-        total, goal = (scalar, away) if total is None else (total + scalar, goal + away)
+    total = goal = 0.0
+    for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
+        v = wanted.new_ones(wanted.shape) if kind == "value" else _root((wanted / temperature).softmax(-1), examples, signs, field)
+        v = _independent(kind, v, examples, size, signs, field)
+        total = total + _by_example(v * logits, examples, size)
+        goal = goal + _by_example(v * (wanted - logits.detach()), examples, size)
     return total, goal
 
 
 def _probe(outputs, inputs, names, signs, teacher, temperature) -> torch.Tensor:
     import torch
 
-    total = None
-    truth = output_fields(SimpleNamespace(**teacher), inputs, names) if teacher is not None else None
-    for field, (kind, logits, examples) in enumerate(output_fields(outputs, inputs, names)):
-        size = len(getattr(outputs, names[0]))
-        with torch.no_grad():
-            q = next(truth)[1] if truth is not None else logits.detach()
-            if kind == "value":
-                v = torch.sqrt(1.0 + (logits - q).square())  # E[v^2] of a unit Gaussian around the teacher's value
-            else:
-                q = (q / temperature).softmax(-1)
-                v = _root(q, examples, signs, field)
-                if truth is not None:
-                    v = v + ((logits / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
-                v = temperature * v
-            v = _independent(kind, v, examples, size, signs, field)
-        scalar = logits.new_zeros(size).index_add(0, examples, (v * logits).sum(-1))
-        total = scalar if total is None else total + scalar
+    size = len(getattr(outputs, names[0]))
+    total = 0.0
+    for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
+        z = logits.detach()
+        if kind == "value":
+            v = torch.sqrt(1.0 + (z - wanted).square())  # E[v^2] of a unit Gaussian around the teacher's value
+        else:
+            q = (wanted / temperature).softmax(-1)
+            v = _root(q, examples, signs, field)
+            if teacher is not None:
+                v = v + ((z / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
+            v = temperature * v
+        total = total + _by_example(_independent(kind, v, examples, size, signs, field) * logits, examples, size)
     return total
+
+
+def _beside(outputs, inputs, names, teacher):
+    """(number, kind, logits, the teacher's, example of each row) of every output distribution; a model without a teacher is
+    its own. The teacher's have no gradient."""
+    other = outputs if teacher is None else SimpleNamespace(**teacher)
+    pairs = zip(output_fields(outputs, inputs, names), output_fields(other, inputs, names), strict=True)
+    for field, ((kind, logits, examples), (_, wanted, _)) in enumerate(pairs):
+        yield field, kind, logits, wanted.detach(), examples
+
+
+def _by_example(values: torch.Tensor, examples: torch.Tensor, size: int) -> torch.Tensor:
+    """Sums of [rows, classes] over the rows of each example, [size]."""
+    return values.new_zeros(size).index_add(0, examples, values.sum(-1))
 
 
 def _independent(kind, v, examples, size, signs, field) -> torch.Tensor:
