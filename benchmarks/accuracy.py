@@ -210,16 +210,18 @@ def at_latency(pair: Pair, model: Path, args, method: str, store: Store, progres
     """The same at equal measured latency: what `rfx sweep --latency` does."""
     examples = args.examples or pair.examples
     keys = {t: f"{pair.name}|{method}|0|latency {t}|{examples}" for t in args.latency}
-    todo = [t for t, key in keys.items() if key not in results["cells"]]
+    fresh = {"method": resolved(method), "tool": tool()}
+    todo = [t for t, key in keys.items() if stale(results["cells"].get(key), fresh)]
     if not todo:
         return
     recipe = recipe_of(pair, model, args.data, method_of(method), 0, 0.5, examples).model_copy(update={"target": "ort"})
     with tempfile.TemporaryDirectory() as folder:
         curve = sweep(recipe, todo, Path(folder) / "sweep", store=store, progress=progress)
     for p in curve.points:
-        cell = {"note": p.note} if p.accuracy is None else {
-            "metric": p.accuracy.pruned, "agreement": p.accuracy.agreement, "ratio": p.latency.ratio, "interval": p.latency.interval,
-            "flops_kept": p.flops_ratio, "layers": p.kept_layers,
+        cell = {"note": p.note, **fresh} if p.accuracy is None else {
+            "metric": p.accuracy.pruned, "dense": p.accuracy.dense, "agreement": p.accuracy.agreement, "divergence": p.accuracy.divergence,
+            "ratio": p.latency.ratio, "interval": p.latency.interval, "flops_kept": p.flops_ratio, "layers": p.kept_layers,
+            "warnings": p.warnings, **fresh,
         }  # fmt: skip
         results["cells"][keys[p.target]] = cell
         print(keys[p.target], {k: v for k, v in cell.items() if k != "layers"}, flush=True)

@@ -91,12 +91,14 @@ def tables(file: Path) -> str:
     out += authors(flops)
     out += costs(flops, examples)
     if latency:
-        out += ["### At equal measured latency (ONNX Runtime on a CPU, one thread)", "", "| pair | recipe | target | measured | metric |",
-                "|---|---|---|---|---|"]  # fmt: skip
+        out += ["### At equal measured latency (ONNX Runtime on a CPU, one thread)", "",
+                "Whole sweeps: the counts come from a latency table, the ratio is measured on the finished models. Divergence and agreement are of the engines' outputs.", "",
+                "| pair | recipe | target | measured, 95 % | metric | divergence | agreement |", "|---|---|---|---|---|---|---|"]  # fmt: skip
         for (pair, recipe, target, _), cells in sorted(latency.items()):
             c = next(iter(cells.values()))
-            measured = f"{c['ratio']:.3f}" if "ratio" in c else c.get("note", "")
-            out.append(f"| {pair} | `{recipe}` | {target:g} | {measured} | {number(c.get('metric', math.nan), 4)} |")
+            measured = f"{c['ratio']:.3f}, {c['interval'][0]:.3f} to {c['interval'][1]:.3f}" if "ratio" in c else c.get("note", "")
+            figures = (number(mean(cells, name), digits) for name, digits in (("metric", 4), ("divergence", 4), ("agreement", 3)))
+            out.append(f"| {pair} | `{recipe}` | {target:g} | {measured} | {' | '.join(figures)} |")
         out.append("")
     return "\n".join(out)
 

@@ -13,6 +13,7 @@ from rfx.cli import app
 from rfx.cost.table_file import read_table
 from rfx.export.onnx import site_shapes
 from rfx.plan import Plan, Site
+from rfx.stages import check
 
 
 def run(*args):
@@ -81,11 +82,17 @@ def test_every_report_is_there(built):
 
 
 def test_a_second_run_takes_scores_and_baseline_from_the_store(built, trained, monkeypatch):
-    folder, _ = built
+    folder, first = built
     monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
+    evaluated, evaluate = [], check.evaluate
+    monkeypatch.setattr(check, "evaluate", lambda *a: evaluated.append(a[-1]) or evaluate(*a))
     result = run("prune-export", *options(trained), "--flops", "0.3", "--out", folder / "second", "--json")
-    stages = {s["name"]: s["cached"] for s in json.loads(result.stdout)["stages"]}
+    evidence = json.loads(result.stdout)
+    stages = {s["name"]: s["cached"] for s in evidence["stages"]}
     assert stages["score"] and stages["dense baseline"]
+    assert evaluated == ["evaluating the pruned model"]  # the dense one's outputs are in the store
+    assert evidence["accuracy"]["dense"] == first["accuracy"]["dense"]
+    assert 0 < first["accuracy"]["divergence"] < evidence["accuracy"]["divergence"]  # half of the FLOPs kept, and 0.3
 
 
 def test_verify_measures_again(built, monkeypatch):
@@ -103,7 +110,7 @@ def test_verify_judges_another_file_of_the_same_model(built, monkeypatch, tmp_pa
     monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
     dense = next((folder / "cache" / "dense").rglob("model.onnx"))
     evidence = json.loads(run("verify", folder / "out", "--onnx", dense, "--json").stdout)
-    assert evidence["accuracy"]["drop"] == 0 and any("keep model.onnx" in w for w in evidence["warnings"])
+    assert evidence["accuracy"]["drop"] == 0 and evidence["accuracy"]["divergence"] < 1e-9 and any("keep model.onnx" in w for w in evidence["warnings"])
     assert 0.8 < evidence["latency"]["ratio"] < 1.25
     missing = run("verify", folder / "out", "--onnx", tmp_path / "no.onnx")
     assert missing.exit_code == 2 and "no.onnx" in missing.output

@@ -24,12 +24,12 @@ def table_csv(curve: Curve) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["target", "seed", "latency_ratio", "latency_low", "latency_high", "speedup", "metric", "dense", "pruned", "drop_points",
-                     "drop_low", "drop_high", "agreement", "flops_ratio", "params_ratio", "note"])  # fmt: skip
+                     "drop_low", "drop_high", "agreement", "divergence", "flops_ratio", "params_ratio", "note"])  # fmt: skip
     for p in curve.points:
         lat, acc = p.latency, p.accuracy
         row = [p.target, p.seed]
         row += [lat.ratio, *lat.interval, lat.speedup] if lat else [""] * 4
-        row += [acc.metric, acc.dense, acc.pruned, acc.drop, *acc.interval, acc.agreement] if acc else [""] * 7
+        row += [acc.metric, acc.dense, acc.pruned, acc.drop, *acc.interval, acc.agreement, acc.divergence] if acc else [""] * 8
         row += [p.flops_ratio, p.params_ratio, p.note]
         writer.writerow(["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in row])
     return out.getvalue()

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rfx.calibration import Batch
 from rfx.device import model_device
 from rfx.scores.predictive import output_fields
@@ -54,6 +56,19 @@ def divergence(teacher: Mapping[str, torch.Tensor], student: Mapping[str, torch.
             value = value / torch.bincount(examples, minlength=size).clamp(min=1)
         total = value if total is None else total + value
     return total
+
+
+def outputs_divergence(teacher: Mapping[str, Sequence[np.ndarray]], student: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> float:
+    """The same mean of raw outputs as engines give them: by name one array a feature, cut to its own tokens ([labels],
+    [tokens] or [tokens, labels])."""
+    import torch
+
+    total = 0.0
+    for i in range(len(teacher[names[0]])):
+        one, other = ({n: torch.from_numpy(np.asarray(side[n][i], dtype=np.float32))[None] for n in names} for side in (teacher, student))
+        real = {"attention_mask": torch.ones(1, one[names[0]].shape[1], dtype=torch.int64)}
+        total += float(divergence(one, other, real, names))
+    return total / max(1, len(teacher[names[0]]))
 
 
 def mean_divergence(model: torch.nn.Module, batches: Iterable[Batch], teacher: Outputs, task: Any) -> float:

@@ -13,6 +13,7 @@ from rfx.export.onnx import shape_mismatches
 from rfx.masks import MaskTap, plan_masks
 from rfx.plan import Plan, Update
 from rfx.runtimes.base import Engine
+from rfx.scores.divergence import outputs_divergence
 from rfx.stages.load import Model, Workload
 from rfx.stages.measure import Baseline
 from rfx.stages.run import Run
@@ -23,9 +24,12 @@ from rfx.verify.evidence import AccuracyPart, Gate, LatencyPart
 from rfx.verify.gates import same_gate, shrunk_gate
 from rfx.verify.latency import measure_pair
 
+Outputs = dict[str, list[np.ndarray]]  # by name one array a feature
+
 EVAL_BATCH = 32
 FINAL_SECONDS = 6.0  # of timing the finished engine, at least
-VERSION = 1  # of the predictions in the store
+VERSION = 1  # of the dense outputs in the store
+LARGEST_KEPT = 256 * 2**20  # bytes of dense outputs that the store is given; larger ones are made again
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
@@ -127,12 +131,17 @@ def torch_call(model, names) -> Callable:
     return call
 
 
-def evaluate(run: Run, workload: Workload, engine: Engine, title: str) -> MetricResult:
-    """Predictions and metric of an engine on the whole evaluation set."""
-    task, features, examples = workload.task, workload.evaluation_features, workload.evaluation
+def evaluate(run: Run, workload: Workload, engine: Engine, title: str) -> Outputs:
+    """Raw outputs of an engine on the whole evaluation set."""
+    features = workload.evaluation_features
     with run.progress.bar(title, len(features)) as bar:
-        logits = run_features(engine.run, task, features, EVAL_BATCH, advance=bar.advance)
-    predictions = task.predict(logits, features, examples)
+        return run_features(engine.run, workload.task, features, EVAL_BATCH, advance=bar.advance)
+
+
+def _result(workload: Workload, outputs: Outputs) -> MetricResult:
+    """Predictions and metric."""
+    task, examples = workload.task, workload.evaluation
+    predictions = task.predict(outputs, workload.evaluation_features, examples)
     return MetricResult(task.metric_name, task.metric(predictions, examples), predictions)
 
 
@@ -140,22 +149,47 @@ def accuracy(run: Run, loaded: Model, workload: Workload, dense: Baseline, engin
     """The pruned engine against the dense one on the whole evaluation set.
 
     Args:
-        fresh: evaluate the dense engine again, even where the store knows its predictions on this set.
+        fresh: evaluate the dense engine again, even where the store knows its outputs on this set.
     """
-    task, recipe = workload.task, run.recipe
+    task, recipe, store = workload.task, run.recipe, run.store
     with run.stage("accuracy"):
-        key = run.store.key(
-            VERSION, "predictions", loaded.hash, features_hash(workload.evaluation_features), task.name, recipe.task_options,
+        key = store.key(
+            VERSION, "outputs", loaded.hash, features_hash(workload.evaluation_features), task.name, recipe.task_options,
             run.runtime.name, run.runtime.version(), run.runtime.device(), recipe.conditions.precision,
         )  # fmt: skip
-        known = None if fresh else run.store.get_json("dense-predictions", key)
-        if isinstance(known, list) and len(known) == len(workload.evaluation):
-            before = MetricResult(task.metric_name, task.metric(known, workload.evaluation), known)
-        else:
+        before = None if fresh else _unpack(store.get_arrays("dense-outputs", key), workload)
+        if before is None:
             before = evaluate(run, workload, dense.engine, "evaluating the dense model")
-            run.store.put_json("dense-predictions", key, list(before.predictions))
+            packed = _pack(before)
+            if sum(a.nbytes for a in packed.values()) <= LARGEST_KEPT:
+                store.put_arrays("dense-outputs", key, packed)
         after = evaluate(run, workload, engine, "evaluating the pruned model")
-        return compare(task, before, after, workload.evaluation, max_drop=recipe.max_drop, seed=recipe.seed)
+        return compare(
+            task, _result(workload, before), _result(workload, after), workload.evaluation, max_drop=recipe.max_drop, seed=recipe.seed,
+            divergence=outputs_divergence(before, after, task.output_names),
+        )  # fmt: skip
+
+
+def _pack(outputs: Outputs) -> dict[str, np.ndarray]:
+    """All features' arrays of an output in one, and how many rows each has."""
+    packed = {}
+    for name, arrays in outputs.items():
+        rows = [np.atleast_1d(a) for a in arrays]
+        packed[name] = np.concatenate(rows)
+        packed[f"{name}/rows"] = np.array([len(a) for a in rows], dtype=np.int64)
+    return packed
+
+
+def _unpack(packed: dict[str, np.ndarray] | None, workload: Workload) -> Outputs | None:
+    """Back again; None where there is nothing, or nothing of this evaluation set."""
+    if packed is None:
+        return None
+    outputs = {}
+    for name in workload.task.output_names:
+        if name not in packed or len(packed.get(f"{name}/rows", ())) != len(workload.evaluation_features):
+            return None
+        outputs[name] = np.split(packed[name], np.cumsum(packed[f"{name}/rows"])[:-1])
+    return outputs
 
 
 def latency(run: Run, loaded: Model, dense: Baseline, engine: Engine, predicted_ratio: float | None) -> LatencyPart:

@@ -87,6 +87,7 @@ class AccuracyPart(_Part):
     examples: int
     max_drop: float | None = None  # points
     agreement: float | None = None  # share of examples with the dense model's prediction
+    divergence: Number | None = None  # of the outputs from the dense ones', mean over the examples: KL; squared error of a regression
     predictions_hash: str | None = None  # of the pruned model's predictions: equal hashes, equal model in effect
 
 

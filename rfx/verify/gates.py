@@ -58,12 +58,20 @@ def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
         outcome: Outcome = "fail"
     else:
         outcome = "pass" if max_drop is None else judge(part.interval, max_drop)
-    detail = f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} examples"
+    detail = f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} examples{_likeness(part)}"
     return Gate(
         name="accuracy", outcome=outcome, value=part.drop if finite else None, limit=max_drop,
         interval=part.interval if finite else None, unit="points",
         detail=detail + ("; no limit given (--max-drop)" if max_drop is None else ""),
     )  # fmt: skip
+
+
+def _likeness(part: AccuracyPart) -> str:
+    """How like the dense model's the outputs are, which is sharper than the metric and needs no labels."""
+    said = [] if part.agreement is None else [f"{part.agreement:.1%} predicted as by the dense model"]
+    if part.divergence is not None:
+        said.append(f"{'squared difference' if part.agreement is None else 'KL'} {part.divergence:.2g}")
+    return "".join(f", {s}" for s in said)
 
 
 def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float | None) -> Gate:

@@ -33,6 +33,13 @@ def test_the_strictest_latency_limit_holds():
     assert latency_gate(make_latency(math.nan), target=0.7, min_speedup=None).outcome == "fail"
 
 
+def test_the_accuracy_gate_says_how_like_the_dense_model_it_is():
+    assert accuracy_gate(make_accuracy(0.5, 0.4, divergence=0.0161), 1.0).detail.endswith("97.0% predicted as by the dense model, KL 0.016")
+    regression = make_accuracy(0.5, 0.4, agreement=None, divergence=0.0157)
+    assert accuracy_gate(regression, 1.0).detail.endswith("examples, squared difference 0.016")
+    assert accuracy_gate(make_accuracy(0.5, 0.4, agreement=None), 1.0).detail.endswith("examples")  # of an earlier rfx
+
+
 def test_accuracy_is_judged_in_points():
     assert accuracy_gate(make_accuracy(0.5, 0.4), 1.0).outcome == "pass"
     assert accuracy_gate(make_accuracy(0.5, 0.6), 1.0).outcome == "inconclusive"
