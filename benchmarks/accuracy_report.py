@@ -109,7 +109,7 @@ def ratios(flops, examples) -> list[str]:
     out = ["### Divergence of `rfx` against the others', geometric mean over the pairs and seeds", "",
            "In brackets of how many pairs and seeds.", "",
            "| against | " + " | ".join(f"{s:g}" for s in shares) + " |", "|---|" + "---|" * len(shares)]  # fmt: skip
-    losses = ["### Metric of `rfx` less the others', points", "", "The least over the pairs, each a mean over the seeds that both have.", "",
+    losses = ["### Metric of `rfx` less the others', points", "", "The least over the pairs, each a mean over the seeds that both have (with the standard deviation over them).", "",
               "| against | " + " | ".join(f"{s:g}" for s in shares) + " |", "|---|" + "---|" * len(shares)]  # fmt: skip
     for other in ("kwon-reference", "kwon", "kprune"):
         row, least = [], []
@@ -120,9 +120,11 @@ def ratios(flops, examples) -> list[str]:
                 both = ours.keys() & theirs.keys()
                 logs += [math.log(ours[seed]["divergence"] / theirs[seed]["divergence"]) for seed in both]
                 if both:
-                    gains.append((100 * statistics.mean(ours[seed]["metric"] - theirs[seed]["metric"] for seed in both), pair))
+                    apart = [100 * (ours[seed]["metric"] - theirs[seed]["metric"]) for seed in both]
+                    gains.append((statistics.mean(apart), statistics.stdev(apart) if len(apart) > 1 else None, pair))
             row.append(f"1/{math.exp(-sum(logs) / len(logs)):.1f} ({len(logs)})" if logs else "")
-            least.append(f"{min(gains)[0]:+.2f} ({min(gains)[1]})" if gains else "")
+            worst, deviation, pair = min(gains, key=lambda g: g[0]) if gains else (0.0, None, "")
+            least.append(f"{worst:+.2f}{'' if deviation is None else f'±{deviation:.2f}'} ({pair})" if gains else "")
         out.append(f"| `{other}` | " + " | ".join(row) + " |")
         losses.append(f"| `{other}` | " + " | ".join(least) + " |")
     return [*out, "", *losses, ""]
@@ -138,9 +140,21 @@ def samples(flops) -> list[str]:
                 found = {n: flops[pair, recipe, share, n] for n in sizes if (pair, recipe, share, n) in flops}
                 if len(found) > 1:
                     cells = [f"{n:,}: {number(mean(c, 'divergence'), 4)} ({len(c)})" for n, c in found.items()]
-                    rows.append(f"| {pair} | `{recipe}` | {share:g} | {' · '.join(cells)} |")
-    head = ["### Fewer calibration examples", "", "Divergence by their number; in brackets how many seeds.", "", "| pair | recipe | FLOPs | divergence |", "|---|---|---|---|"]
+                    rows.append(f"| {pair} | `{recipe}` | {share:g} | {' · '.join(cells)} | {_kept_advantage(flops, pair, share, found) if recipe == 'rfx' else ''} |")
+    head = ["### Fewer calibration examples", "", "Divergence by their number; in brackets how many seeds. The advantage is what `rfx` takes off the divergence that "
+            "`kwon` has with the most examples, as a share of what it takes off with as many.", "",
+            "| pair | recipe | FLOPs | divergence | advantage kept by the fewest |", "|---|---|---|---|---|"]  # fmt: skip
     return [*head, *rows, ""] if rows else []
+
+
+def _kept_advantage(flops, pair: str, share: float, found) -> str:
+    fewest, most = min(found), max(found)
+    theirs = flops.get((pair, "kwon", share, most))
+    if not theirs:
+        return ""
+    seeds = found[fewest].keys() & found[most].keys() & theirs.keys()  # of these alone, so that like is compared with like
+    few, many, kwon = (mean({s: c[s] for s in seeds}, "divergence") for c in (found[fewest], found[most], theirs))
+    return f"{(kwon - few) / (kwon - many):.0%}" if seeds and kwon > many else ""
 
 
 def authors(flops) -> list[str]:

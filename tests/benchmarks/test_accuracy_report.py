@@ -27,7 +27,7 @@ def test_cells_are_means_over_seeds_and_ratios_geometric_means_over_pairs(tmp_pa
 
 
 def test_the_metric_is_compared_over_the_seeds_that_both_have_and_the_worst_pair_is_named(tmp_path):
-    assert "| `kwon` | +0.00 (a) |" in report.tables(results(tmp_path))  # b: 0.7 against 0.6
+    assert "| `kwon` | +0.00±0.00 (a) |" in report.tables(results(tmp_path))  # b: 0.7 against 0.6
 
 
 def test_numbers_of_examples_stand_beside_one_another(tmp_path):
@@ -35,7 +35,7 @@ def test_numbers_of_examples_stand_beside_one_another(tmp_path):
     found = json.loads(file.read_text())
     found["cells"]["a|rfx|0|0.5|8"] = {**found["cells"]["a|rfx|0|0.5|64"], "divergence": 0.03}
     file.write_text(json.dumps(found))
-    assert "| a | `rfx` | 0.5 | 8: 0.0300 (1) · 64: 0.0100 (2) |" in report.tables(file)
+    assert "| a | `rfx` | 0.5 | 8: 0.0300 (1) · 64: 0.0100 (2) | 71% |" in report.tables(file)  # of 0.08 the most take 0.07 off, the fewest 0.05
     assert "Fewer calibration" not in report.tables(results(tmp_path))
 
 
