@@ -215,9 +215,9 @@ def build_command(
         from rfx.stages.compile import compile_engine, read_conditions
         from rfx.store import Store
 
-        conditions, longest = read_conditions(onnx, batch=batch, sequence=sequence)
+        conditions, longest = read_conditions(onnx, batch=batch, sequence=sequence, max_sequence=max_sequence)
         options = EngineOptions(
-            max_batch=max_batch, max_sequence=max_sequence or longest, workspace_mb=workspace_mb, builder_level=builder_level,
+            max_batch=max_batch, max_sequence=longest, workspace_mb=workspace_mb, builder_level=builder_level,
             version_compatible=version_compatible, hardware_compatible=hardware_compatible, store=Store(warn=progress.warn),
         )  # fmt: skip
         with progress.bar("building the engine", None):

@@ -262,6 +262,17 @@ def test_sizes_of_an_engine_are_checked(tmp_path, options, said):
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize("option", ["--sequence", "--max-sequence"])
+def test_an_engine_is_not_built_for_more_tokens_than_the_model_has_positions(tmp_path, option):
+    import onnx
+
+    model = onnx.load_from_string(_tiny_onnx())
+    onnx.helper.set_model_props(model, {"rfx.positions": "64", "rfx.sequence": "16", "rfx.max_length": "32"})
+    onnx.save(model, tmp_path / "model.onnx")
+    result = run("build", tmp_path / "model.onnx", "--compute-capability", "8.9", option, "65")
+    assert result.exit_code == 2 and f"{option} is longer" in result.output and "64 or less" in result.output, result.output
+
+
 def test_what_is_no_model_is_said(tmp_path):
     result = run("build", tmp_path)
     assert result.exit_code == 2 and "folder" in result.output

@@ -45,6 +45,8 @@ def test_the_model_is_smaller_in_every_form(built, trained):
     sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in config["rfx"]["sites"]]
     for name, modules in site_shapes(folder / "out" / "model.onnx", sites).items():
         assert set(modules.values()) == {plan[name].count * plan[name].width}
+    facts = ort.InferenceSession(str(folder / "out" / "model.onnx")).get_modelmeta().custom_metadata_map
+    assert int(facts["rfx.positions"]) == json.loads((trained["model"] / "config.json").read_text())["max_position_embeddings"]
     assert (folder / "out" / "model.onnx").stat().st_size < (trained["model"] / "model.safetensors").stat().st_size * 1.2
 
 

@@ -15,13 +15,14 @@ from rfx.store import require_file_place
 COMPILERS = tuple(n for n in RUNTIMES if n.startswith("trt"))
 
 
-def read_conditions(onnx_file: Path, *, batch: int | None = None, sequence: int | None = None) -> tuple[Conditions, int]:
+def read_conditions(onnx_file: Path, *, batch: int | None = None, sequence: int | None = None,
+                    max_sequence: int | None = None) -> tuple[Conditions, int]:
     """What the file was exported for, from its metadata, and the longest sequence; a file of another tool gets the
     defaults (batch 1, sequence 128, fp32).
 
     Raises:
-        UsageError: no such file, or not a valid ONNX file.
-    """
+        UsageError: no such file, not a valid ONNX file, or a sequence longer than the model has positions.
+    """  # fmt: skip
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -49,7 +50,14 @@ def read_conditions(onnx_file: Path, *, batch: int | None = None, sequence: int 
         batch=batch or number("batch", 1), sequence=sequence or number("sequence", 128),
         precision=facts.get("precision", "fp32"),
     )  # fmt: skip
-    return conditions, max(conditions.sequence, number("max_length", 1))
+    positions = number("positions", 0)  # 0: not known
+    for option, value in (("--sequence", sequence), ("--max-sequence", max_sequence)):
+        if value is not None and 0 < positions < value:
+            raise UsageError(
+                f"{option} is longer than the model has positions.", got=f"{value} above {positions}", allowed=f"{positions} or less",
+                next_step=f"lower {option}",
+            )  # fmt: skip
+    return conditions, max_sequence or max(conditions.sequence, number("max_length", 1))
 
 
 def compile_engine(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfx.anatomy import layout
+from rfx.anatomy import layout, position_limit
 from rfx.cost.latency import check_additivity, load_or_measure, table_key
 from rfx.cost.table import LatencyTable
 from rfx.errors import UsageError
@@ -21,7 +21,7 @@ from rfx.stages.load import Model
 from rfx.stages.run import Run
 from rfx.surgery.shrink import shrink
 
-DENSE_VERSION = 2  # of the dense baseline's file: those of another are not taken from the store
+DENSE_VERSION = 3  # of the dense baseline's file: those of another are not taken from the store
 ADDITIVITY_LIMIT = 0.05
 ADDITIVITY_PLANS = 3
 
@@ -50,7 +50,7 @@ def export_model(run: Run, loaded: Model, model, path: Path, outputs: tuple[str,
         model, path, input_names=input_names(loaded), output_names=outputs, precision=conditions.precision,
         metadata=plan_metadata(
             plan, source=loaded.source, precision=conditions.precision, batch=conditions.batch, sequence=conditions.sequence,
-            max_length=run.recipe.max_length, **metadata,
+            max_length=run.recipe.max_length, positions=position_limit(model) or "unlimited", **metadata,
         ),
     )  # fmt: skip
 
