@@ -52,8 +52,10 @@ def parse_table(data: Any, where: str) -> LatencyTable:
         raise _corrupt(where, f"its key needs exactly: {', '.join(sorted(names))}")
     try:
         table = LatencyTable.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _corrupt(where, f"{type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise _corrupt(where, f"{error.args[0]} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _corrupt(where, f"a number or a list of counts and milliseconds is not what it should be ({error})") from None
     if set(table.costs_ms) != {k.value for k in Kind}:
         raise _corrupt(where, f"costs_ms needs {' and '.join(k.value for k in Kind)}")
     for kind, units in ((Kind.MHA, table.key.heads), (Kind.FFN, table.key.filters)):

@@ -115,8 +115,9 @@ def change(**parts):
     change(costs_ms__ffn__x=1.0), change(fixed_ms=float("inf")), change(fixed_ms="?"), change(layers=0), change(costs_ms=3),
 ])  # fmt: skip
 def test_a_corrupt_table_is_refused(data, tmp_path):
-    with pytest.raises(UsageError, match="not a valid latency table"):
+    with pytest.raises(UsageError, match="not a valid latency table") as refused:
         parse_table(data, "here")
+    assert "Error" not in str(refused.value.got)  # words, not a Python type
     (tmp_path / "t.json").write_text(json.dumps(data))
     with pytest.raises(UsageError, match="t.json"):
         read_table(tmp_path / "t.json")
