@@ -24,7 +24,7 @@ from rfx.store import Store, atomic_dir
 from rfx.surgery.shrink import parameter_count
 from rfx.verify.curve import Curve, Point
 
-VERSION = 4  # of a point: those of another are not taken from the store
+VERSION = 5  # of a point: those of another are not taken from the store
 
 
 def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str = "latency", seeds: int = 1,

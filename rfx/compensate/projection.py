@@ -79,12 +79,13 @@ class _Projection(Walk):
         self.biases: dict[str, np.ndarray] = {}
 
     def skip(self, site: Site, kept: torch.Tensor) -> str:
-        reason = "" if self.bias else super().skip(site, kept)
-        if reason:  # nothing is left of it: others may score the student as it stands
-            import torch
+        return "" if self.bias else super().skip(site, kept)
 
-            self.patch(site, torch.zeros_like(self.model.get_submodule(site.output).weight), None)
-        return reason
+    def left_out(self, site: Site) -> None:
+        """Nothing is left of it: others may score the student as it stands."""
+        import torch
+
+        self.patch(site, torch.zeros_like(self.model.get_submodule(site.output).weight), None)
 
     def solve(self, site: Site, fit: Fit) -> None:
         """The ridge by the error on the held-out examples, then a fit on all of them; kept where that error falls."""

@@ -115,6 +115,9 @@ class Walk(ABC):
         """Why a site is not fitted, "" where it is."""
         return "" if len(kept) else "the sublayer is empty"
 
+    def left_out(self, site: Site) -> None:  # noqa: B027 - nothing to do where masks say it all
+        """Put in place what a site that is not fitted is to the student; the dense model has been through its layer by then."""
+
     def patch(self, site: Site, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Give the student's output projection these, [d, channels] and [d], until the walk ends."""
         import torch
@@ -177,6 +180,8 @@ class Walk(ABC):
             outputs.put(i, trace, teacher, targets)
         if fit is not None:
             self.solve(mha, fit)
+        elif mha is not None:
+            self.left_out(mha)
 
         fit = self._begin(ffn)
         if fit is not None:
@@ -188,6 +193,8 @@ class Walk(ABC):
                     error = targets[i] - seen.streams[ffn.name]  # [B, T, d]
                     fit.add(seen.features[ffn.name], error, self._positions(call, last), self._held_out(call), weights(call))
             self.solve(ffn, fit)
+        elif ffn is not None:
+            self.left_out(ffn)
 
         if not last:
             outputs.to_next(teacher, targets)

@@ -78,7 +78,7 @@ def test_the_budget_holds_and_the_output_comes_nearer(model, task, examples, met
     if share < 0.2 and method != "kwon":  # with more units kept there is next to nothing to repair on this task
         judged = guard(ground, outcome)
         assert (judged.outcome is outcome) == (judged.divergence_after < judged.divergence_before)
-        assert judged.outcome is outcome or method == "kprune"  # an emptied attention's constant is not its to repair
+        assert judged.outcome is outcome
 
 
 def test_rounds_are_nested(model, task, examples, monkeypatch):
