@@ -115,7 +115,7 @@ class Bench:
         run = self.run
         run.recipe = recipe_of(*self.args, method, self.seed, share, self.examples)
         run.stages, run.warnings = [], []
-        forget_peak()
+        resident = forget_peak()
         started = time.perf_counter()
         scores = decide.score(run, self.loaded, self.workload)
         searcher = decide.flops_searcher(run, self.loaded, self.workload)
@@ -125,7 +125,7 @@ class Bench:
         small = shrink(self.loaded.model, self.loaded.sites, outcome.plan, outcome.update)
         facts = {
             "flops_kept": searcher.share(outcome.plan.sites, outcome.plan.counts), "seconds": time.perf_counter() - started, "layers": outcome.plan.layers,
-            "stages": {s.name: [round(s.seconds, 3), s.cached] for s in run.stages}, "peak_mb": peak_mb(),
+            "stages": {s.name: [round(s.seconds, 3), s.cached] for s in run.stages}, "beyond_mb": peak_mb() - resident,
             "fitted_sites": sum(r.accepted for r in rows), "held_out_divergence": part.divergence_after,
             "warnings": list(run.warnings),
         }  # fmt: skip
@@ -141,12 +141,16 @@ def stale(cell: dict | None, fresh: dict) -> bool:
     return cell is None or any(cell.get(part) != value for part, value in fresh.items())
 
 
-def forget_peak() -> None:
-    """Start the process's peak memory anew (Linux)."""
+def forget_peak() -> float:
+    """Start the process's peak memory anew (Linux), freed memory given back; what is resident then, MB."""
+    import ctypes
+
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         pass
+    return peak_mb()
 
 
 def peak_mb() -> float:

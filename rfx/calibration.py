@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from rfx.tasks.base import Example, Feature, MetricResult, Task
+    from rfx.tasks.base import Example, Feature, Task
 
 Batch = tuple[dict[str, Any], dict[str, Any]]  # torch tensors by name: (inputs of the model, targets of the task)
 RunFunction = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -114,20 +114,3 @@ def run_features(run: RunFunction, task: Task, features: Sequence[Feature], batc
         if advance:
             advance(len(rows))
     return results
-
-
-def evaluate_torch(model, task: Task, features: Sequence[Feature], examples: Sequence[Example], *,
-                   batch_size: int = 32) -> tuple[dict[str, list[np.ndarray]], MetricResult]:
-    """Raw outputs and metric of a torch model in eval mode."""  # fmt: skip
-    import torch
-
-    from rfx.tasks.base import MetricResult
-
-    def call(inputs):
-        with torch.inference_mode():
-            out = model(**{k: torch.from_numpy(np.asarray(v)) for k, v in inputs.items()})
-        return {name: getattr(out, name).numpy() for name in task.output_names}
-
-    logits = run_features(call, task, features, batch_size)
-    predictions = task.predict(logits, features, examples)
-    return logits, MetricResult(task.metric_name, task.metric(predictions, examples), predictions)

@@ -49,6 +49,7 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     part, described, data, infeasible = None, {}, None, None
     for number in range(seeds):
         run = first if number == 0 else start(_at(_reseeded(recipe, number), targets[0], by), first.store, first.progress, table)
+        run.table = first.table  # also one that is too inexact to be kept: all points go by the same
         loaded, workload = prepare(run)
         dense = measure.baseline(run, loaded, workload.task.output_names)
         try:

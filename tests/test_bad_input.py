@@ -94,7 +94,7 @@ def test_an_unsupported_family(call, tmp_path, trained):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(trained["model"] / name, tmp_path / "albert")
     code, text = call(model=tmp_path / "albert")
-    assert code == 5 and "share one set of weights" in text
+    assert code == 5 and "share one set of weights" in text and "got: AlbertForSequenceClassification" in " ".join(text.split())
 
 
 def test_calibration_and_evaluation_are_one_file(call, trained):

@@ -155,8 +155,9 @@ def test_the_recommended_point_is_the_cheapest_that_is_sure_and_else_the_cheapes
     assert best.target == 0.6 and "1.60" in why
     assert recommend(rows[3:], 1.0)[0] is None and recommend(rows, None)[0] is None
     assert recommend([row(0.5, float("nan"), 0.1)], 1.0)[0] is None
-    twice = row(0.8, 0.0, 0.4).model_copy(update={"seeds": 2})
-    assert recommend([twice, rows[1]], 1.0)[0].target == 0.8  # the cheaper one was out of reach for a seed
+    both, once = (row(target, 0.0, 0.4).model_copy(update={"seeds": n, "asked": 2}) for target, n in ((0.8, 2), (0.7, 1)))
+    assert recommend([both, once], 1.0)[0].target == 0.8  # the cheaper one was out of reach for a seed
+    assert recommend([once], 1.0)[0] is None
 
 
 def test_dominated_targets_are_marked():

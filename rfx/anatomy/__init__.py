@@ -31,6 +31,11 @@ def family_name(model: torch.nn.Module) -> str:
     return family.name if family else f"generic ({model.config.model_type})"
 
 
+def _class_name(model: torch.nn.Module) -> str:
+    """The model's class, or what its configuration says it is: a family may be refused before there is a model."""
+    return next(iter(getattr(model.config, "architectures", None) or ()), None) or type(model).__name__
+
+
 def find_sites(model: torch.nn.Module) -> list[Site]:
     """The prunable sublayers of `model` in execution order, attention before FFN in each layer.
 
@@ -42,14 +47,14 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
     if model_type in REFUSED:
         raise UnsupportedModelError(
             f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
-            got=type(model).__name__,
+            got=_class_name(model),
             allowed=supported + ", and encoders with the same layer pattern",
             next_step="fine-tune one of these families for your task, and prune that",
         )
     if getattr(model.config, "pruned_layers", None):
         raise UnsupportedModelError(
             "This model has been pruned by rfx already; pruning starts from the dense model.",
-            got=f"pruned_layers in the configuration of {type(model).__name__}",
+            got=f"pruned_layers in the configuration of {_class_name(model)}",
             next_step="give the dense checkpoint that it was made from, with a lower target",
         )
     family = FAMILIES.get(model_type)

@@ -124,24 +124,6 @@ class Gram:
         self._flush()
         return float(self._ee)
 
-    @property
-    def c(self) -> torch.Tensor:
-        """C = [Z, 1]^T [Z, 1], float64 [n + 1, n + 1]."""
-        import torch
-
-        n = len(self.z_sum)
-        c = torch.empty(n + 1, n + 1, dtype=torch.float64, device=self._zz.device)
-        c[:n, :n], c[:n, n], c[n, :n], c[n, n] = self.zz, self.z_sum, self.z_sum, self.rows
-        return c
-
-    def d(self, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """D = [Z, 1]^T R, float64 [n + 1, d], for a projection with `weight` [d, n] and `bias` [d]."""
-        import torch
-
-        bias = torch.zeros_like(self.e_sum) if bias is None else bias.double()
-        affine = torch.cat([weight.double().T, bias[None]])  # [n + 1, d]
-        return torch.cat([self.ze, self.e_sum[None]]) + self.c @ affine
-
 
 class ScaleSystem:
     """The normal equations of one real scale a unit (Kwon et al. 2022, section 4.3, equation 12).

@@ -55,7 +55,7 @@ def reconstruct(
     Args:
         model: the dense model; it is left as it was.
         masks: 0/1 by site name, [units], or a function that gives each site's when its turn comes (see `Walk`).
-        bias: fit the bias too.
+        bias: fit the biases too, of the projections that have one.
         head_positions, token_weights: see `Walk`.
 
     Raises:
@@ -79,7 +79,11 @@ class _Projection(Walk):
         self.biases: dict[str, np.ndarray] = {}
 
     def skip(self, site: Site, kept: torch.Tensor) -> str:
-        return "" if self.bias else super().skip(site, kept)
+        return "" if self._fits_bias(site) else super().skip(site, kept)
+
+    def _fits_bias(self, site: Site) -> bool:
+        """A projection without a bias stays without one."""
+        return self.bias and self.model.get_submodule(site.output).bias is not None
 
     def left_out(self, site: Site) -> None:
         """Nothing is left of it: others may score the student as it stands."""
@@ -91,13 +95,13 @@ class _Projection(Walk):
         """The ridge by the error on the held-out examples, then a fit on all of them; kept where that error falls."""
         import torch
 
-        module = self.model.get_submodule(site.output)
+        module, bias = self.model.get_submodule(site.output), self._fits_bias(site)
         old = module.weight.detach()[:, fit.channels].double()  # [d, K * width]
         old_bias = torch.zeros(len(old), dtype=torch.float64) if module.bias is None else module.bias.detach().double().cpu()
         before = error_of(fit.held_out, None) if fit.held_out.rows else None
         choice: tuple[float, float] | None = None  # (held-out error, ridge)
         if before is not None and fit.fit.rows:
-            system = RidgeSystem(fit.fit, self.bias)
+            system = RidgeSystem(fit.fit, bias)
             held_zz = fit.held_out.zz
             tries = [(error_of(fit.held_out, system.solve(r), held_zz), r) for r in (RIDGES if len(fit.channels) else (0.0,))]
             choice = min((t for t in tries if np.isfinite(t[0])), default=None)
@@ -109,15 +113,15 @@ class _Projection(Walk):
         new, new_bias = old, old_bias.to(old.device)
         if accepted:
             fit.fit.absorb(fit.held_out)
-            change, shift = RidgeSystem(fit.fit, self.bias).solve(choice[1])
+            change, shift = RidgeSystem(fit.fit, bias).solve(choice[1])
             new, new_bias = old + change.T, new_bias + shift
             self.weights[site.name] = new.cpu().numpy()
-            if self.bias:
+            if bias:
                 self.biases[site.name] = new_bias.cpu().numpy()
         # Whatever was found, the student's pruned columns are zero from now on: others may score it as it stands.
         full = torch.zeros(module.weight.shape, dtype=torch.float64, device=old.device)
         full[:, fit.channels] = new
-        self.patch(site, full, new_bias if accepted and self.bias else None)
+        self.patch(site, full, new_bias if accepted and bias else None)
 
 
 class RidgeSystem:

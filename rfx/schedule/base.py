@@ -58,9 +58,9 @@ class Ground:
             self.model, sites or self.sites, self.batches, self.task, progress=self.progress, resumed=resumed
         )
 
-    def refined(self, kept: Kept, scores: Scores) -> Kept:
-        """The kept units after the method's rearrangement."""
-        return refined(kept, scores, self.refine)
+    def refined(self, kept: Kept, scores: Scores, among: Kept | None = None) -> Kept:
+        """The kept units after the method's rearrangement, which may keep none but units of `among`, where that is given."""
+        return refined(kept, scores, self.refine, among)
 
     def compensate(self, plan: Plan, scores: Scores) -> Compensated:
         return self.fit(masks_of(plan), scores, plan)

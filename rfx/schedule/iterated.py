@@ -40,7 +40,11 @@ class Iterated(Schedule):
                 if number == self.rounds:
                     raise
                 continue
-            plan = plan_of(ground.sites, ground.refined(found.kept, scores), found)
+            kept, among = found.kept, None
+            if outcome is not None:  # what is gone costs nothing and is worth nothing: neither search nor swap may bring it back
+                among = {s.name: s.kept for s in outcome.plan.sites}
+                kept = {name: tuple(u for u in units if u in among[name]) for name, units in kept.items()}
+            plan = plan_of(ground.sites, ground.refined(kept, scores, among), found)
             done = ground.compensate(plan, scores)
             outcome = Outcome(plan, done.update, done.sites)
         return outcome

@@ -37,13 +37,6 @@ class Scores:
     orders: Mapping[str, np.ndarray] = field(default_factory=dict)
     token_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def damage(self, name: str) -> np.ndarray:
-        """Damage at a site by the number of units removed in its order, float64 [units + 1], from 0, never falling."""
-        importance = np.asarray(self.importance[name], dtype=np.float64)
-        order = self.orders.get(name)
-        order = np.argsort(-importance, kind="stable")[::-1] if order is None else order
-        return np.concatenate([[0.0], np.cumsum(importance[order])])
-
 
 def require_option(scorer: str, name: str, value: Any, least: float, *, whole: bool = False, above: bool = False) -> None:
     """Raises UsageError unless an option is a number (a whole one) of at least `least`, or above it."""

@@ -71,9 +71,9 @@ class OutputMetric(GradientScorer):
             for site in tap.sites:
                 seen = tap.seen.pop(site.name)
                 require_numbers(site, torch.isfinite(seen.metric))
-                weight = model.get_submodule(site.output).weight.detach()
+                weight, biased = model.get_submodule(site.output).weight.detach(), model.get_submodule(site.output).bias is not None
                 points = [round(site.units * k / self.points) for k in range(1, self.points + 1)]
-                gram = seen.gram.centred / max(seen.gram.rows, 1e-300)  # tokens' weights have a mean of 1
+                gram = (seen.gram.centred if biased else seen.gram.zz) / max(seen.gram.rows, 1e-300)  # tokens' weights have a mean of 1
                 curve = removal_curve(gram, weight, seen.metric, site.width, checkpoints=points)
                 added = curve.added if probes is None else probes.scaled(site, curve, seen.gram.z_sum / seen.gram.rows)
                 importance[site.name] = np.zeros(site.units)
@@ -151,12 +151,14 @@ class _Probes:
         return np.diff(np.maximum.accumulate(damage))
 
     def _divergence(self, site: Site, kept: np.ndarray, weight: torch.Tensor, mean: torch.Tensor) -> float:
-        """With `weight` [d, n] in place, zero but for the `kept` units; the bias takes what the features' mean loses."""
+        """With `weight` [d, n] in place, zero but for the `kept` units; the bias, where there is one, takes what the features'
+        mean loses."""
         module = self.model.get_submodule(site.output)
-        shift = (module.weight.detach().double() - weight) @ mean  # [d]
-        bias = shift if module.bias is None else module.bias.detach().double() + shift
+        biases = {}
+        if module.bias is not None:
+            biases[site.name] = (module.bias.detach().double() + (module.weight.detach().double() - weight) @ mean).cpu().numpy()
         plan = Plan.of([site], {site.name: kept})
         channels = site.channels_of(plan[site.name].kept)
-        update = Update({}, {site.name: weight[:, channels].cpu().numpy()}, {site.name: bias.cpu().numpy()})
+        update = Update({}, {site.name: weight[:, channels].cpu().numpy()}, biases)
         with as_student(self.model, [site], plan, update):
             return mean_divergence(self.model, self.batches, self.dense, self.task)

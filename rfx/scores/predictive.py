@@ -75,8 +75,8 @@ def fisher_probe(
     """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher information: summed over
     the outputs called `names`, averaged over the real tokens. For a regression the output itself (unit Gaussian).
 
-    With a `temperature` T it is that of the distribution softmax(z / T), T^2 times: the second derivative of
-    T^2 KL at T, in which examples that the model is sure of still count.
+    With a `temperature` T it is T^2 times that of the distribution softmax(z / T) in z / T, in which examples that the model
+    is sure of still count.
     """
     return _probe(outputs, inputs, names, signs, None, temperature)
 
@@ -89,11 +89,11 @@ def knowledge_probe(
     teacher: Mapping[str, torch.Tensor],
     temperature: float,
 ) -> torch.Tensor:
-    """The same for T times the cross-entropy at temperature T with labels that the teacher draws, [batch].
+    """The same for T^2 times the cross-entropy at temperature T with labels that the teacher draws, [batch].
 
     With p the student's and q the teacher's distribution at T the second moment of its gradient in z is
-    (p - q)(p - q)^T + F(q): the gradient of T^2 KL(q || p), and the Fisher information beside it, which does not vanish
-    where student and teacher agree. `teacher` has the teacher's outputs by name, shaped like the student's.
+    T^2 ((p - q)(p - q)^T + F(q)): T (p - q) is the gradient of T^2 KL(q || p), and the Fisher information beside it does not
+    vanish where student and teacher agree. `teacher` has the teacher's outputs by name, shaped like the student's.
     """
     return _probe(outputs, inputs, names, signs, teacher, temperature)
 

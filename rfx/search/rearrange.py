@@ -27,7 +27,8 @@ class Rearranged:
     after: Mapping[str, float]
 
 
-def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str = "best") -> Rearranged:
+def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str = "best",
+              among: Mapping[str, Sequence[int]] | None = None) -> Rearranged:
     """Exchange kept and removed units site by site.
 
     Args:
@@ -35,7 +36,8 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
         scores: with gradient rows; sites without rows, all kept or all removed are left as they are.
         mode: "best" swaps to a local optimum, where no single swap lowers the damage; "reference" is the one pass of
             the paper's code.
-    """
+        among: by site the units that may be kept; None: all.
+    """  # fmt: skip
     if mode not in MODES:
         raise UsageError("There is no such rearrangement.", got=mode, allowed=", ".join(MODES))
     new: dict[str, tuple[int, ...]] = {}
@@ -46,8 +48,9 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
         rows = scores.gradients.get(name)
         if rows is None:
             continue
-        rows = np.asarray(rows, dtype=np.float64)  # [samples, units]
-        removed = np.setdiff1d(np.arange(rows.shape[1]), np.asarray(units, dtype=np.int64))
+        pool = np.arange(rows.shape[1]) if among is None else np.sort(np.asarray(among[name], dtype=np.int64))
+        rows = np.asarray(rows, dtype=np.float64)[:, pool]  # [samples, units of the pool]
+        removed = np.flatnonzero(~np.isin(pool, np.asarray(units, dtype=np.int64)))
         before[name] = after[name] = damage(rows, removed)
         if not len(removed) or not len(units):
             continue
@@ -56,14 +59,15 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
         value = damage(rows, swapped)
         if value < before[name]:  # rounding aside, never above
             after[name] = value
-            new[name] = tuple(int(u) for u in np.setdiff1d(np.arange(rows.shape[1]), swapped))
+            new[name] = tuple(int(u) for u in np.delete(pool, swapped))
     return Rearranged(new, before, after)
 
 
-def refined(kept: Mapping[str, Sequence[int]], scores: Scores, mode: str) -> Mapping[str, tuple[int, ...]]:
-    """The kept units after a rearrangement; as they are with mode "none", or scores without gradients."""
+def refined(kept: Mapping[str, Sequence[int]], scores: Scores, mode: str,
+            among: Mapping[str, Sequence[int]] | None = None) -> Mapping[str, tuple[int, ...]]:
+    """The kept units after a rearrangement; as they are with mode "none", or scores without gradients."""  # fmt: skip
     units = {name: tuple(u) for name, u in kept.items()}
-    return units if mode == "none" or not scores.gradients else rearrange(units, scores, mode=mode).kept
+    return units if mode == "none" or not scores.gradients else rearrange(units, scores, mode=mode, among=among).kept
 
 
 def damage(rows: np.ndarray, removed: np.ndarray) -> float:

@@ -58,7 +58,7 @@ def search_counts(run: Run, loaded: Model, workload: Workload, scores: Scores, d
         by_flops = flops_searcher(run, loaded, workload)
         with run.stage("search"):
             result = by_flops(loaded.sites, scores, run.recipe.budget.flops * by_flops.dense(loaded.sites))
-        return Found(result, by_flops, search_part(result, by_flops.unit))
+        return Found(result, by_flops, _of_the_plan(run.recipe, search_part(result, by_flops.unit)))
     table, cached = latency_table(run, loaded, dense, outputs, given)
     with run.stage("search and closed loop"):
         result, rounds = close_loop(run, loaded, scores, table, dense, outputs)
@@ -68,7 +68,15 @@ def search_counts(run: Run, loaded: Model, workload: Workload, scores: Scores, d
         additivity_error=table.additivity_error, from_cache=cached,
     )  # fmt: skip
     by_table = LatencySearcher(run.recipe, table)
-    return Found(result, by_table, search_part(result, by_table.unit).model_copy(update={"rounds": rounds}), part)
+    said = _of_the_plan(run.recipe, search_part(result, by_table.unit))
+    return Found(result, by_table, said.model_copy(update={"rounds": rounds}), part)
+
+
+def _of_the_plan(recipe: Recipe, part: SearchPart) -> SearchPart:
+    """Without what holds for the first search alone, where the schedule searches again."""
+    if recipe.method.schedule == "oneshot":
+        return part
+    return part.model_copy(update={"value_kept": None, "optimality_gap": None, "price": None})
 
 
 def aim(recipe: Recipe) -> float:
@@ -109,10 +117,10 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
                     rounds[-1] = rounds[-1].model_copy(update={"note": "no plan is faster: the search stops here"})
                     break
                 ratio = _measure(run, loaded, dense, outputs, result, folder / f"{i}.onnx")
-                tried.append((budget / dense_ms, ratio, result))
+                tried.append((result.budget / dense_ms, ratio, result))
                 landed = on_target(ratio, target)
                 rounds.append(Round(
-                    budget_ms=budget, predicted_ms=table.predict_ms(loaded.sites, result.counts), measured_ratio=ratio,
+                    budget_ms=result.budget, predicted_ms=table.predict_ms(loaded.sites, result.counts), measured_ratio=ratio,
                     note="on target" if landed else "too slow" if ratio > target else "too near to the target"
                     if ratio > target - NEAR else "faster than asked",
                 ))  # fmt: skip

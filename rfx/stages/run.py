@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfx.progress import Progress
 from rfx.recipe import Recipe
 from rfx.runtimes.base import Conditions, Engine, Runtime
 from rfx.store import Store
 from rfx.verify.evidence import Stage
+
+if TYPE_CHECKING:
+    from rfx.cost.table import LatencyTable
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Run:
     runtime: Runtime
     progress: Progress
     target: Runtime | None = None  # set only where it is not `runtime`
+    table: tuple[LatencyTable, bool] | None = None  # once there is one, and whether it had been measured before: a run has one table
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -147,8 +147,3 @@ def output_weight(site: Site, out: nn.Linear, kept: list[int], channels: torch.T
 def parameter_count(model: nn.Module) -> int:
     """Parameters of the model, shared ones once."""
     return sum(p.numel() for p in model.parameters())
-
-
-def shrunk_counts(model: nn.Module, sites: Sequence[Site]) -> Mapping[str, int]:
-    """Units that are really there, read off the module shapes."""
-    return {s.name: model.get_submodule(s.output).in_features // s.width for s in sites}

@@ -36,10 +36,12 @@ class QuestionAnswering(Task):
     def __init__(self, tokenizer: Any, *, doc_stride: int = 128, n_best: int = 20, max_answer_tokens: int = 30,
                  version_2: bool | None = None, null_threshold: float = 0.0, **more):  # fmt: skip
         super().__init__(tokenizer, **more)
-        if not 0 < doc_stride < self.max_length:
+        _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold)
+        if doc_stride >= self.max_length:
             doc_stride = max(1, self.max_length // 3)
         self.doc_stride, self.n_best, self.max_answer_tokens = doc_stride, n_best, max_answer_tokens
-        self.version_2, self.null_threshold = version_2, null_threshold
+        self.version_2, self.null_threshold = bool(version_2), null_threshold
+        self._asked = version_2  # None: one question without an answer decides, in whatever file it stands
 
     def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
         question, context = (column(rows, r, self.columns) for r in ("question", "context"))
@@ -50,9 +52,10 @@ class QuestionAnswering(Task):
             text = text_of(row, context, number)
             given = None if bare else self._answers(row.get(answers), text, number)
             out.append(Example({"question": text_of(row, question, number), "context": text}, given))
-        if self.version_2 is None:
-            self.version_2 = any(e.label is not None and not e.label["text"] for e in out)
-        elif not self.version_2 and any(e.label is not None and not e.label["text"] for e in out):
+        unanswerable = any(e.label is not None and not e.label["text"] for e in out)
+        if self._asked is None:
+            self.version_2 = self.version_2 or unanswerable
+        elif not self._asked and unanswerable:
             raise UsageError("Some questions have no answer, and version_2 is off.", got="questions without answers",
                              allowed="an answer to every question", next_step="set version_2: true in task_options")  # fmt: skip
         return out
@@ -183,6 +186,19 @@ def _span(label: Mapping[str, list], context: np.ndarray, offsets: np.ndarray) -
     start = inside[np.flatnonzero(offsets[inside, 0] <= first)[-1]]
     end = inside[np.flatnonzero(offsets[inside, 1] >= last)[0]]
     return {"start": np.asarray(start), "end": np.asarray(max(start, end))}
+
+
+def _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold) -> None:
+    """Raises UsageError for a value of the wrong kind or out of range."""
+    whole = {"doc_stride": doc_stride, "n_best": n_best, "max_answer_tokens": max_answer_tokens}
+    wrong = [(n, v, "a whole number of at least 1") for n, v in whole.items() if isinstance(v, bool) or not isinstance(v, int) or v < 1]
+    if version_2 not in (None, True, False):
+        wrong.append(("version_2", version_2, "true, false, or left out"))
+    if isinstance(null_threshold, bool) or not isinstance(null_threshold, (int, float)) or not np.isfinite(null_threshold):
+        wrong.append(("null_threshold", null_threshold, "a finite number"))
+    for name, value, allowed in wrong:
+        raise UsageError("An option of question-answering is not what it has to be.", got=f"{name}: {value!r}", allowed=allowed,
+                         next_step="correct task_options")  # fmt: skip
 
 
 def normalize_answer(text: str) -> str:

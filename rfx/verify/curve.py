@@ -41,7 +41,8 @@ class Row(_Part):
     """One target over all seeds. Costs are shares of dense, drops points of the metric."""
 
     target: float
-    seeds: int
+    seeds: int  # that reached the target
+    asked: int = 1  # seeds of the sweep
     cost: float
     drop: float  # mean
     lowest: float  # drop over the seeds
@@ -67,14 +68,14 @@ class Curve(_Part):
     @property
     def rows(self) -> list[Row]:
         """One row a target that was reached, in the order of the targets."""
-        rows = []
+        rows, asked = [], len({p.seed for p in self.points})
         for target in sorted({p.target for p in self.points}, reverse=True):
             some = [p for p in self.points if p.target == target and p.accuracy is not None and p.cost is not None]
             if not some:
                 continue
             drops = [p.accuracy.drop for p in some]
             rows.append(Row(
-                target=target, seeds=len(some), cost=sum(p.cost for p in some) / len(some), drop=sum(drops) / len(drops),
+                target=target, seeds=len(some), asked=asked, cost=sum(p.cost for p in some) / len(some), drop=sum(drops) / len(drops),
                 lowest=min(drops), highest=max(drops), bound=max(p.accuracy.interval[1] for p in some),
             ))  # fmt: skip
         return [
@@ -90,8 +91,7 @@ def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, 
     """
     if max_drop is None:
         return None, "No --max-drop was given, so no point is recommended."
-    whole = max((r.seeds for r in rows), default=0)
-    rows = [r for r in rows if math.isfinite(r.drop) and r.seeds == whole]
+    rows = [r for r in rows if math.isfinite(r.drop) and r.seeds >= r.asked]
     sure = [r for r in rows if r.bound <= max_drop]
     if sure:
         best = min(sure, key=lambda r: r.cost)

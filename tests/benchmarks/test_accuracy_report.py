@@ -7,7 +7,7 @@ import benchmarks.accuracy_report as report
 
 def results(tmp_path):
     def cell(metric, divergence, agreement=0.9):
-        return {"metric": metric, "divergence": divergence, "agreement": agreement, "peak_mb": 100.0 + metric,
+        return {"metric": metric, "divergence": divergence, "agreement": agreement, "beyond_mb": 100.0 + metric,
                 "stages": {"score": [2.0 * metric, False], "search": [9.0, True]}}  # fmt: skip
 
     cells = {f"a|{r}|{seed}|0.5|64": cell(0.8 + 0.02 * seed, d) for r, d in (("rfx", 0.01), ("kwon", 0.08)) for seed in (0, 1)}

@@ -13,6 +13,7 @@ from rfx.errors import UsageError
 from rfx.plan import Kind, Plan, Update
 from rfx.scores import scorer
 from rfx.scores.divergence import collect_outputs, mean_divergence
+from rfx.surgery.shrink import shrink
 from rfx.surgery.student import as_student
 from tests.families import make
 from tests.scores.labelled import ClassTask, batches, examples
@@ -141,6 +142,24 @@ def test_an_emptied_sublayer_gets_its_best_constant(pruned):
     assert first.name not in kept_bias.weights and kept_bias.sites[0].reason == "the sublayer is empty"
     for record in kept_bias.sites[1:]:  # the dense model has it still: what went is missing everywhere behind
         assert record.fit_before > 1e-3, record
+
+
+def test_a_projection_without_a_bias_gets_none(pruned):
+    """What is fitted must be what the small model can hold."""
+    _, _, masks, data = pruned
+    model = make("bert")
+    sites = find_sites(model)
+    for s in sites:
+        model.get_submodule(s.output).bias = None
+    masks = {**masks, sites[2].name: np.zeros(sites[2].units)}
+    found = reconstruct(model, sites, masks, data, bias=True)
+    assert found.weights and not found.biases and sites[2].name not in found.weights
+    plan = Plan.of(sites, {name: np.flatnonzero(m) for name, m in masks.items()})
+    update = Update(weights=found.weights, biases=found.biases)
+    with as_student(model, sites, plan, update), torch.no_grad():
+        student = model(**data[0][0]).logits
+    with torch.no_grad():
+        torch.testing.assert_close(shrink(model, sites, plan, update)(**data[0][0]).logits, student, atol=1e-5, rtol=1e-4)
 
 
 def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):

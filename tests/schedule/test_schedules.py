@@ -81,8 +81,9 @@ def test_the_budget_holds_and_the_output_comes_nearer(model, task, examples, met
         assert judged.outcome is outcome
 
 
-def test_rounds_are_nested(model, task, examples, monkeypatch):
-    ground = ground_of(model, task, examples, "rfx")
+@pytest.mark.parametrize("method", ["rfx", "kwon"])
+def test_rounds_are_nested(model, task, examples, monkeypatch, method):
+    ground = ground_of(model, task, examples, method)
     plans = []
     fit = Ground.compensate
     monkeypatch.setattr(Ground, "compensate", lambda self, plan, scores: plans.append(plan) or fit(self, plan, scores))

@@ -101,3 +101,22 @@ def test_sites_without_rows_or_without_choice_are_left_alone():
     assert "c" not in result.after and result.after["b"] == 0.0
     with pytest.raises(UsageError):
         rearrange(kept, scores, mode="annealing")
+
+
+@pytest.mark.parametrize("mode", ["best", "reference"])
+def test_units_that_are_gone_do_not_come_back(mode):
+    """Their gradients are zero, so that keeping one costs nothing, and would be worth a swap."""
+    rng = np.random.default_rng(3)
+    returned = 0
+    for _ in range(30):
+        rows = correlated(rng)
+        rows[:, [2, 7]] = 0
+        alive = [u for u in range(12) if u not in (2, 7)]
+        scores, _ = site(rows, 6)
+        kept = {"s": tuple(alive[:5])}
+        result = rearrange(kept, scores, mode=mode, among={"s": alive})
+        assert set(result.kept["s"]) <= set(alive) and len(result.kept["s"]) == 5
+        removed = sorted(set(range(12)) - set(result.kept["s"]))
+        assert result.after["s"] == pytest.approx(damage(scores.gradients["s"], removed), rel=1e-6)
+        returned += bool({2, 7} & set(rearrange(kept, scores, mode=mode).kept["s"]))
+    assert returned  # without the pool they do

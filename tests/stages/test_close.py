@@ -80,6 +80,7 @@ def test_a_target_between_the_aim_and_the_fastest_point_is_reached(monkeypatch, 
     floor = table().predict_ms(SITES, {s.name: 0 for s in SITES}) / dense
     closed = loop(monkeypatch, tmp_path, floor + close.AIM / 2, lambda r: r)
     assert closed.predicted_ratio == pytest.approx(floor) or closed.predicted_ratio <= floor + close.AIM / 2
+    assert all(r.predicted_ms <= r.budget_ms * (1 + 1e-9) for r in closed.rounds)
 
 
 def test_the_loop_ends_well_within_the_window_that_is_promised():

@@ -4,9 +4,17 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import rfx.stages.measure as measure
+from rfx.anatomy import find_sites
+from rfx.cost.latency import table_key
+from rfx.cost.table import LatencyTable
 from rfx.plan import Plan
+from rfx.progress import Silent
+from rfx.recipe import make_recipe
+from rfx.runtimes import runtime
 from rfx.runtimes.base import Conditions
+from rfx.stages.run import Run
 from rfx.store import Store
+from tests.families import make
 from tests.search.problems import make_sites
 
 
@@ -40,3 +48,21 @@ def test_a_dense_file_of_other_conditions_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "DENSE_VERSION", 99)
     once()
     assert len(exported) == 6
+
+
+def test_a_run_has_one_table_even_where_it_is_too_inexact_to_be_kept(tmp_path, monkeypatch):
+    measured = []
+
+    def measure_one(store, runtime, conditions, shape, layers, **_):
+        key = table_key(runtime, conditions, shape)
+        curves = {"mha": {0: 0.1, 4: 1.0}, "ffn": {0: 0.1, 48: 1.0}}
+        measured.append(LatencyTable(key, curves, 0.5, layers, additivity=({"error": 0.3},)))
+        return measured[-1], False
+
+    monkeypatch.setattr(measure, "load_or_measure", measure_one)
+    monkeypatch.setattr(measure, "ADDITIVITY_LIMIT", 0.05)
+    model = make("bert")
+    loaded = SimpleNamespace(sites=find_sites(model), model=model, hidden=32, layers=3, hash="h")
+    run = Run(make_recipe({"budget": {"latency": 0.5}}), Store(tmp_path), runtime("ort"), Silent())
+    first, second = (measure.latency_table(run, loaded, SimpleNamespace(engine=None), ("logits",)) for _ in range(2))
+    assert first == second and len(measured) == 1 and len(run.warnings) == 1

@@ -177,6 +177,28 @@ def test_answers_that_do_not_stand_there_are_named(tokenizer):
         old.examples(none)
 
 
+def test_one_question_without_an_answer_decides_in_whatever_file_it_stands(tokenizer):
+    task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
+    bare = {"question": "q", "context": "the cat"}
+    task.examples([bare], need_labels=False)
+    task.examples([{**bare, "answers": {"text": ["cat"], "answer_start": [4]}}])
+    assert not task.version_2
+    task.examples([{**bare, "answers": {"text": [], "answer_start": []}}])
+    assert task.version_2
+    task.examples([bare], need_labels=False)
+    assert task.version_2
+
+
+@pytest.mark.parametrize("option", [
+    {"n_best": 2.5}, {"n_best": 0}, {"doc_stride": None}, {"doc_stride": -1}, {"max_answer_tokens": True}, {"null_threshold": None},
+    {"null_threshold": float("nan")}, {"version_2": 3},
+])  # fmt: skip
+def test_options_of_question_answering_are_checked(tokenizer, option):
+    with pytest.raises(UsageError, match="option") as refused:
+        task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, **option)
+    assert next(iter(option)) in refused.value.got
+
+
 def test_no_answer_wins_only_where_questions_may_have_none(tokenizer):
     import numpy as np
 
