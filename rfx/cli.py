@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
@@ -305,18 +305,31 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job cleans up like an interrupted one
+    as_json = "--json" in sys.argv[1:]
     try:
-        app()
+        code = app(standalone_mode=not as_json)  # with --json typer's own refusals come back too, to be one JSON object
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPT))
     except Exception as error:  # a bug of rfx: said in full, and never with the exit code of a failed gate
         if is_interrupt(error):
             sys.exit(int(ExitCode.INTERRUPT))
+        if hasattr(error, "format_message"):  # typer's: an option that is not there, a value of another type
+            _end_json(error.format_message(), ExitCode.USAGE)
         import traceback
 
         traceback.print_exc()
-        sys.stderr.write("error: this is a bug of rfx. Please report it with the output of `rfx env`.\n")
+        what = "this is a bug of rfx. Please report it with the output of `rfx env`."
+        if as_json:
+            _end_json(what, ExitCode.INTERNAL_CHECK)
+        sys.stderr.write(f"error: {what}\n")
         sys.exit(int(ExitCode.INTERNAL_CHECK))
+
+
+def _end_json(what: str, code: ExitCode) -> NoReturn:
+    print_json({"error": {"what": what}, "exit_code": int(code)})
+    sys.stderr.write(f"error: {what}\n")
+    sys.exit(int(code))
 
 
 if __name__ == "__main__":

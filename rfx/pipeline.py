@@ -121,7 +121,8 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
 
     Args:
         onnx: another ONNX file of the same model (a quantized one) whose accuracy and latency are judged in its place;
-            how fast it is beside model.onnx is said in the warnings. Shapes and parity stay those of model.onnx.
+            how fast it is beside model.onnx is said in the warnings. Its shapes are proved too, where it names its weights as
+            rfx does; parity stays that of model.onnx.
         reports: a folder of their own for the new evidence and its reports.
 
     Raises:
@@ -155,13 +156,15 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
     update = read_update(folder / "update.safetensors")
     same, differences = check.parity(run, loaded, workload, plan, update, small, engine)
     same = check.diagnose(run, workload, file, same, None)
+    shrunk = check.shrunk(loaded, file, plan)
     if onnx is not None:
         engine = check.other_file(run, loaded, engine, Path(onnx))
+        shrunk, same = check.of_other_file(loaded, plan, Path(onnx), shrunk, same)
     accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
     latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
     evidence = before.model_copy(update=dict(
         tool=tool(), created=now(), environment=environment(), data=workload.data, parity=differences,
-        gates=[check.shrunk(loaded, file, plan), same, accuracy_gate(accuracy, recipe.max_drop),
+        gates=[shrunk, same, accuracy_gate(accuracy, recipe.max_drop),
                _latency_gate(run, latency, None, None)],
         latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
     ))  # fmt: skip

@@ -60,7 +60,7 @@ class EngineSpec(_Part):
 class CalibrationSpec(_Part):
     examples: int = Field(2048, ge=8)
     batch: int = Field(32, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class Budget(_Part):
@@ -130,13 +130,13 @@ class Recipe(_Part):
     quickstart: bool = False  # the embedded model and data
     target: str = "auto"  # a runtime's name, or the best one of this machine
     budget: Budget = Field(default_factory=Budget)
-    max_drop: float | None = Field(None, ge=0)  # points of the metric, 1.0 = one of a hundred
-    min_speedup: float | None = Field(None, gt=0)
+    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False)  # points of the metric, 1.0 = one of a hundred
+    min_speedup: float | None = Field(None, gt=0, allow_inf_nan=False)
     conditions: ConditionsSpec = Field(default_factory=ConditionsSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
     method: Method = Field(default_factory=lambda: PRESETS["rfx"].model_copy())
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -246,10 +246,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _relative_to(recipe: Recipe, folder: Path) -> Recipe:
-    """Files named in a recipe are looked for beside it."""
+    """Files named in a recipe are looked for beside it first."""
 
     def resolve(value: str | None) -> str | None:
-        if value and not Path(value).is_absolute() and not Path(value).exists() and (folder / value).exists():
+        if value and not Path(value).is_absolute() and (folder / value).exists():
             return str(folder / value)
         return value
 

@@ -179,7 +179,7 @@ def atomic_dir(path: str | Path, *, lock: Any = None) -> Iterator[Path]:
     Raises:
         UsageError: the place cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))  # a link stays, and what it names is written
     next_step = "give another --out, or make the folder writable"
     with _named_errors("The output folder cannot be made.", path, next_step):
         if path.exists() and not path.is_dir():
@@ -213,7 +213,7 @@ def require_place(path: str | Path) -> None:
     Raises:
         UsageError: a file stands in the way, or the nearest folder above cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     with _named_errors("The output folder cannot be made.", path, "give another --out, or make the folder writable"):
         above = next(p for p in (path, *path.parents) if p.exists())
         if not above.is_dir():
@@ -229,7 +229,9 @@ def require_file_place(path: str | Path) -> None:
     Raises:
         UsageError: a folder stands there, or the nearest folder above cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    if _special(path):
+        return
+    path = Path(os.path.realpath(path))
     with _named_errors("The file cannot be written.", path, "give another path, or make the folder writable"):
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
@@ -291,12 +293,17 @@ def _umask() -> int:
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file beside and rename it: `path` holds the old contents or the new, never half. Parents are made.
+    """Write a file beside and rename it: `path` holds the old contents or the new, never half. Parents are made. A link stays
+    a link; a device or a pipe (/dev/stdout) is written to.
 
     Raises:
         UsageError: the place cannot be written.
     """
-    path = Path(os.path.abspath(path))
+    if _special(path):
+        with _named_errors("The file cannot be written.", Path(path), "give another path"), open(path, "wb") as stream:
+            stream.write(data)
+        return
+    path = Path(os.path.realpath(path))
     with _named_errors("The file cannot be written.", path, "give another path, or make the folder writable"):
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
@@ -310,6 +317,12 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _special(path: str | Path) -> bool:
+    """Whether `path` is there and neither a file nor a folder, or is the process's own stream: never to be replaced."""
+    path = Path(os.path.abspath(path))
+    return path.exists() and not path.is_dir() and (not path.is_file() or path.parts[1] in ("dev", "proc"))
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -309,7 +310,24 @@ def test_a_users_file_in_an_output_is_never_lost(call, trained, tmp_path):
     code, text = call(out=out)
     assert code == 2 and "mynote.txt" in text and (out / "mynote.txt").read_text() == "mine"
     (out / "mynote.txt").unlink()
+    (out / "model" / "notes.txt").write_text("mine")
+    code, text = call(out=out)
+    assert code == 2 and "notes.txt" in text and (out / "model" / "notes.txt").read_text() == "mine"
+    (out / "model" / "notes.txt").unlink()
+    served = next((out / "triton").iterdir()) / "1"
+    (served / "model.plan").write_bytes(b"an engine that `rfx build` let Triton serve")
     assert call(out=out)[0] == 0
+
+
+def test_an_option_that_is_none_is_one_json_object_too(monkeypatch, capsys):
+    import rfx.cli
+
+    for args, said in ((["gate", "x", "--max-drop", "abc"], "--max-drop"), (["gate", "--nonsense"], "--nonsense"), (["gate", "no.json"], "no evidence")):
+        monkeypatch.setattr(sys, "argv", ["rfx", *args, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            rfx.cli.main()
+        out = json.loads(capsys.readouterr().out)
+        assert ended.value.code == out["exit_code"] == 2 and said in out["error"]["what"]
 
 
 def test_a_table_of_another_runtime_or_condition_is_refused_before_any_work(call, trained, cache, tmp_path):

@@ -114,6 +114,9 @@ def test_verify_judges_another_file_of_the_same_model(built, monkeypatch, tmp_pa
     evidence = json.loads(run("verify", folder / "out", "--onnx", dense, "--json").stdout)
     assert evidence["accuracy"]["drop"] == 0 and evidence["accuracy"]["divergence"] < 1e-9 and any("keep model.onnx" in w for w in evidence["warnings"])
     assert 0.8 < evidence["latency"]["ratio"] < 1.25
+    gates = {g["name"]: g for g in evidence["gates"]}
+    assert gates["shrunk"]["outcome"] == "fail" and gates["shrunk"]["detail"].startswith("model.onnx: ")  # of the same name: it is the dense one
+    assert gates["same"]["outcome"] == "pass" and gates["same"]["detail"].startswith("model.onnx: ")
     missing = run("verify", folder / "out", "--onnx", tmp_path / "no.onnx")
     assert missing.exit_code == 2 and "no.onnx" in missing.output
 

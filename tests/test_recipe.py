@@ -34,6 +34,9 @@ def test_round_trip(tmp_path):
         ({"conditions": {"precision": "int8"}}, "conditions.precision"),
         ({"calibration": {"examples": 1}}, "calibration.examples"),
         ({"task": "translation"}, "text-classification"),
+        ({"seed": -1}, "seed"),
+        ({"calibration": {"seed": -1}}, "calibration.seed"),
+        ({"max_drop": float("inf")}, "max_drop"),
     ],
 )
 def test_mistakes_are_named(data, says):
@@ -53,7 +56,10 @@ def test_a_missing_file_names_the_bundled_ones():
         read_recipe("nowhere.yaml")
 
 
-def test_files_beside_a_recipe_are_found(tmp_path):
+def test_files_beside_a_recipe_are_found(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "train.jsonl").write_text("{}")  # of the same name, where the command is run
+    monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "train.jsonl").write_text("{}")
     (tmp_path / "r.yaml").write_text("data: {train: train.jsonl, eval: glue/sst2}")
     recipe = read_recipe(tmp_path / "r.yaml")

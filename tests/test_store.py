@@ -2,13 +2,14 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rfx.errors import UsageError
-from rfx.store import Store, atomic_dir, atomic_write_text
+from rfx.store import Store, atomic_dir, atomic_write_text, require_file_place, require_place
 
 
 @pytest.fixture
@@ -183,3 +184,30 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     assert names(tmp_path / "new") == ["x.json"] and "ü" in (tmp_path / "new" / "x.json").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match="directory"):
         atomic_write_text(tmp_path / "new", "x")
+
+
+def test_a_link_stays_a_link_and_what_it_names_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "file").symlink_to(tmp_path / "far" / "file")
+    (tmp_path / "folder").symlink_to(tmp_path / "far" / "folder")  # nothing is there yet
+    for _ in range(2):
+        require_file_place(tmp_path / "file")
+        atomic_write_text(tmp_path / "file", "text")
+        require_place(tmp_path / "folder")
+        with atomic_dir(tmp_path / "folder") as new:
+            (new / "x").write_text("x")
+    assert (tmp_path / "file").is_symlink() and (tmp_path / "folder").is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "text" and names(tmp_path / "far" / "folder") == ["x"]
+    assert names(tmp_path) == ["far", "file", "folder"] and names(tmp_path / "far") == ["file", "folder"]
+
+
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    require_file_place(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        atomic_write_text(tmp_path / "pipe", "text")
+        assert read.result(10) == "text"
+    assert (tmp_path / "pipe").is_fifo()
+    atomic_write_text("/dev/null", "text")
+    assert Path("/dev/null").is_char_device()

@@ -119,10 +119,13 @@ def test_points_have_no_sign_where_they_are_nothing():
 
 
 def test_a_strangers_folder_is_left_alone(trained, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    result = run(trained, tmp_path, "--flops", "0.5")
-    assert result.exit_code == 2 and "did not write" in result.output
-    assert [p.name for p in Path(tmp_path).iterdir()] == ["mine.txt"]
+    for name in ("mine.txt", "recipe.yaml"):  # the second has the name of a file of a sweep, and no sweep is there
+        folder = tmp_path / name.split(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        result = run(trained, folder, "--flops", "0.5")
+        assert result.exit_code == 2 and "did not write" in result.output
+        assert [(p.name, p.read_text()) for p in Path(folder).iterdir()] == [(name, "mine")]
 
 
 def test_every_seed_draws_its_own_sample_from_the_recipes_on(trained):

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rfx.errors import InternalCheckError, first_line
+from rfx.errors import InternalCheckError, UnsupportedModelError, first_line
 from rfx.export.precision import convert_precision
 from rfx.plan import Plan, Site
 
+LARGEST_FILE = 2 * 2**30  # bytes: protobuf's
 OPSET = 20  # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which RTX refuses
 METADATA_PREFIX = "rfx."
 
@@ -43,6 +44,8 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
             out = self.model(**dict(zip(input_names, tensors)))
             return tuple(getattr(out, name) for name in output_names)
 
+    if precision == "fp32":  # known before the work
+        _require_size(4 * sum(p.numel() for p in model.parameters()), precision)
     implementation = model.config._attn_implementation
     limit = int(getattr(model.config, "max_position_embeddings", 512) or 512)
     # RoBERTa keeps two positions for itself: stay clear of the end.
@@ -67,6 +70,7 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
 
     name_weights(proto)
     proto = convert_precision(proto, precision)
+    _require_size(sum(len(i.raw_data) for i in proto.graph.initializer), precision)
     onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()})
     for node in proto.graph.node:  # stack traces of the exporter name files of this machine
         del node.metadata_props[:]
@@ -85,6 +89,16 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _require_size(size: int, precision: str) -> None:
+    """`size` bytes of weights. One file holds at most 2 GiB (protobuf), and weights beside it are not what rfx writes."""
+    if size >= LARGEST_FILE:
+        raise UnsupportedModelError(
+            "The model does not fit into one ONNX file.", got=f"{size / 2**30:.2f} GiB of weights at {precision}",
+            allowed=f"less than {LARGEST_FILE / 2**30:.3g} GiB", next_step="start from a smaller model" if precision != "fp32" else
+            "export it with --precision fp16, or start from a smaller model",
+        )  # fmt: skip
 
 
 def name_weights(proto) -> None:

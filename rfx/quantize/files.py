@@ -31,7 +31,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file of rfx")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)  # whatever its name ends in
         if not model.graph.node:
             raise ValueError("it has no graph")
     except (DecodeError, ValueError, OSError) as error:

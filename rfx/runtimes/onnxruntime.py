@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rfx.errors import EnvironmentMissingError, UsageError
+from rfx.errors import EnvironmentMissingError, UsageError, UserError
 from rfx.runtimes.base import GPU_GRID, Arrays, Availability, BoundRun, Conditions, Engine, Runtime
 from rfx.runtimes.gpu import gpu_count, gpu_group_bytes, gpu_name, gpu_state
 
@@ -353,6 +354,11 @@ def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:
     return {n: np.ascontiguousarray(inputs[n]) for n in names}
 
 
-def _run_error(error: Exception, inputs: Arrays) -> UsageError:
+def _run_error(error: Exception, inputs: Arrays) -> UserError:
     shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in inputs.items())
+    if re.search(r"allocat|out of memory|CUDA failure|CUBLAS_STATUS|CUDNN_STATUS", str(error), re.IGNORECASE):
+        return EnvironmentMissingError(
+            "The device's memory is not enough for these inputs, or the device failed.", got=f"{shapes}: {_first_line(error)}",
+            allowed="a smaller batch or sequence, or a device with more memory", next_step="lower --batch or --sequence",
+        )  # fmt: skip
     return UsageError("ONNX Runtime cannot run the model on these inputs.", got=f"{shapes}: {_first_line(error)}")

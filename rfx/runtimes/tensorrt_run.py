@@ -24,6 +24,19 @@ class Buffers:
         self.stream = owner.stream
         self.host_inputs = inputs
         self.device_outputs = {}
+        try:
+            self._place(inputs)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
+            raise EnvironmentMissingError(
+                "The device's memory is not enough for these inputs.", got=f"{shapes}: {first_line(error)}",
+                allowed="a smaller batch or sequence, or a device with more memory", next_step="lower --batch or --sequence",
+            ) from None  # fmt: skip
+        self.stream.synchronize()
+
+    def _place(self, inputs: dict[str, np.ndarray]) -> None:
+        """Inputs, and room for the outputs, on the device."""
+        cupy, owner, context = self._cupy, self._owner, self.context
         with self.stream:
             self.device_inputs = {n: cupy.asarray(a) for n, a in inputs.items()}
             for name, array in self.device_inputs.items():
@@ -39,7 +52,6 @@ class Buffers:
                 array = cupy.empty(shape, dtype=owner.trt.nptype(owner.engine.get_tensor_dtype(name)))
                 self.device_outputs[name] = array
                 context.set_tensor_address(name, array.data.ptr)
-        self.stream.synchronize()
 
     def enqueue(self) -> None:
         if not self.context.execute_async_v3(self.stream.ptr):

@@ -16,6 +16,9 @@ def require_report_folder(folder: Path) -> None:
     """Reports alone go where nothing else is: never over a model or a stranger's files."""
     require_place(folder)
     strange = [p.name for p in folder.iterdir() if p.name not in REPORT_FILES] if folder.is_dir() else []
+    page = folder / "README.md"
+    if page.is_file() and "library_name: rfx" not in page.read_text(encoding="utf-8", errors="replace")[:1000]:
+        strange.append(page.name)  # a page of the user's own
     if strange or (folder.is_dir() and any(folder.iterdir()) and not (folder / "evidence.json").is_file()):
         raise UsageError(
             "The folder for the new reports holds other things.", got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
@@ -76,9 +79,11 @@ def require_ours(out: Path) -> None:
 
 
 def require_sweep_folder(out: Path) -> None:
-    """The same for the output of a sweep."""
+    """The same for the output of a sweep: without a sweep.json nothing there is a sweep's, whatever it is called."""
     require_place(out)
-    _refuse(out, [p.name for p in out.iterdir() if p.name not in CURVE_FILES] if out.is_dir() else [], "a sweep", "an earlier sweep")
+    earlier = (out / "sweep.json").is_file()
+    strange = sorted(p.name for p in out.iterdir() if not earlier or p.name not in CURVE_FILES) if out.is_dir() else []
+    _refuse(out, strange, "a sweep", "an earlier sweep")
 
 
 def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:

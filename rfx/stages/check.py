@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from rfx.calibration import features_hash, run_features
-from rfx.errors import UserError
-from rfx.export.onnx import shape_mismatches
+from rfx.errors import UserError, first_line, is_interrupt
+from rfx.export.onnx import shape_mismatches, site_shapes
 from rfx.masks import MaskTap, plan_masks
 from rfx.plan import Plan, Update
 from rfx.runtimes.base import Engine
@@ -81,6 +81,18 @@ def other_file(run: Run, loaded: Model, plain: Engine, file: Path) -> Engine:
     return other
 
 
+def of_other_file(loaded: Model, plan: Plan, file: Path, shrunk_: Gate, same: Gate) -> tuple[Gate, Gate]:
+    """The gates of model.onnx where accuracy and latency are those of another file: shapes are proved there too, if it names
+    its weights as rfx does; what was proved of model.onnx alone says so."""
+    found = site_shapes(file, loaded.sites)
+    if any(channels for modules in found.values() for channels in modules.values()):
+        other = shrunk(loaded, file, plan)
+        shrunk_ = other.model_copy(update={"detail": f"{file.name}: {other.detail}"}) if shrunk_.outcome == "pass" else shrunk_
+    else:
+        shrunk_ = shrunk_.model_copy(update={"detail": f"model.onnx: {shrunk_.detail}; {file.name} names its weights otherwise and was not looked at"})
+    return shrunk_, same.model_copy(update={"detail": f"model.onnx: {same.detail}"})
+
+
 def diagnose(run: Run, workload: Workload, file: Path, gate: Gate, folder: Path | None) -> Gate:
     """Where an engine of the TensorRT family is not the same function: which tensor is the first that differs from ONNX
     Runtime's, through Polygraphy, and a script in `folder` that repeats it. The verdict stays what it was."""
@@ -91,11 +103,14 @@ def diagnose(run: Run, workload: Workload, file: Path, gate: Gate, folder: Path 
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in _engine_inputs(workload, PARITY_EXAMPLES)]
     try:
         found = compare_runtimes(file, inputs, runtime=run.runtime.name, tolerance=run.runtime.tolerance(run.conditions.precision))
-    except UserError as error:
-        return gate.model_copy(update={"detail": f"{gate.detail}; not located: {error.what} {error.got or ''}".rstrip()})
-    if found is None:
-        return gate
-    script = f"; repeat it with {save_repro(folder, found).name}" if folder is not None else f"; repeat it: {found.command}"
+        if found is None:
+            return gate
+        script = f"; repeat it with {save_repro(folder, found).name}" if folder is not None else f"; repeat it: {found.command}"
+    except Exception as error:  # noqa: BLE001 - the verdict stands without it: no failure of the search may cost the finished run
+        if is_interrupt(error):
+            raise
+        why = f"{error.what} {error.got or ''}".rstrip() if isinstance(error, UserError) else first_line(error)
+        return gate.model_copy(update={"detail": f"{gate.detail}; not located: {why}"})
     return gate.model_copy(update={"detail": f"{gate.detail}; {found}{script}"})
 
 

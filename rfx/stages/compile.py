@@ -130,7 +130,7 @@ def serve_engine(onnx_file: Path, plan: Path, conditions: Conditions, options: E
 
     root = onnx_file.parent / "triton"
     models = [p.name for p in root.iterdir() if (p / "config.pbtxt").is_file()] if root.is_dir() else []
-    if len(models) != 1 or plan.parent != onnx_file.parent or module_name("trt") != "tensorrt":
+    if len(models) != 1 or plan.resolve().parent != onnx_file.resolve().parent or module_name("trt") != "tensorrt":
         return None
     inputs, outputs = specs_of(onnx_file)
     return write_triton(

@@ -129,6 +129,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         )  # fmt: skip
     _fit_lengths(run, position_limit(model))
+    _fit_engine(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -229,8 +230,10 @@ def load_workload(run: Run, loaded: Model) -> Workload:
         overlap=overlap(calibration, evaluation), dropped_overlap=dropped,
     )  # fmt: skip
     workload = Workload(task, calibration, evaluation, data)
-    workload.calibration_features = task.encode(calibration)
-    workload.evaluation_features = task.encode(evaluation)
+    for part, examples in (("calibration", calibration), ("evaluation", evaluation)):
+        setattr(workload, f"{part}_features", task.encode(examples))
+        if task.truncated:
+            run.progress.note(f"{task.truncated} of {len(examples)} {part} texts are longer than {task.max_length} tokens and are cut (--max-length)")
     return workload
 
 
@@ -253,6 +256,20 @@ def _fit_lengths(run: Run, limit: int | None) -> None:
         "max_length": min(recipe.max_length, limit),
         "conditions": conditions.model_copy(update={"sequence": min(conditions.sequence, limit)}),
     })  # fmt: skip
+
+
+def _fit_engine(run: Run, limit: int | None) -> None:
+    """An engine takes no more than it was built for: it must hold all that it will be run on, and the model must hold it."""
+    recipe, engine = run.recipe, run.recipe.engine
+    wanted = {"--max-batch": (engine.max_batch, recipe.conditions.batch, None),
+              "--max-sequence": (engine.max_sequence, max(recipe.conditions.sequence, recipe.max_length), limit)}  # fmt: skip
+    for option, (value, least, most) in wanted.items() if run.served_by.name.startswith("trt") else ():
+        if value is not None and (value < least or (most is not None and value > most)):
+            raise UsageError(
+                "The engine's largest inputs do not fit this run and this model.", got=f"{option} {value}",
+                allowed=f"at least {least} (what is timed, and the task's --max-length)" + (f", at most {most} (the model's positions)" if most else ""),
+                next_step=f"correct {option}, or leave it out",
+            )  # fmt: skip
 
 
 def _check_options(cls: type[Task], options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from rfx.anatomy import layout, position_limit
 from rfx.cost.latency import check_additivity, load_or_measure, table_key
 from rfx.cost.table import LatencyTable
+from rfx.environment import versions
 from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape
 from rfx.export.onnx import export_onnx, plan_metadata
@@ -21,6 +22,7 @@ from rfx.stages.load import Model
 from rfx.stages.run import Run
 from rfx.surgery.shrink import shrink
 
+EXPORTERS = ("torch", "transformers", "onnx", "onnxscript")  # dense and pruned are the same export
 DENSE_VERSION = 3  # of the dense baseline's file: those of another are not taken from the store
 ADDITIVITY_LIMIT = 0.05
 ADDITIVITY_PLANS = 3
@@ -59,7 +61,7 @@ def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
     """Export and build the dense model once; the file is kept in the store."""
     conditions = run.conditions
     key = run.store.key(  # all that stands in its metadata
-        DENSE_VERSION, "dense", loaded.hash, loaded.source, outputs, input_names(loaded), conditions.precision,
+        DENSE_VERSION, "dense", {n: v for n, v in versions().items() if n in EXPORTERS}, loaded.hash, loaded.source, outputs, input_names(loaded), conditions.precision,
         conditions.batch, conditions.sequence, run.recipe.max_length,
     )  # fmt: skip
     with run.stage("dense baseline") as clock:

@@ -61,7 +61,7 @@ def _read_file(path: Path) -> list[Row]:
     if kind in (".csv", ".tsv"):
         # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
         quotes = {} if kind == ".csv" or _quoted(path) else {"quoting": csv.QUOTE_NONE}
-        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", keep_default_na=False, na_values=[""], **quotes)
+        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", dtype=str, keep_default_na=False, na_values=[""], **quotes)  # texts stay as they are: 007
     if kind not in (".json", ".jsonl", ".txt"):
         raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
     try:
@@ -128,7 +128,7 @@ def _parse_json(path: Path, text: str) -> list[Row]:
     except ValueError as error:
         raise UsageError(f"{path} is not JSON.", got=str(error), next_step="one object a line? call it .jsonl") from None
     if isinstance(data, dict) and isinstance(data.get("data"), list):
-        if data["data"] and "paragraphs" in data["data"][0]:
+        if data["data"] and isinstance(data["data"][0], dict) and "paragraphs" in data["data"][0]:
             return _squad(path, data["data"])
         data = data["data"]
     if not isinstance(data, list) or not all(isinstance(r, dict) for r in data):
@@ -149,8 +149,8 @@ def _squad(path: Path, articles: Sequence[Mapping]) -> list[Row]:
                         "answers": {"text": [a["text"] for a in answers],
                                     "answer_start": [int(a["answer_start"]) for a in answers]},
                     })  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is not SQuAD JSON.", got=f"{type(error).__name__} {error}",
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is not SQuAD JSON.", got=f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error),
                          allowed="data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}") from None  # fmt: skip
     return rows
 

@@ -93,7 +93,8 @@ class QuestionAnswering(Task):
             stride = max(0, room - len(questions[longest]) - 1)
         if questions and len(questions[longest]) >= room:
             raise UsageError(
-                f"The question of row {longest + 1} leaves no room for its context.", got=f"{len(questions[longest])} tokens",
+                "A question leaves no room for its context.",
+                got=f"{len(questions[longest])} tokens: {examples[longest].inputs['question'][:60]!r}...",
                 allowed=f"fewer than {room} at max_length {self.max_length}", next_step="remove it, or raise --max-length",
             )  # fmt: skip
         full = self.tokenizer(

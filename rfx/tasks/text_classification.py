@@ -76,9 +76,9 @@ class TextClassification(Task):
         if isinstance(value, str) and value.lower() in lowered:
             return lowered.index(value.lower())
         try:
-            index = int(value)
+            index = int(float(value))
             whole = float(value) == index
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             index, whole = -1, False
         if not whole or not 0 <= index < self.num_labels:
             raise UsageError(
@@ -93,7 +93,7 @@ class TextClassification(Task):
         pairs = [e.inputs["text_pair"] for e in examples] if examples and "text_pair" in examples[0].inputs else None
         full = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)
         names = [n for n in self.tokenizer.model_input_names if n in full]
-        self.truncated = sum(len(ids) >= self.max_length for ids in full["input_ids"])
+        self.truncated = sum(bool(e.overflowing) for e in full.encodings or ())
         dtype = np.float32 if self.regression else np.int64
         return [
             Feature(i, {n: np.asarray(full[n][i], dtype=np.int64) for n in names},

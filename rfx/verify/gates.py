@@ -99,18 +99,23 @@ def predicted_latency_gate(predicted: float | None, *, target: float | None, min
     )
 
 
+_REPORTS = ("evidence.json", "report.html", "junit.xml", "summary.md", "README.md")
+_ENGINES = ("model.plan", "model.rtx.plan", "model.onnx.json", "model.plan.json", "model.rtx.plan.json")
+
+
 def strangers(folder: Path) -> list[str]:
-    """What lies in a folder beside an output of rfx (its files, its reports, engines built from it): all of it where
-    there is no evidence."""
+    """What lies in a folder, however deep, beside an output of rfx (its files, its reports, engines built from it): all of
+    it where there is no evidence."""
     if not folder.is_dir():
         return []
     try:
-        ours = {Path(name).parts[0] for name in read_evidence(folder).files}
+        ours = {Path(name) for name in read_evidence(folder).files}
     except UsageError:
-        ours = set()
-    reports = {"evidence.json", "report.html", "junit.xml", "summary.md", "README.md"} if ours else set()
-    engines = ("model.plan", "model.rtx.plan", "model.onnx.json", "model.plan.json", "model.rtx.plan.json") if ours else ()
-    return sorted(p.name for p in folder.iterdir() if p.name not in ours | reports and p.name not in engines)
+        return sorted(p.name for p in folder.iterdir())
+    served = {name.parent for name in ours if name.name == "config.pbtxt"}  # the engine that `rfx build` lets Triton serve
+    ours |= {repository / "1" / file for repository in served for file in ("model.onnx", "model.plan")}
+    ours |= {Path(name) for name in (*_REPORTS, *_ENGINES)}
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p.relative_to(folder) not in ours)
 
 
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:

@@ -241,7 +241,7 @@ class Side:
 
         self.path, self.runtime = path, runtime
         try:
-            graph = onnx.load(str(path), load_external_data=False).graph
+            graph = onnx.load(str(path), format="protobuf", load_external_data=False).graph
         except (OSError, DecodeError) as error:
             raise UsageError("The ONNX file cannot be read.", got=f"{path}: {first_line(error)}") from error
         self.weights = {i.name for i in graph.initializer}

@@ -11,6 +11,7 @@ import torch
 from rfx.anatomy import find_sites
 from rfx.errors import InternalCheckError, UnsupportedModelError
 from rfx.export.blocks import BlockShape, stack
+import rfx.export.onnx as onnx_export
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches, site_shapes
 from rfx.plan import Plan
 from rfx.surgery.shrink import shrink
@@ -60,11 +61,23 @@ def test_shapes_are_held_against_the_plan(exported):
     assert len(wrong) == 3 * 4 + 3 * 2 and "the plan keeps" in wrong[0]
 
 
-def test_the_model_and_its_settings_are_left_alone(exported):
-    model, *_ = exported
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_model_and_its_settings_are_left_alone(implementation, tmp_path):
+    model = make("bert")
+    model.config._attn_implementation = implementation
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    assert model.config._attn_implementation == "sdpa" or model.config._attn_implementation == "eager"
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    export_onnx(model, tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",))
+    assert model.config._attn_implementation == implementation
+    assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} == set()
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_model_that_one_file_cannot_hold_is_refused(precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "LARGEST_FILE", 20_000)
+    with pytest.raises(UnsupportedModelError, match="one ONNX file"):
+        export_onnx(make("bert"), tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",), precision=precision)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_fails_leaves_no_file(tmp_path):

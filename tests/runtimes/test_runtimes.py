@@ -77,6 +77,16 @@ def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
             call({**INPUTS, "hidden": INPUTS["hidden"].astype(np.float64)})
 
 
+def test_memory_that_is_not_enough_is_the_machines_fault(file):
+    """The sentences are ONNX Runtime's, of a GPU that was full."""
+    from rfx.runtimes.onnxruntime import _run_error
+
+    for text in ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 17179869184",
+                 "CUDA failure 2: out of memory ; GPU=0", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"):  # fmt: skip
+        assert isinstance(_run_error(RuntimeError(text), INPUTS), EnvironmentMissingError)
+    assert isinstance(_run_error(RuntimeError("Got invalid dimensions for input"), INPUTS), UsageError)
+
+
 def test_an_operator_the_runtime_does_not_have_is_an_environment_error(tmp_path):
     node = onnx.helper.make_node("Nonsense", ["x"], ["y"], domain="com.example")
     value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]

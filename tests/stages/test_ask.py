@@ -4,7 +4,7 @@ import pytest
 
 from rfx.errors import UsageError
 from rfx.recipe import PRESETS, make_recipe
-from rfx.stages.ask import check_names
+from rfx.stages.ask import check_names, require_report_folder
 
 
 def recipe(preset, **more):
@@ -37,3 +37,13 @@ def test_a_method_that_cannot_work_is_refused(preset, more, said, allowed):
 ])  # fmt: skip
 def test_one_that_can_is_not(preset, more):
     check_names(recipe(preset, **more))
+
+
+def test_a_users_page_is_not_taken_for_a_model_card(tmp_path):
+    (tmp_path / "evidence.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlibrary_name: rfx\n---\n")
+    require_report_folder(tmp_path)
+    (tmp_path / "README.md").write_text("# Our baselines\n")
+    with pytest.raises(UsageError) as refused:
+        require_report_folder(tmp_path)
+    assert "README.md" in refused.value.got

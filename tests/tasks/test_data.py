@@ -41,8 +41,18 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
         frame.to_parquet(file)
     else:
         frame.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
-    assert load_examples(file) == ROWS
-    assert load_examples(file, limit=2) == ROWS[:2]
+    rows = [{k: str(v) for k, v in r.items()} for r in ROWS] if kind in ("csv", "tsv") else ROWS  # text is all that these files hold
+    assert load_examples(file) == rows
+    assert load_examples(file, limit=2) == rows[:2]
+
+
+def test_what_looks_like_a_number_stays_the_text_it_is(tmp_path, tokenizer):
+    (tmp_path / "x.csv").write_text("text,label\n007,True\n1e3,False\n,True\n")
+    rows = load_examples(tmp_path / "x.csv")
+    assert [r["text"] for r in rows[:2]] == ["007", "1e3"]
+    assert [e.label for e in classifier(tokenizer, label_names=["True", "False"]).examples(rows[:2])] == [0, 1]
+    with pytest.raises(UsageError, match="ow 3|row 3"):
+        classifier(tokenizer, label_names=["True", "False"]).examples(rows)
 
 
 def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
@@ -59,6 +69,8 @@ def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
 
 @pytest.mark.parametrize(("name", "text", "match"), [
     ("x.jsonl", '{"a": 1}\n[1]\n', "Line 2"), ("x.jsonl", '{"a": 1}\n{"a"', "Line 2"), ("x.json", "{", "not JSON"),
+    ("x.json", '{"data": [1]}', "no list"), ("x.json", '{"data": [{"paragraphs": [{"context": "c", "qas": ["x"]}]}]}', "SQuAD"),
+    ("x.json", '{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "q", "answers": []}]}]}]}', "context is missing"),
     ("x.json", '{"a": 1}', "no list"), ("x.csv", "", "no examples"), ("x.csv", "text,label\n", "no examples"),
     ("x.jsonl", "", "no examples"), ("x.doc", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
     ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"),
@@ -106,8 +118,8 @@ def test_columns_can_be_named(tokenizer):
 
 def test_labels_are_matched_by_name_or_number(tokenizer):
     task = classifier(tokenizer, names=["negative", "positive"])
-    values = [1, 1.0, "1", "positive", "POSITIVE", True]
-    assert [e.label for e in task.examples([{"text": "t", "label": v} for v in values])] == [1] * 6
+    values = [1, 1.0, "1", "1.0", "positive", "POSITIVE", True]
+    assert [e.label for e in task.examples([{"text": "t", "label": v} for v in values])] == [1] * 7
     # A dataset's class order need not be the model's.
     row = {"text": "t", "label": 0, "__names__": {"label": ["positive", "negative"]}}
     assert task.examples([row])[0].label == 1
@@ -115,7 +127,7 @@ def test_labels_are_matched_by_name_or_number(tokenizer):
     assert named.examples([{"text": "t", "label": "yes"}])[0].label == 1
 
 
-@pytest.mark.parametrize("label", [2, -1, 0.5, "x", "", None, float("nan"), [1]])
+@pytest.mark.parametrize("label", [2, -1, 0.5, "0.5", "inf", "x", "", None, float("nan"), [1]])
 def test_labels_that_cannot_be_name_their_row(tokenizer, label):
     rows = [{"text": "t", "label": 0}] * 3 + [{"text": "t", "label": label}]
     with pytest.raises(UsageError, match="ow 4|row 4"):
@@ -256,7 +268,7 @@ def test_parts_are_disjoint_and_seeded():
 def test_quotes_in_tsv_are_text_where_the_file_does_not_quote(tmp_path):
     """As in GLUE's files: a row that opens a quote must not swallow those after it."""
     (tmp_path / "x.tsv").write_text('sentence\tlabel\n"a bad film\t0\nfine\t1\nhe said "no" to it\t0\n"well"\t1\n')
-    assert [r["label"] for r in load_examples(tmp_path / "x.tsv")] == [0, 1, 0, 1]
+    assert [r["label"] for r in load_examples(tmp_path / "x.tsv")] == ["0", "1", "0", "1"]
     assert load_examples(tmp_path / "x.tsv")[0]["sentence"] == '"a bad film'
 
 
@@ -293,5 +305,6 @@ def test_a_question_that_fills_the_input_is_named(tokenizer):
         features = task.encode(task.examples([{**row, "question": "plot " * words}]))
         assert features and max(len(f.ids["input_ids"]) for f in features) <= 24
     task = make()
-    with pytest.raises(UsageError, match="question of row 2"):
+    with pytest.raises(UsageError, match="no room for its context") as refused:
         task.encode(task.examples([{**row, "question": "plot"}, {**row, "question": "plot " * 40}]))
+    assert "plot plot" in refused.value.got
