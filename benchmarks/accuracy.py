@@ -49,6 +49,7 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "rfx-projection": {**RFX, "compensate": "projection"},
     "rfx-iterated": {**RFX, "schedule": "iterated", "rounds": 3},
     "rfx-sequential": {**RFX, "schedule": "sequential"},
+    "rfx-temperature-1": {**RFX, "scorer_options": {"temperature": 1.0}},
     "rfx-measured": {**RFX, "scorer_options": {"points": 4}},
 }
 

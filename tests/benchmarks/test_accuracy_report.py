@@ -56,3 +56,23 @@ def test_the_reference_stands_beside_its_authors_figures(tmp_path):
 def test_the_plot_has_a_panel_a_pair(tmp_path):
     svg = report.plot(results(tmp_path))
     assert svg.startswith("<svg") and ">a<" in svg and ">b<" in svg
+
+
+def test_parts_of_the_default_have_a_table_of_their_own_and_no_part_in_the_ratios(tmp_path):
+    file = results(tmp_path)
+    found = json.loads(file.read_text())
+    for recipe, divergence in (("rfx", 0.01), ("rfx-none", 0.2), ("kwon", 0.9)):
+        found["cells"][f"a-val|{recipe}|0|0.5|64"] = {**found["cells"]["a|rfx|0|0.5|64"], "divergence": divergence}
+    found["dense"]["a-val"] = found["dense"]["a"]
+    file.write_text(json.dumps(found))
+    text = report.tables(file)
+    assert "| `rfx-none` | no reconstruction | 0.2000 · 0.900 · 0.8000 |" in text and "### a-val" not in text
+    assert "| `kwon` | 1/5.0 (3) |" in text
+    assert ">a-val<" not in report.plot(file)
+
+
+def test_every_ablation_is_explained():
+    from benchmarks.accuracy import ABLATIONS
+
+    unexplained = {n for n in ABLATIONS if n not in report.PARTS and not n.startswith("kwon-reference")}
+    assert unexplained <= {"kwon+polish"}
