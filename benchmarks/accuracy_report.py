@@ -96,7 +96,7 @@ def tables(file: Path) -> str:
         out.append("")
     out += ratios(flops, evaluated)
     for pair in examples.keys() - evaluated.keys():
-        out += parts(flops, pair, examples[pair], dense[pair])
+        out += worth(flops, pair, examples[pair], dense[pair])
     out += samples(flops)
     out += authors(flops)
     out += costs(flops, examples)
@@ -140,7 +140,7 @@ def ratios(flops, examples) -> list[str]:
     return [*out, "", *losses, ""]
 
 
-def parts(flops, pair: str, n: int, dense) -> list[str]:
+def worth(flops, pair: str, n: int, dense) -> list[str]:
     """What each part of the default is worth, on data that takes part in choices."""
     shares = sorted({k[2] for k in flops if k[0] == pair and k[3] == n}, reverse=True)
     there = {k[1] for k in flops if k[0] == pair and k[3] == n}
