@@ -229,7 +229,7 @@ def at_latency(pair: Pair, model: Path, args, method: str, store: Store, progres
             "warnings": p.warnings, **fresh,
         }  # fmt: skip
         results["cells"][keys[p.target]] = cell
-        print(keys[p.target], {k: v for k, v in cell.items() if k != "layers"}, flush=True)
+        print(keys[p.target], {k: v for k, v in cell.items() if k not in ("layers", *fresh)}, flush=True)
     atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
 
 
