@@ -82,8 +82,8 @@ def tables(file: Path) -> str:
         shares = sorted({k[2] for k in flops if k[0] == pair and k[3] == n}, reverse=True)
         recipes = [r for r in _order({k[1] for k in flops if k[0] == pair and k[3] == n})]
         d = dense[pair]
-        out += [f"### {pair}", "", f"Dense {d['name']} {d['metric']:.4f}; {n} calibration examples. Each cell: {d['name']} · KL to the dense "
-                f"model{' (squared error)' if d['agreement'] is None else ' · agreement with it'}, means over the seeds (of the metric with the standard deviation); where a cell has fewer of them, how many.", "",
+        out += [f"### {pair}", "", f"Dense {d['name']} {d['metric']:.4f}; {n} calibration examples. Each cell: {d['name']} · "
+                f"{'squared difference from the dense model' if d['agreement'] is None else 'KL to the dense model · agreement with it'}, means over the seeds (of the metric with the standard deviation); where a cell has fewer of them, how many.", "",
                 "| recipe | seeds | " + " | ".join(f"{s:g} of the FLOPs" for s in shares) + " |", "|---|---|" + "---|" * len(shares)]  # fmt: skip
         for recipe in recipes:
             row, seeds = [], max(len(flops.get((pair, recipe, share, n), {})) for share in shares)
