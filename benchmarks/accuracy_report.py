@@ -208,8 +208,9 @@ def authors(flops) -> list[str]:
 def costs(flops, examples) -> list[str]:
     """Seconds of the stages and peak memory, means over all cells that computed the stage."""
     out = ["### Seconds and memory", "", "Means over the shares and seeds; stages taken from the store are left out. On cores that other work had a share "
-           "of: to compare the stages with one another, not for the clock (see cost-minilm.json).", "",
-           "| pair | recipe | seconds by stage | peak memory beyond the loaded model |", "|---|---|---|---|"]  # fmt: skip
+           "of: to compare the stages with one another, not for the clock (see cost-minilm.json). Memory: the least over the cells, for what a process did "
+           "before leaves its heap in pieces and adds to it.", "",
+           "| pair | recipe | seconds by stage | peak memory beyond what was resident before |", "|---|---|---|---|"]  # fmt: skip
     rows = len(out)
     for pair, n in examples.items():
         for recipe in _order({k[1] for k in flops if k[0] == pair and k[3] == n}):
@@ -222,7 +223,7 @@ def costs(flops, examples) -> list[str]:
             peaks = [c["beyond_mb"] for c in cells if "beyond_mb" in c]
             text = ", ".join(f"{name} {sum(v) / len(v):.1f}" for name, v in stages.items())
             if text:
-                out.append(f"| {pair} | `{recipe}` | {text} | {f'{max(peaks):.0f} MB' if peaks else ''} |")
+                out.append(f"| {pair} | `{recipe}` | {text} | {f'{min(peaks):.0f} MB' if peaks else ''} |")
     return [*out, ""] if len(out) > rows else []
 
 
