@@ -17,12 +17,14 @@ from rfx.errors import ExitCode, UserError, is_interrupt
 
 def say(text: str) -> None:
     """A line for the person who watches, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def result(facts: Mapping[str, Any]) -> None:
     """The one line of JSON that a command gives, on stdout."""
-    print(json.dumps(facts), flush=True)
+    sys.stdout.write(f"{json.dumps(facts)}\n")
+    sys.stdout.flush()
 
 
 def run_command(command: Callable[[], int], *, interrupted: str) -> int:
