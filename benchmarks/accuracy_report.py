@@ -208,8 +208,8 @@ def authors(flops) -> list[str]:
 def costs(flops, examples) -> list[str]:
     """Seconds of the stages and peak memory, means over all cells that computed the stage."""
     out = ["### Seconds and memory", "", "Means over the shares and seeds; stages taken from the store are left out. On cores that other work had a share "
-           "of: to compare the stages with one another, not for the clock (see cost-minilm.json). Memory: the least over the cells, for what a process did "
-           "before leaves its heap in pieces and adds to it.", "",
+           "of: to compare the stages with one another, not for the clock (see cost-minilm.json). Memory: the least over the cells, for the later "
+           "cells of one process show more.", "",
            "| pair | recipe | seconds by stage | peak memory beyond what was resident before |", "|---|---|---|---|"]  # fmt: skip
     rows = len(out)
     for pair, n in examples.items():

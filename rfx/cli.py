@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-from rfx.command_line import print_json, publish, recipe_of, session, shares_of, table_of, task_of
+from rfx.command_line import print_error, print_json, publish, recipe_of, session, shares_of, table_of, task_of
 from rfx.errors import ExitCode, is_interrupt
 from rfx.options import (  # noqa: I001
     AllowInconclusive,
@@ -327,7 +327,7 @@ def main() -> None:
 
 
 def _end_json(what: str, code: ExitCode) -> NoReturn:
-    print_json({"error": {"what": what}, "exit_code": int(code)})
+    print_error(what, code)
     sys.stderr.write(f"error: {what}\n")
     sys.exit(int(code))
 

@@ -30,9 +30,7 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
             yield terminal
     except UserError as error:
         if as_json:
-            parts = {"what": error.what, "got": error.got, "allowed": error.allowed, "next_step": error.next_step}
-            print_json({"error": {k: None if v is None else str(v) for k, v in parts.items()},
-                         "exit_code": int(error.exit_code)})  # fmt: skip
+            print_error(error.what, error.exit_code, got=error.got, allowed=error.allowed, next_step=error.next_step)
         terminal.error(error.render())
         raise typer.Exit(int(error.exit_code)) from None
     except ModuleNotFoundError as error:  # a board that has a runtime and little else
@@ -41,7 +39,7 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
             raise
         message = f"This command needs {name}, which is not installed."
         if as_json:
-            print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
+            print_error(message, ExitCode.ENVIRONMENT)
         terminal.error(message + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or run this on the server")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except Exception as error:
@@ -53,7 +51,7 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
         if message is None:
             raise
         if as_json:
-            print_json({"error": {"what": message}, "exit_code": int(ExitCode.ENVIRONMENT)})
+            print_error(message, ExitCode.ENVIRONMENT)
         terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
@@ -63,7 +61,7 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
 
 def _say_interrupted(as_json: bool, terminal: Any) -> None:
     if as_json:
-        print_json({"error": {"what": "Interrupted."}, "exit_code": int(ExitCode.INTERRUPT)})
+        print_error("Interrupted.", ExitCode.INTERRUPT)
     terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
 
 
@@ -86,6 +84,12 @@ def _disk_problem(error: BaseException) -> str | None:
 
 def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_error(what: str, code: ExitCode, **parts: Any) -> None:
+    """An error as the one JSON object of `--json`."""
+    said = {"what": what, **{k: None if v is None else str(v) for k, v in parts.items()}}
+    print_json({"error": said, "exit_code": int(code)})
 
 
 def recipe_of(source: str | None, *, model=None, task=None, train=None, eval_=None, target=None, latency=None, flops=None,

@@ -300,7 +300,8 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         UsageError: the place cannot be written.
     """
     if _special(path):
-        with _named_errors("The file cannot be written.", Path(path), "give another path"), open(path, "wb") as stream:
+        # "a": a file that the shell has sent our stream to keeps what it has.
+        with _named_errors("The file cannot be written.", Path(path), "give another path"), open(path, "ab") as stream:
             stream.write(data)
         return
     path = Path(os.path.realpath(path))

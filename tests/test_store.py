@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -211,3 +213,14 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
     atomic_write_text("/dev/null", "text")
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
+def test_a_redirected_stream_keeps_what_it_has(tmp_path):
+    """`rfx ... --out /dev/stdout >> log`: /dev/stdout is then a file, and the log is not ours to empty."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as stream:
+        program = "from rfx.store import atomic_write_text; atomic_write_text('/dev/stdout', 'table\\n')"
+        subprocess.run([sys.executable, "-c", program], stdout=stream, check=True)
+    assert log.read_text() == "before\ntable\n"

@@ -9,7 +9,9 @@ from rfx.recipe import Recipe
 from rfx.report import FILES as REPORT_FILES
 from rfx.report.curve import FILES as CURVE_FILES
 from rfx.store import require_place
-from rfx.verify.gates import strangers
+from rfx.verify.gates import read_evidence
+
+_ENGINES = ("model.plan", "model.rtx.plan", "model.onnx.json", "model.plan.json", "model.rtx.plan.json")
 
 
 def require_report_folder(folder: Path) -> None:
@@ -72,10 +74,21 @@ def require_budget(recipe: Recipe) -> None:
         )  # fmt: skip
 
 
+def require_size(option: str, value: int | None, least: int, why: str, *, positions: int | None = None) -> None:
+    """Raises UsageError for a size below what it must hold, or for more tokens than the model has positions (None: not known)."""
+    if value is not None and value < least:
+        raise UsageError(f"{option} is smaller than {why}.", got=f"{value} below {least}", allowed=f"{least} or more", next_step=f"raise {option}")
+    if value is not None and positions is not None and value > positions:
+        raise UsageError(
+            f"{option} is longer than the model has positions.", got=f"{value} above {positions}", allowed=f"{positions} or less",
+            next_step=f"lower {option}",
+        )  # fmt: skip
+
+
 def require_ours(out: Path) -> None:
     """An existing folder is replaced only if rfx made it; a place that cannot be written is named before the work."""
     require_place(out)
-    _refuse(out, strangers(out), "rfx", "an earlier output of rfx")
+    _refuse(out, _strangers(out), "rfx", "an earlier output of rfx")
 
 
 def require_sweep_folder(out: Path) -> None:
@@ -84,6 +97,21 @@ def require_sweep_folder(out: Path) -> None:
     earlier = (out / "sweep.json").is_file()
     strange = sorted(p.name for p in out.iterdir() if not earlier or p.name not in CURVE_FILES) if out.is_dir() else []
     _refuse(out, strange, "a sweep", "an earlier sweep")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What lies in a folder, however deep, beside an output of rfx (its files, its reports, engines built from it): all of
+    it where there is no evidence."""
+    if not folder.is_dir():
+        return []
+    try:
+        ours = {Path(name) for name in read_evidence(folder).files}
+    except UsageError:
+        return sorted(p.name for p in folder.iterdir())
+    served = {name.parent for name in ours if name.name == "config.pbtxt"}  # the engine that `rfx build` lets Triton serve
+    ours |= {repository / "1" / file for repository in served for file in ("model.onnx", "model.plan")}
+    ours |= {Path(name) for name in (*REPORT_FILES, *_ENGINES)}
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p.relative_to(folder) not in ours)
 
 
 def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:

@@ -10,6 +10,7 @@ from rfx.errors import EnvironmentMissingError, UsageError, first_line
 from rfx.runtimes import RUNTIMES, EngineOptions, runtime, runtime_class
 from rfx.runtimes.base import Conditions
 from rfx.runtimes.tensorrt_build import module_name
+from rfx.stages.ask import require_size
 from rfx.store import require_file_place
 
 COMPILERS = tuple(n for n in RUNTIMES if n.startswith("trt"))
@@ -52,11 +53,7 @@ def read_conditions(onnx_file: Path, *, batch: int | None = None, sequence: int 
     )  # fmt: skip
     positions = number("positions", 0)  # 0: not known
     for option, value in (("--sequence", sequence), ("--max-sequence", max_sequence)):
-        if value is not None and 0 < positions < value:
-            raise UsageError(
-                f"{option} is longer than the model has positions.", got=f"{value} above {positions}", allowed=f"{positions} or less",
-                next_step=f"lower {option}",
-            )  # fmt: skip
+        require_size(option, value, 1, "any input", positions=positions or None)
     return conditions, max_sequence or max(conditions.sequence, number("max_length", 1))
 
 
@@ -78,11 +75,7 @@ def compile_engine(
     """
     for option, largest, wanted in (("--max-batch", options.max_batch, conditions.batch),
                                     ("--max-sequence", options.max_sequence, conditions.sequence)):  # fmt: skip
-        if largest is not None and largest < wanted:
-            raise UsageError(
-                f"{option} is smaller than the size the engine is tuned for.", got=f"{largest} below {wanted}",
-                allowed=f"{wanted} or more", next_step=f"raise {option}, or lower --{option[6:]}",
-            )  # fmt: skip
+        require_size(option, largest, wanted, "the size the engine is tuned for")
     if target is not None and target not in COMPILERS:
         raise UsageError(
             "This target has no engine files." if target in RUNTIMES else "There is no such target.", got=target, allowed=", ".join(COMPILERS),

@@ -13,6 +13,7 @@ from rfx.calibration import choose, drop_overlap, overlap, set_hash
 from rfx.errors import UnsupportedModelError, UsageError, first_line
 from rfx.plan import Kind, Site
 from rfx.recipe import bundled_recipes
+from rfx.stages.ask import require_size
 from rfx.stages.run import Run
 from rfx.surgery.prove import prove
 from rfx.tasks import task as task_class
@@ -129,7 +130,6 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         )  # fmt: skip
     _fit_lengths(run, position_limit(model))
-    _fit_engine(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -183,6 +183,7 @@ def load_workload(run: Run, loaded: Model) -> Workload:
         UsageError: whatever is wrong with a file, a column or a label; too few examples.
     """
     recipe = run.recipe
+    _fit_engine(run, position_limit(loaded.model))
     config = loaded.model.config
     cls = task_class(recipe.task)
     _check_options(cls, recipe.task_options)
@@ -230,11 +231,16 @@ def load_workload(run: Run, loaded: Model) -> Workload:
         overlap=overlap(calibration, evaluation), dropped_overlap=dropped,
     )  # fmt: skip
     workload = Workload(task, calibration, evaluation, data)
-    for part, examples in (("calibration", calibration), ("evaluation", evaluation)):
-        setattr(workload, f"{part}_features", task.encode(examples))
-        if task.truncated:
-            run.progress.note(f"{task.truncated} of {len(examples)} {part} texts are longer than {task.max_length} tokens and are cut (--max-length)")
+    workload.calibration_features = _encode(run, task, calibration, "calibration")
+    workload.evaluation_features = _encode(run, task, evaluation, "evaluation")
     return workload
+
+
+def _encode(run: Run, task: Task, examples: list[Example], part: str) -> list[Feature]:
+    features = task.encode(examples)
+    if task.truncated:
+        run.progress.note(f"{task.truncated} of {len(examples)} {part} texts are longer than {task.max_length} tokens and are cut (--max-length)")
+    return features
 
 
 def _fit_lengths(run: Run, limit: int | None) -> None:
@@ -260,16 +266,12 @@ def _fit_lengths(run: Run, limit: int | None) -> None:
 
 def _fit_engine(run: Run, limit: int | None) -> None:
     """An engine takes no more than it was built for: it must hold all that it will be run on, and the model must hold it."""
+    if not run.served_by.name.startswith("trt"):
+        return
     recipe, engine = run.recipe, run.recipe.engine
-    wanted = {"--max-batch": (engine.max_batch, recipe.conditions.batch, None),
-              "--max-sequence": (engine.max_sequence, max(recipe.conditions.sequence, recipe.max_length), limit)}  # fmt: skip
-    for option, (value, least, most) in wanted.items() if run.served_by.name.startswith("trt") else ():
-        if value is not None and (value < least or (most is not None and value > most)):
-            raise UsageError(
-                "The engine's largest inputs do not fit this run and this model.", got=f"{option} {value}",
-                allowed=f"at least {least} (what is timed, and the task's --max-length)" + (f", at most {most} (the model's positions)" if most else ""),
-                next_step=f"correct {option}, or leave it out",
-            )  # fmt: skip
+    require_size("--max-batch", engine.max_batch, recipe.conditions.batch, "what is timed")
+    longest = max(recipe.conditions.sequence, recipe.max_length)
+    require_size("--max-sequence", engine.max_sequence, longest, "what is timed and the task's --max-length", positions=limit)
 
 
 def _check_options(cls: type[Task], options: dict[str, Any]) -> None:

@@ -99,25 +99,6 @@ def predicted_latency_gate(predicted: float | None, *, target: float | None, min
     )
 
 
-_REPORTS = ("evidence.json", "report.html", "junit.xml", "summary.md", "README.md")
-_ENGINES = ("model.plan", "model.rtx.plan", "model.onnx.json", "model.plan.json", "model.rtx.plan.json")
-
-
-def strangers(folder: Path) -> list[str]:
-    """What lies in a folder, however deep, beside an output of rfx (its files, its reports, engines built from it): all of
-    it where there is no evidence."""
-    if not folder.is_dir():
-        return []
-    try:
-        ours = {Path(name) for name in read_evidence(folder).files}
-    except UsageError:
-        return sorted(p.name for p in folder.iterdir())
-    served = {name.parent for name in ours if name.name == "config.pbtxt"}  # the engine that `rfx build` lets Triton serve
-    ours |= {repository / "1" / file for repository in served for file in ("model.onnx", "model.plan")}
-    ours |= {Path(name) for name in (*_REPORTS, *_ENGINES)}
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p.relative_to(folder) not in ours)
-
-
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
     """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's limits."""
     failed = {g.name for g in evidence.gates if g.outcome == "fail"}
