@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+REFRESHES_A_SECOND = 2  # the thread that draws takes from the clock and the cores that latencies are measured with
+
 
 class _RichBar:
     def __init__(self, progress: Progress, task) -> None:
@@ -44,7 +46,7 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=self.console, transient=True,
+            TimeRemainingColumn(), console=self.console, transient=True, refresh_per_second=REFRESHES_A_SECOND,
             disable=quiet or not self.console.is_terminal,
         )  # fmt: skip
 
