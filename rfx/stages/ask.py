@@ -74,10 +74,14 @@ def require_budget(recipe: Recipe) -> None:
         )  # fmt: skip
 
 
-def require_size(option: str, value: int | None, least: int, why: str, *, positions: int | None = None) -> None:
-    """Raises UsageError for a size below what it must hold, or for more tokens than the model has positions (None: not known)."""
+def require_size(option: str, value: int | None, least: int, why: str, *, lower: str = "", positions: int | None = None) -> None:
+    """Raises UsageError for a size below what it must hold (`lower`: the options that ask for that), or for more tokens than the
+    model has positions (None: not known)."""
     if value is not None and value < least:
-        raise UsageError(f"{option} is smaller than {why}.", got=f"{value} below {least}", allowed=f"{least} or more", next_step=f"raise {option}")
+        raise UsageError(
+            f"{option} is smaller than {why}.", got=f"{value} below {least}", allowed=f"{least} or more",
+            next_step=f"raise {option}{', or lower ' * bool(lower)}{lower}",
+        )  # fmt: skip
     if value is not None and positions is not None and value > positions:
         raise UsageError(
             f"{option} is longer than the model has positions.", got=f"{value} above {positions}", allowed=f"{positions} or less",

@@ -73,9 +73,8 @@ def compile_engine(
         EnvironmentMissingError: no GPU, or no TensorRT.
         UnsupportedModelError: the parser refuses the model.
     """
-    for option, largest, wanted in (("--max-batch", options.max_batch, conditions.batch),
-                                    ("--max-sequence", options.max_sequence, conditions.sequence)):  # fmt: skip
-        require_size(option, largest, wanted, "the size the engine is tuned for")
+    for size, largest, wanted in (("batch", options.max_batch, conditions.batch), ("sequence", options.max_sequence, conditions.sequence)):
+        require_size(f"--max-{size}", largest, wanted, "the size the engine is tuned for", lower=f"--{size}")
     if target is not None and target not in COMPILERS:
         raise UsageError(
             "This target has no engine files." if target in RUNTIMES else "There is no such target.", got=target, allowed=", ".join(COMPILERS),

@@ -269,9 +269,10 @@ def _fit_engine(run: Run, limit: int | None) -> None:
     if not run.served_by.name.startswith("trt"):
         return
     recipe, engine = run.recipe, run.recipe.engine
-    require_size("--max-batch", engine.max_batch, recipe.conditions.batch, "what is timed")
+    require_size("--max-batch", engine.max_batch, recipe.conditions.batch, "what is timed", lower="--batch")
     longest = max(recipe.conditions.sequence, recipe.max_length)
-    require_size("--max-sequence", engine.max_sequence, longest, "what is timed and the task's --max-length", positions=limit)
+    require_size("--max-sequence", engine.max_sequence, longest, "what is timed and the task's --max-length",
+                 lower="--sequence and --max-length", positions=limit)  # fmt: skip
 
 
 def _check_options(cls: type[Task], options: dict[str, Any]) -> None:

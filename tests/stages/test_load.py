@@ -19,6 +19,8 @@ def test_an_engine_that_could_not_run_its_own_evaluation_is_refused(engine):
     with pytest.raises(UsageError, match="smaller than what is timed|longer than the model") as refused:
         _fit_engine(run(**engine), 512)
     assert next(iter(engine)).replace("_", "-") in refused.value.what
+    assert refused.value.next_step.startswith("lower" if "longer" in refused.value.what else "raise")
+    assert "lower --" in refused.value.next_step
     _fit_engine(run("ort", **engine), 512)  # compiles nothing
 
 
