@@ -1,17 +1,20 @@
 """Quality at equal cost: every recipe on real (model, task) pairs, at several shares of the FLOPs, over seeds.
 
     python -m benchmarks.accuracy --data DATA [--models MODELS] --cache DIR --out benchmarks/results/accuracy.json
-        [--pairs ...] [--recipes ...] [--seeds 0 1 2] [--flops 0.3 0.4 0.5 0.6 0.7] [--examples N]
+        [--pairs ...] [--recipes ...] [--seeds 0 1 2] [--flops 0.3 0.4 0.5 0.6 0.7] [--examples N] [--latency 0.7 0.5 0.4]
 
 For each: the metric on the evaluation split, KL to the dense model (squared error for a regression), agreement with the
-dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Resumes:
-what the JSON holds is not run again. `--recipes` takes the names of ABLATIONS too; `--latency 0.7 0.5 0.4` goes on to equal
-measured latency on ONNX Runtime. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Without any of
+the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (some days on two cores);
+with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
+ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or with `--again` the
+code of the method does. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import tempfile
@@ -43,7 +46,6 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "kwon-reference-rearranged": {**REFERENCE, "compensate": "none"},
     "kwon+affine": {**PRESETS["kwon"].model_dump(), "compensate": "affine"},
     "rfx+polish": {**RFX, "polish": True},
-    "kwon+polish": {**PRESETS["kwon"].model_dump(), "polish": True},
     "rfx-none": {**RFX, "compensate": "none", "guard": False},
     "rfx-scales": {**RFX, "compensate": "scales"},
     "rfx-projection": {**RFX, "compensate": "projection"},
@@ -52,6 +54,16 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "rfx-temperature-1": {**RFX, "scorer_options": {"temperature": 1.0}},
     "rfx-measured": {**RFX, "scorer_options": {"points": 4}},
 }
+COMPLETE = (  # all that docs/accuracy.md shows: the options of each part
+    {"latency": []},
+    {"pairs": ["minilm-rotten-val"], "recipes": ["rfx", "kwon", *(a for a in ABLATIONS if not a.startswith("kwon-reference"))],
+     "seeds": [0], "flops": [0.5, 0.3]},
+    {"pairs": ["minilm-rotten"], "recipes": ["kwon-reference-search", "kwon-reference-rearranged"], "seeds": [0, 1]},
+    *({"pairs": ["minilm-rotten"], "recipes": ["rfx", "kwon"], "seeds": [0], "flops": [0.5], "examples": n} for n in (128, 2048)),
+    {"pairs": ["minilm-rotten", "minilm-sst2"], "recipes": ["rfx", "kwon"], "seeds": [], "latency": [0.7, 0.5, 0.4]},
+)  # fmt: skip
+SEPARATE = ("pairs", "recipes", "seeds", "flops", "examples", "latency")  # one of these options: that alone, not all of it
+ROOMS = ("anatomy", "compensate", "schedule", "scores", "search", "surgery", "stages")  # whose code decides what a cell holds
 
 
 def method_of(name: str):
@@ -142,6 +154,15 @@ def stale(cell: dict | None, fresh: dict) -> bool:
     return cell is None or any(cell.get(part) != value for part, value in fresh.items())
 
 
+def code() -> str:
+    """Digest of the method's sources: of which state of them a cell is."""
+    import rfx
+
+    root = Path(rfx.__file__).parent
+    files = sorted(f for room in ROOMS for f in (root / room).rglob("*.py"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+
 def forget_peak() -> float:
     """Start the process's peak memory anew (Linux), freed memory given back; what is resident then, MB."""
     import ctypes
@@ -163,7 +184,7 @@ def peak_mb() -> float:
         return peak_memory_mb()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -171,57 +192,74 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folder of ready checkpoints, by a pair's name")
     parser.add_argument("--cache", type=Path, required=True, help="where fine-tuned models and scores are kept")
     parser.add_argument("--out", type=Path, required=True, help="JSON of the results; what it holds is not run again")
-    parser.add_argument("--pairs", nargs="+", default=EVALUATED, choices=list(PAIRS))
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=[*PRESETS, *ABLATIONS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--flops", nargs="+", type=float, default=[0.7, 0.6, 0.5, 0.4, 0.3])
+    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), help="default: " + " ".join(EVALUATED))
+    parser.add_argument("--recipes", nargs="+", choices=[*PRESETS, *ABLATIONS], help="default: " + " ".join(RECIPES))
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
+    parser.add_argument("--flops", nargs="+", type=float, help="shares kept; default: 0.7 0.6 0.5 0.4 0.3")
     parser.add_argument("--examples", type=int, help="of calibration; default: the pair's")
-    parser.add_argument("--latency", nargs="+", type=float, default=[], help="then these targets of measured latency, seed 0")
-    args = parser.parse_args()
+    parser.add_argument("--latency", nargs="+", type=float, help="then these targets of measured latency, seed 0; default: none")
+    parser.add_argument("--again", action="store_true", help="also what other code of the method made, or an unknown one")
+    args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
-    store = Store(args.cache / "store")
+    store = Store(args.cache / (f"store-{code()}" if args.again else "store"))  # scores that other code made are not taken either
     results = json.loads(args.out.read_text()) if args.out.is_file() else {"schema_version": 1, "cells": {}, "dense": {}}
     results["environment"] = environment()
+    named = {name: getattr(args, name) for name in SEPARATE if getattr(args, name) is not None}
+    usual = {"pairs": EVALUATED, "recipes": RECIPES, "seeds": [0, 1, 2], "flops": [0.7, 0.6, 0.5, 0.4, 0.3], "examples": None, "latency": []}
     with Terminal(quiet=True) as progress:
-        for name in args.pairs:
-            pair = PAIRS[name]
-            model = checkpoint(pair, args.data, args.models, args.cache, progress)
-            for seed in args.seeds:
-                for method in args.recipes:
-                    examples = args.examples or pair.examples
-                    keys = {share: f"{name}|{method}|{seed}|{share}|{examples}" for share in args.flops}
-                    fresh = {"method": resolved(method), "tool": tool()}
-                    todo = [share for share in args.flops if stale(results["cells"].get(keys[share]), fresh)]
-                    if not todo:
-                        continue
-                    bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
-                    if name not in results["dense"]:
-                        results["dense"][name] = {**bench.judge(bench.loaded.model), "name": bench.task.metric_name}
-                    for share in todo:
-                        small, facts = bench.prune(method_of(method), share)
-                        cell = {**bench.judge(small), **facts, **fresh, "threads": torch.get_num_threads()}
-                        results["cells"][keys[share]] = cell
-                        atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
-                        print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
-                              f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
-            for method in args.recipes if args.latency else ():
-                at_latency(pair, model, args, method, store, progress, results)
+        for options in [named] if named else COMPLETE:
+            run_part(argparse.Namespace(**{**vars(args), **usual, **options}), store, progress, results)
+
+
+def run_part(args: argparse.Namespace, store: Store, progress, results: dict) -> None:
+    """Every pair, seed, recipe and share that `args` names and `results` does not hold."""
+    import torch
+
+    for name in args.pairs:
+        pair = PAIRS[name]
+        model = checkpoint(pair, args.data, args.models, args.cache, progress)
+        for seed in args.seeds:
+            for method in args.recipes:
+                examples = args.examples or pair.examples
+                keys = {share: f"{name}|{method}|{seed}|{share}|{examples}" for share in args.flops}
+                fresh = fresh_parts(method, args)
+                todo = [share for share in args.flops if stale(results["cells"].get(keys[share]), fresh)]
+                if not todo:
+                    continue
+                bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
+                if name not in results["dense"]:
+                    results["dense"][name] = {
+                        **bench.judge(bench.loaded.model), "name": bench.task.metric_name, "judged": len(bench.workload.evaluation),
+                    }  # fmt: skip
+                for share in todo:
+                    small, facts = bench.prune(method_of(method), share)
+                    cell = {**bench.judge(small), **facts, **fresh, "code": code(), "threads": torch.get_num_threads()}
+                    results["cells"][keys[share]] = cell
+                    atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
+                    print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
+                          f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
+        for method in args.recipes if args.latency else ():
+            at_latency(pair, model, args, method, store, progress, results)
+
+
+def fresh_parts(method: str, args: argparse.Namespace) -> dict:
+    """What a cell must say to be taken as it is."""
+    return {"method": resolved(method), "tool": tool(), **({"code": code()} if args.again else {})}
 
 
 def at_latency(pair: Pair, model: Path, args, method: str, store: Store, progress, results: dict) -> None:
     """The same at equal measured latency: what `rfx sweep --latency` does."""
     examples = args.examples or pair.examples
     keys = {t: f"{pair.name}|{method}|0|latency {t}|{examples}" for t in args.latency}
-    fresh = {"method": resolved(method), "tool": tool()}
+    fresh = fresh_parts(method, args)
     todo = [t for t, key in keys.items() if stale(results["cells"].get(key), fresh)]
     if not todo:
         return
     recipe = recipe_of(pair, model, args.data, method_of(method), 0, 0.5, examples).model_copy(update={"target": "ort"})
     with tempfile.TemporaryDirectory() as folder:
         curve = sweep(recipe, todo, Path(folder) / "sweep", store=store, progress=progress)
+    fresh["code"] = code()
     for p in curve.points:
         cell = {"note": p.note, **fresh} if p.accuracy is None else {
             "metric": p.accuracy.pruned, "dense": p.accuracy.dense, "agreement": p.accuracy.agreement, "divergence": p.accuracy.divergence,

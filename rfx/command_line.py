@@ -134,12 +134,12 @@ def recipe_of(source: str | None, *, model=None, task=None, train=None, eval_=No
         put(path, value)
     if method is not None:
         if method not in PRESETS:
-            raise UsageError("There is no method of this name.", got=method, allowed=", ".join(PRESETS))
+            raise UsageError("There is no method of this name.", got=method, allowed=", ".join(PRESETS), next_step="give another --method")
         base["method"] = method
     for pair in column or []:
         role, _, name = pair.partition("=")
         if not role or not name:
-            raise UsageError("--column is not understood.", got=pair, allowed="ROLE=NAME, e.g. --column text=review")
+            raise UsageError("--column is not understood.", got=pair, allowed="ROLE=NAME, e.g. --column text=review", next_step="correct it")
         put(f"data.columns.{role}", name)
     return make_recipe(base, source or "the command line")
 
@@ -150,12 +150,13 @@ SWEPT = "0.8,0.7,0.6,0.5,0.4"  # targets of a sweep that names none
 def shares_of(latency: str | None, flops: str | None) -> tuple[str, list[float]]:
     """Which budget a sweep goes over, and its targets, from comma separated numbers."""
     if latency is not None and flops is not None:
-        raise UsageError("A sweep goes over latency or over FLOPs.", got="--latency and --flops", allowed="one of them")
+        raise UsageError("A sweep goes over latency or over FLOPs.", got="--latency and --flops", allowed="one of them", next_step="leave one out")
     text = flops if flops is not None else latency if latency is not None else SWEPT
     try:
         return ("flops" if flops is not None else "latency"), [float(t) for t in text.split(",") if t.strip()]
     except ValueError:
-        raise UsageError("The targets of a sweep are not numbers.", got=text, allowed=f"comma separated shares, e.g. {SWEPT}") from None
+        raise UsageError("The targets of a sweep are not numbers.", got=text, allowed=f"comma separated shares, e.g. {SWEPT}",
+                         next_step=f"correct --{'flops' if flops is not None else 'latency'}") from None  # fmt: skip
 
 
 def table_of(path: Path | None):

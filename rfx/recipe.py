@@ -233,14 +233,16 @@ def read_recipe(path: str | Path) -> Recipe:
     file = bundled[str(path)] if str(path) in bundled else Path(path)
     if not file.is_file():
         raise UsageError(
-            "The recipe file does not exist.", got=str(path), allowed="a YAML file, or one of " + ", ".join(bundled)
-        )
+            "The recipe file does not exist.", got=str(path), allowed="a YAML file, or one of " + ", ".join(bundled),
+            next_step="correct the path",
+        )  # fmt: skip
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not readable as YAML.", got=str(error).replace("\n", " ")) from None
+        raise UsageError(f"{file} is not readable as YAML.", got=str(error).replace("\n", " "), next_step="correct the file") from None
     if not isinstance(data, Mapping):
-        raise UsageError(f"{file} does not hold a recipe.", got=type(data).__name__, allowed="a mapping of keys")
+        raise UsageError(f"{file} does not hold a recipe.", got=type(data).__name__, allowed="a mapping of keys",
+                         next_step="correct the file; docs/recipes.md has every key")  # fmt: skip
     recipe = make_recipe(data, str(file))
     return _relative_to(recipe, file.parent)
 

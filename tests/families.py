@@ -41,6 +41,8 @@ def with_slow(cases, family=lambda case: case):
 def make(family: str, task: str = "text-classification", seed: int = 0, **config):
     cls, prefix, sizes = FAMILIES[family]
     torch.manual_seed(seed)
+    if task == "regression":
+        task, config = "text-classification", {"num_labels": 1, **config}
     model = getattr(tf, prefix + HEADS[task][0])(cls(**{**sizes, **config})).eval()
     with torch.no_grad():  # LayerNorms and biases away from their trivial start, so that no error hides behind them
         for p in model.parameters():

@@ -13,7 +13,7 @@ COMPENSATORS: dict[str, type[Compensator]] = {c.name: c for c in (Scales, Projec
 def compensator(name: str) -> type[Compensator]:
     """The compensator class called `name`."""
     if name not in COMPENSATORS:
-        raise UsageError("There is no such compensation.", got=name, allowed=", ".join(COMPENSATORS))
+        raise UsageError("There is no such compensation.", got=name, allowed=", ".join(COMPENSATORS), next_step="correct method.compensate")
     return COMPENSATORS[name]
 
 

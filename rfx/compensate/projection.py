@@ -108,7 +108,7 @@ class _Projection(Walk):
         accepted = choice is not None and choice[0] < before
         reason = "" if accepted else "there are no held-out examples" if before is None else "the held-out error does not fall"
         record = SiteRecord(site.name, accepted, before, choice[0] if choice else None, reason, error_of(fit.fit, None),
-                            None, choice[1] if choice else None)  # fmt: skip
+                            choice[1] if choice else None)  # fmt: skip
         self.records.append(record)
         new, new_bias = old, old_bias.to(old.device)
         if accepted:

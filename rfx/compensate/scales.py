@@ -12,7 +12,7 @@ first site that fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def tune(
         UnsupportedModelError: layers that cannot be run one by one.
     """
     if mode not in MODES:
-        raise UsageError("There is no such tuning.", got=mode, allowed=", ".join(MODES))
+        raise UsageError("There is no such tuning.", got=mode, allowed=", ".join(MODES), next_step="correct method.tuning")
     if mode == "kwon-reference" and teacher_masks is None:
         raise UsageError(
             "The reference's tuning needs its teacher.", got="no teacher_masks",
@@ -112,8 +112,6 @@ class _Tuning(Walk):
             held_out = ScaleSystem(fit.held_out, weight, site.width)
             solution = damped_least_squares(system)
             record = _judge(site, system, held_out, solution.r, solution.reason)
-        if solution.r is not None:
-            record = replace(record, fit_after=system.error(solution.r))
         if record.accepted:
             self.masks[site.name][fit.kept] = 1.0 + solution.r
         self.records.append(record)

@@ -51,7 +51,6 @@ class SiteRecord:
     held_out_after: float | None = None
     reason: str = ""
     fit_before: float | None = None
-    fit_after: float | None = None
     ridge: float | None = None
 
 
@@ -95,7 +94,8 @@ class Walk(ABC):
                  masks: Mapping[str, np.ndarray] | Decide, batches: Iterable[Batch],
                  head_positions: str = "all", token_weights: Mapping[str, np.ndarray] | None = None):  # fmt: skip
         if head_positions not in HEAD_POSITIONS:
-            raise UsageError("There are no such head positions.", got=head_positions, allowed=", ".join(HEAD_POSITIONS))
+            raise UsageError("There are no such head positions.", got=head_positions, allowed=", ".join(HEAD_POSITIONS),
+                             next_step="correct head_positions of the task")  # fmt: skip
         if not callable(masks):
             check_masks(sites, masks)
         self.model, self.sites, self.batches = model, sites, batches

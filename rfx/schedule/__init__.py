@@ -14,7 +14,7 @@ SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (OneShot, Sequential,
 def schedule(name: str) -> type[Schedule]:
     """The schedule class called `name`."""
     if name not in SCHEDULES:
-        raise UsageError("There is no such schedule.", got=name, allowed=", ".join(SCHEDULES))
+        raise UsageError("There is no such schedule.", got=name, allowed=", ".join(SCHEDULES), next_step="correct method.schedule")
     return SCHEDULES[name]
 
 

@@ -18,6 +18,8 @@ from rfx.schedule.base import Ground, Outcome, Schedule, plan_of
 from rfx.scores.base import Scores
 from rfx.search import SearchResult
 
+HAIR = 1e-12  # of the budget: what sums of costs in another order may differ by
+
 
 class Sequential(Schedule):
     name = "sequential"
@@ -36,10 +38,11 @@ class Sequential(Schedule):
             number = sites.index(site)
             rest = sites[number:]
             now = scores if number == 0 else ground.score(rest, resumed)
+            left = result.budget - spent
             try:
-                found = searcher(rest, now, result.budget - spent).kept
-            except InfeasibleError:  # rounding has left a hair too little: the cheapest of what is left
-                found = {site.name: ()}
+                found = searcher(rest, now, left).kept
+            except InfeasibleError:  # the last plan's rest fits but for rounding
+                found = searcher(rest, now, left + HAIR * result.budget).kept
             kept[site.name] = tuple(ground.refined({site.name: found[site.name]}, now)[site.name])
             spent += searcher.cost(site, len(kept[site.name]))
             return np.isin(np.arange(site.units), kept[site.name]).astype(np.float64)

@@ -16,7 +16,7 @@ SCORERS: dict[str, type[Scorer]] = {s.name: s for s in (Fisher, OutputMetric, KP
 def scorer(name: str) -> type[Scorer]:
     """The scorer class called `name`; make it with its options, `scorer("fisher")(per="batch")`."""
     if name not in SCORERS:
-        raise UsageError("There is no such scorer.", got=name, allowed=", ".join(SCORERS))
+        raise UsageError("There is no such scorer.", got=name, allowed=", ".join(SCORERS), next_step="correct method.scorer")
     return SCORERS[name]
 
 

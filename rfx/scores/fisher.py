@@ -47,12 +47,12 @@ class Fisher(GradientScorer):
         **_: Any,
     ):
         super().__init__(per=per, seed=seed, tokens_per_pass=tokens_per_pass)
-        for value, allowed, what in (
-            (per, ("example", "batch"), "gradient form"),
-            (loss, ("label", "predictive"), "loss"),
+        for value, allowed, what, key in (
+            (per, ("example", "batch"), "gradient form", "gradients"),
+            (loss, ("label", "predictive"), "loss", "scorer_options.loss"),
         ):
             if value not in allowed:
-                raise UsageError(f"There is no such Fisher {what}.", got=value, allowed=", ".join(allowed))
+                raise UsageError(f"There is no such Fisher {what}.", got=value, allowed=", ".join(allowed), next_step=f"correct method.{key}")
         self.loss = loss
 
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:

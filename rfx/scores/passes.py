@@ -97,9 +97,9 @@ class GradientScorer(Scorer):
                 signs: Signs) -> torch.Tensor:
         """What is differentiated, one number an example: [batch]."""  # fmt: skip
 
+    @abstractmethod
     def beside(self, number: int, targets: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """What `scalars` needs of batch `number` beside the inputs, first axis the batch."""
-        return targets
 
     @abstractmethod
     def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:

@@ -22,7 +22,7 @@ SEARCHES: dict[str, Callable[..., SearchResult]] = {
 def search(name: str) -> Callable[..., SearchResult]:
     """The search called `name`: a function (problem, budget) -> SearchResult."""
     if name not in SEARCHES:
-        raise UsageError("There is no such search.", got=name, allowed=", ".join(SEARCHES))
+        raise UsageError("There is no such search.", got=name, allowed=", ".join(SEARCHES), next_step="correct method.search")
     return SEARCHES[name]
 
 

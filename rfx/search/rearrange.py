@@ -39,7 +39,7 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
         among: by site the units that may be kept; None: all.
     """  # fmt: skip
     if mode not in MODES:
-        raise UsageError("There is no such rearrangement.", got=mode, allowed=", ".join(MODES))
+        raise UsageError("There is no such rearrangement.", got=mode, allowed=", ".join(MODES), next_step="correct method.refine")
     new: dict[str, tuple[int, ...]] = {}
     before: dict[str, float] = {}
     after: dict[str, float] = {}

@@ -48,6 +48,11 @@ def check_names(recipe: Recipe) -> None:
                        (compensator, recipe.method.compensate), (schedule, recipe.method.schedule)):  # fmt: skip
         find(name)
     make_scorer(recipe)
+    if recipe.method.refine != "none" and recipe.method.scorer != "fisher":
+        raise UsageError(
+            "Rearrangement needs the gradients of every example.", got=f"refine: {recipe.method.refine} with the scorer {recipe.method.scorer!r}",
+            allowed="refine: none, or the scorer 'fisher'", next_step="correct method.refine",
+        )  # fmt: skip
     if recipe.method.schedule == "sequential" and not compensator(recipe.method.compensate).on_the_way:
         raise cannot_wait(recipe.method.compensate)
     strange = set(recipe.data.columns) - set(ROLES)

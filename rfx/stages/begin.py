@@ -61,7 +61,7 @@ def _require_precision(recipe: Recipe, runtime: Runtime) -> None:
     if recipe.conditions.precision not in runtime.precisions:
         raise UsageError(
             f"The runtime {runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
-            allowed=", ".join(runtime.precisions),
+            allowed=", ".join(runtime.precisions), next_step="give another --precision, or another --target",
         )  # fmt: skip
 
 

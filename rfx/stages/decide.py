@@ -51,6 +51,11 @@ def make_scorer(recipe: Recipe, labelled: bool = True) -> Scorer:
         )  # fmt: skip
     options = {"per": method.gradients, "seed": recipe.seed, **method.scorer_options}
     if not labelled and method.scorer == "fisher":
+        if method.scorer_options.get("loss") == "label":
+            raise UsageError(
+                "The Fisher information of the labels' loss needs labels.", got="calibration examples without any",
+                allowed="loss: predictive, which needs none", next_step="leave method.scorer_options.loss out, or give a labelled --train",
+            )  # fmt: skip
         options["loss"] = "predictive"
     return cls(**options)
 

@@ -221,16 +221,15 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     if len(rows) < wanted:
         run.progress.note(f"calibrating on all {len(rows)} training examples ({wanted} asked)")
     calibration = [train[i] for i in rows]
-    bare = sum(e.label is None for e in calibration)
-    if bare:
-        run.progress.note(f"{bare} of {len(calibration)} calibration examples have no label: units are scored by what the "
-                          "model itself predicts")  # fmt: skip
     data = DataPart(
         calibration=len(calibration), evaluation=len(evaluation), calibration_hash=set_hash(calibration),
         evaluation_hash=set_hash(evaluation), training_hash=set_hash(train),
         overlap=overlap(calibration, evaluation), dropped_overlap=dropped,
     )  # fmt: skip
     workload = Workload(task, calibration, evaluation, data)
+    if not workload.labelled:
+        fisher = "the Fisher information is that of what the model itself predicts"
+        run.progress.note(f"the calibration examples have no labels: {fisher if recipe.method.scorer == 'fisher' else 'the scorer needs none'}")
     workload.calibration_features = _encode(run, task, calibration, "calibration")
     workload.evaluation_features = _encode(run, task, evaluation, "evaluation")
     return workload

@@ -226,7 +226,7 @@ def test_the_student_is_scored_from_where_it_has_come_to(family, name):
     assert len(reconstruct(model, sites, decide, data).sites) == len(sites)
 
 
-def test_token_weights_matter_and_padding_has_none(pruned):
+def test_token_weights_of_real_tokens_matter_unless_they_are_even(pruned):
     model, sites, masks, data = pruned
     tokens = int(sum(inputs["attention_mask"].sum() for inputs, _ in data))
     even = {s.name: np.full(tokens, 3.0) for s in sites}

@@ -1,5 +1,6 @@
 """Schedules on a trained model: budgets hold, rounds are nested, the sequential one sees the student, the guard judges."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from rfx.anatomy import find_sites
 from rfx.calibration import Batches
 from rfx.compensate import compensator
 from rfx.compensate.base import Compensated, Compensator
+from rfx.cost.table import LatencyTable
 from rfx.errors import InfeasibleError, UsageError
 from rfx.plan import Update
 from rfx.recipe import PRESETS, Recipe
@@ -17,7 +19,7 @@ from rfx.schedule import SCHEDULES, Ground, schedule
 from rfx.schedule.guard import guard
 from rfx.scores import scorer
 from rfx.scores.divergence import collect_outputs, mean_divergence
-from rfx.stages.decide import FlopsSearcher
+from rfx.stages.decide import FlopsSearcher, LatencySearcher
 from rfx.surgery.student import as_student
 from rfx.tasks import task as task_class
 from tests.conftest import sentences
@@ -67,7 +69,7 @@ def cost(ground, plan):
 @pytest.mark.parametrize("method, name", [("rfx", "oneshot"), ("kwon", "oneshot"), ("kprune", "sequential"), ("rfx", "sequential"),
                                           ("rfx", "iterated"), ("kwon", "iterated")])  # fmt: skip
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
-def test_the_budget_holds_and_the_output_comes_nearer(model, task, examples, method, name, share):
+def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(model, task, examples, method, name, share):
     ground = ground_of(model, task, examples, method)
     before = {n: p.clone() for n, p in model.state_dict().items()}
     outcome, _ = run(ground, name, share)
@@ -116,6 +118,18 @@ def test_an_infeasible_budget_is_the_searchs_to_refuse(model, task, examples):
     ground = ground_of(model, task, examples, "rfx")
     with pytest.raises(InfeasibleError):
         ground.searcher(ground.sites, ground.score(), -1.0)
+
+
+@pytest.mark.parametrize("least", [0.1, 0.3, 0.7])
+def test_the_sequential_schedule_reaches_the_fastest_point_of_a_table_that_empties_nothing(model, task, examples, least):
+    """One unit is no dearer than none, and no cost but the least fits: sums in another order may be a hair too much."""
+    ground = ground_of(model, task, examples, "kprune")
+    curves = {"mha": {0: least, 1: least, 2: 0.8, 4: 1.1}, "ffn": {0: least, 8: least, 64: 0.9, 128: 1.3}}
+    ground = replace(ground, searcher=LatencySearcher(Recipe(method=PRESETS["kprune"]), LatencyTable(None, curves, 0.1, 3)))
+    scores = ground.score()
+    result = ground.searcher(ground.sites, scores, math.fsum([0.1, *[least] * len(ground.sites)]))
+    outcome = schedule("sequential")().run(ground, scores, result)
+    assert [outcome.plan.counts[s.name] for s in ground.sites] == [1, 8] * 3
 
 
 def test_a_compensation_that_cannot_wait_is_refused_by_the_sequential_schedule(model, task, examples):

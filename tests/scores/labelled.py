@@ -13,6 +13,15 @@ class ClassTask:
         return F.cross_entropy(outputs.logits, targets["labels"], reduction="none")
 
 
+class RegressionTask:
+    name = "regression"
+    output_names = ("logits",)
+
+    @staticmethod
+    def losses(outputs, targets):
+        return (outputs.logits[:, 0] - targets["labels"]).square()
+
+
 class TokenTask:
     name = "token-classification"
     output_names = ("logits",)
@@ -36,7 +45,7 @@ class SpanTask:
         return losses + F.cross_entropy(end, targets["end_positions"], reduction="none")
 
 
-TASKS = {t.name: t for t in (ClassTask, TokenTask, SpanTask)}
+TASKS = {t.name: t for t in (ClassTask, RegressionTask, TokenTask, SpanTask)}
 
 
 def examples(n, seed=0, vocabulary=120, longest=12):
@@ -63,6 +72,7 @@ def batches(rows, size, task="text-classification", pad_to=None):
         labels = torch.tensor([label for _, label, _ in part])
         targets = {
             "text-classification": {"labels": labels},
+            "regression": {"labels": labels.float()},
             "token-classification": {"labels": tags},
             "question-answering": {"start_positions": labels, "end_positions": labels + 1, "real": mask.bool()},
         }[task]

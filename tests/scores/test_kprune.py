@@ -1,4 +1,4 @@
-"""K-prune's knowledge measurement: its definition, no hole at the first sublayer, no dependence on batches or head size."""
+"""K-prune's knowledge measurement: its definition, no hole at the first sublayer, no dependence on batches, regressions."""
 
 import numpy as np
 import pytest
@@ -66,3 +66,37 @@ def test_a_student_away_from_its_teacher_scores_higher():
     assert sum(far.importance[s.name].sum() for s in sites) > 1.01 * sum(near.importance[s.name].sum() for s in sites)
     removed = far.importance[sites[0].name][sites[0].units // 2 :]
     assert not removed.any()  # what is gone is worth nothing
+
+
+def test_a_regression_has_the_squared_error_of_its_teacher():
+    """Of outputs [batch, 1] against a teacher's [batch, 1]: no example is compared with another's (STS-B's broadcasting)."""
+    model = make("bert", "regression").double()
+    sites = find_sites(model)
+    task = TASKS["regression"]
+    rows = examples(11)
+    scorer = KPrune(lambda_rep=0.0)
+    plan = Plan.of(sites, {s.name: range(s.units // 2) for s in sites})
+
+    def scores(size):
+        data = batches(rows, size, "regression")
+        scorer.watch(model, data, task)
+        with as_student(model, sites, plan):
+            return scorer.score(model, sites, data, task), KPrune(lambda_rep=0.0).score(model, sites, data, task)
+
+    (far, near), (one_by_one, _) = scores(4), scores(1)
+    teacher = [model(**inputs).logits[0, 0] for inputs, _ in batches(rows, 1, "regression")]
+    site = sites[-1]
+    total = np.zeros(site.units)
+    with as_student(model, sites, plan):
+        for (inputs, _), wanted in zip(batches(rows, 1, "regression"), teacher, strict=True):
+            seen = []
+            handle = model.get_submodule(site.output).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+            z = model(**inputs).logits[0, 0]
+            handle.remove()
+            g = torch.autograd.grad(z, seen[0])[0]
+            unit = (g * seen[0]).sum((0, 1)).view(site.units, site.width).sum(1)  # gradient in the unit's mask
+            total += 0.5 * (unit.square() * (1 + (z - wanted).square())).detach().numpy()
+    np.testing.assert_allclose(far.importance[site.name], total, rtol=1e-4)
+    for s in sites:
+        np.testing.assert_allclose(far.importance[s.name], one_by_one.importance[s.name], rtol=1e-4)
+    assert far.importance[site.name].sum() > near.importance[site.name].sum()

@@ -92,6 +92,13 @@ def test_a_regression_has_a_second_moment_of_one_at_its_teacher():
     torch.testing.assert_close(found, torch.ones(3, 1, 1))
 
 
+def test_away_from_its_teacher_a_regression_has_one_and_the_squared_error():
+    z, teacher = torch.randn(3, 1), torch.randn(3, 1)
+    found = second_moment(lambda x: knowledge_probe(SimpleNamespace(logits=x), {}, ("logits",), Signs(0),
+                                                    {"logits": teacher.repeat(len(x) // 3, 1)}, 2.0), z, 1000)  # fmt: skip
+    torch.testing.assert_close(found, (1 + (z - teacher).square())[:, :, None], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_residual_is_measured_along_the_probe_in_the_metric_of_the_teacher(classes):
     """The row's second moment is the teacher's Fisher information, and the target is the row times what is missing."""

@@ -1,0 +1,104 @@
+"""The accuracy benchmark, run for real on a tiny trained model: what it judges, what it runs again, what all of it is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import benchmarks.accuracy as accuracy
+from benchmarks.pairs import PAIRS, Pair
+from rfx.store import Store
+from rfx.terminal import Terminal
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    """(folder of data and models, options) of a pair called tiny."""
+    shutil.copytree(trained["model"], tmp_path / "models" / "tiny")
+    pair = Pair("tiny", "none", "text-classification", str(trained["train"]), str(trained["eval"]), max_length=32, examples=96)
+    monkeypatch.setitem(PAIRS, "tiny", pair)
+    monkeypatch.setattr(accuracy, "DENSE", {})
+    return tmp_path, ["--data", str(tmp_path), "--models", str(tmp_path / "models"), "--cache", str(tmp_path / "cache"),
+                      "--out", str(tmp_path / "r.json"), "--pairs", "tiny", "--seeds", "0"]  # fmt: skip
+
+
+def cells(folder):
+    return json.loads((folder / "r.json").read_text())["cells"]
+
+
+def test_it_judges_resumes_and_runs_again_what_is_another_recipe_or_other_code(place, monkeypatch, capsys):
+    folder, options = place
+    run = [*options, "--recipes", "rfx", "random", "--flops", "0.4"]
+    accuracy.main(run)
+    result = json.loads((folder / "r.json").read_text())
+    assert set(result["cells"]) == {"tiny|rfx|0|0.4|96", "tiny|random|0|0.4|96"}
+    dense, rfx, random = result["dense"]["tiny"], *(result["cells"][f"tiny|{r}|0|0.4|96"] for r in ("rfx", "random"))
+    assert dense["judged"] == 400 and dense["agreement"] == 1 and dense["divergence"] == 0
+    assert random["divergence"] > 2 * rfx["divergence"] > 0 and random["metric"] < dense["metric"]
+    assert 0.35 < rfx["flops_kept"] <= 0.4 and rfx["fitted_sites"] > 0 and rfx["stages"]["score"][1] is False
+    assert rfx["method"]["compensate"] == "affine" and rfx["code"] == accuracy.code()
+
+    prune = accuracy.Bench.prune
+    pruned = []
+    monkeypatch.setattr(accuracy.Bench, "prune", lambda self, method, share: pruned.append(method) or prune(self, method, share))
+    accuracy.main(run)
+    assert not pruned  # all is there
+    result["cells"]["tiny|random|0|0.4|96"]["method"]["guard"] = "otherwise"
+    result["cells"]["tiny|rfx|0|0.4|96"]["code"] = "0"
+    (folder / "r.json").write_text(json.dumps(result))
+    accuracy.main(run)
+    assert pruned == ["random"] and cells(folder)["tiny|rfx|0|0.4|96"]["code"] == "0"
+    accuracy.main([*run, "--again"])
+    assert pruned == ["random", "rfx"] and cells(folder)["tiny|rfx|0|0.4|96"]["code"] == accuracy.code()
+    assert cells(folder)["tiny|rfx|0|0.4|96"]["stages"]["score"][1] is False  # other code's scores are not taken
+
+
+def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
+    import torch
+    import transformers
+
+    folder, _ = place
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(trained["model"]).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained["model"])
+    rows = [json.loads(line) for line in trained["eval"].read_text().splitlines()]
+    with torch.no_grad():
+        wanted = [int(model(**tokenizer(r["text"], return_tensors="pt")).logits.argmax()) for r in rows]
+    with Terminal(quiet=True) as progress:
+        bench = accuracy.Bench(PAIRS["tiny"], trained["model"], folder, "rfx", 0, 96, Store(folder / "store"), progress)
+    assert bench.order != sorted(bench.order)  # batches are by length
+    assert [int(p) for p in bench.dense_predictions] == wanted
+    assert bench.judge(bench.loaded.model)["metric"] == sum(p == r["label"] for p, r in zip(wanted, rows)) / len(rows)
+    small, _ = bench.prune("random", 0.2)
+    judged = bench.judge(small)
+    with torch.no_grad():
+        pruned = [int(small(**tokenizer(r["text"], return_tensors="pt")).logits.argmax()) for r in rows]
+    assert judged["agreement"] == sum(a == b for a, b in zip(pruned, wanted)) / len(rows) < 1
+    assert judged["metric"] == sum(p == r["label"] for p, r in zip(pruned, rows)) / len(rows)
+
+
+@pytest.mark.slow
+def test_equal_latency_is_measured(place):
+    folder, options = place
+    accuracy.main([*options, "--recipes", "rfx", "--flops", "0.9", "--latency", "0.9"])
+    cell = cells(folder)["tiny|rfx|0|latency 0.9|96"]
+    assert "note" in cell or cell["interval"][0] <= cell["ratio"] <= cell["interval"][1] and cell["divergence"] > 0
+    assert cell["code"] == accuracy.code()
+
+
+def test_without_options_all_is_run_that_the_page_shows(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(accuracy, "run_part", lambda args, *_: ran.append(args))
+    folders = ["--data", str(tmp_path), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "r.json")]
+    accuracy.main(folders)
+    keys = set()
+    for args in ran:
+        for pair in args.pairs:
+            n = args.examples or PAIRS[pair].examples
+            keys |= {f"{pair}|{r}|{seed}|{share}|{n}" for r in args.recipes for seed in args.seeds for share in args.flops}
+            keys |= {f"{pair}|{r}|0|latency {t}|{n}" for r in args.recipes for t in args.latency}
+    shown = json.loads((Path(accuracy.__file__).parent / "results" / "accuracy.json").read_text())["cells"]
+    assert not set(shown) - keys
+    ran.clear()
+    accuracy.main([*folders, "--examples", "64"])
+    assert len(ran) == 1 and ran[0].examples == 64 and ran[0].pairs == accuracy.EVALUATED and not ran[0].latency
