@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pairs import EVALUATED, PAIRS, Pair, checkpoint
+from benchmarks.pairs import EVALUATED, PAIRS, Pair, checkpoint, with_evaluation
 from rfx.calibration import Batches
 from rfx.environment import environment, tool
 from rfx.recipe import PRESETS, Method, make_recipe
@@ -58,6 +58,7 @@ COMPLETE = (  # all that docs/accuracy.md shows: the options of each part
     {"latency": []},
     {"pairs": ["minilm-rotten-val"], "recipes": ["rfx", "kwon", *(a for a in ABLATIONS if not a.startswith("kwon-reference"))],
      "seeds": [0], "flops": [0.5, 0.3]},
+    {"pairs": ["minilm-sst2-more"], "recipes": ["rfx", "kwon", "kprune"], "flops": [0.7, 0.6, 0.5]},
     {"pairs": ["minilm-rotten"], "recipes": ["kwon-reference-search", "kwon-reference-rearranged"], "seeds": [0, 1]},
     *({"pairs": ["minilm-rotten"], "recipes": ["rfx", "kwon"], "seeds": [0], "flops": [0.5], "examples": n} for n in (128, 2048)),
     {"pairs": ["minilm-rotten", "minilm-sst2"], "recipes": ["rfx", "kwon"], "seeds": [], "latency": [0.7, 0.5, 0.4]},
@@ -219,6 +220,7 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
     for name in args.pairs:
         pair = PAIRS[name]
         model = checkpoint(pair, args.data, args.models, args.cache, progress)
+        pair = with_evaluation(pair, model, args.data, args.cache)
         for seed in args.seeds:
             for method in args.recipes:
                 examples = args.examples or pair.examples

@@ -96,7 +96,7 @@ def tables(file: Path) -> str:
                 row.append(" · ".join(p for p in parts if p) + fewer)
             out.append(f"| `{recipe}` | {seeds} | " + " | ".join(row) + " |")
         out.append("")
-    out += ratios(flops, evaluated)
+    out += ratios(flops, {pair: n for pair, n in evaluated.items() if not pair.endswith("-more")})  # those are another's model
     for pair in examples.keys() - evaluated.keys():
         out += worth(flops, pair, examples[pair], dense[pair])
     out += samples(flops)
@@ -243,7 +243,7 @@ def plot(file: Path) -> str:
     from matplotlib.figure import Figure
 
     flops, _ = read(file)
-    examples = {pair: n for pair, n in usual(flops).items() if not pair.endswith("-val")}
+    examples = {pair: n for pair, n in usual(flops).items() if not pair.endswith(("-val", "-more"))}
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
                                 "axes.spines.right": False, "svg.hashsalt": "accuracy"}):  # fmt: skip
         figure = Figure(figsize=(3.1 * len(examples), 3.3), layout="constrained")

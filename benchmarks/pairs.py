@@ -15,10 +15,11 @@ import json
 import random
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rfx.progress import Progress, Silent
+from rfx.store import atomic_write_text
 from rfx.terminal import Terminal
 
 MINILM, DISTILBERT = "minilm", "distilbert"
@@ -37,6 +38,7 @@ class Pair:
     examples: int = 1024  # of calibration
     checkpoint: str | None = None  # of another pair, to be used here
     judged: int | None = None  # the first so many of the evaluation split; None: all of it
+    unseen: bool = False  # judged on training examples that the model was not fine-tuned on, for there are more of them
     rows: int | None = None  # of fine-tuning
     epochs: int = 2
     rate: float = 1e-4
@@ -52,6 +54,9 @@ PAIRS = {
              checkpoint="minilm-rotten"),
         Pair("minilm-sst2", MINILM, "text-classification", "sst2.train.jsonl.gz", "sst2.dev.jsonl.gz", max_length=64, rows=20000,
              epochs=1),
+        # The same model, judged on as many sentences as it takes to tell tenths of a point.
+        Pair("minilm-sst2-more", MINILM, "text-classification", "sst2.train.jsonl.gz", "sst2.train.jsonl.gz", max_length=64,
+             checkpoint="minilm-sst2", judged=10000, unseen=True),
         Pair("minilm-stsb", MINILM, "text-classification", "stsb.train.jsonl.gz", "stsb.dev.jsonl.gz", labels=1,
              metric="spearman", epochs=4),
         Pair("minilm-squad", MINILM, "question-answering", "squad1.1-dev-a.json.gz", "squad1.1-dev-b.json.gz", metric="f1",
@@ -82,6 +87,28 @@ def checkpoint(pair: Pair, data: Path, models: Path | None, cache: Path, progres
         fine_tune(pair, data, cache, beside, progress or Silent())
         beside.rename(out)
     return out
+
+
+def with_evaluation(pair: Pair, model: Path, data: Path, cache: Path) -> Pair:
+    """The pair with the file it is judged on; of an `unseen` one that is made here from what fine-tuning left."""
+    if not pair.unseen:
+        return pair
+    from rfx.tasks.data import load_examples
+
+    if not (model / "training.json").is_file():
+        raise SystemExit(f"{model} does not say what it was fine-tuned on: {pair.name} needs the checkpoint that this command makes")
+    known = json.loads((model / "training.json").read_text())
+    rows = load_examples(data / pair.train)
+    random.Random(known["seed"]).shuffle(rows)
+    texts = [next(v for v in row.values() if isinstance(v, str)) for row in rows]
+    taken, unseen = set(texts[: known["rows"]]), []
+    for text, row in zip(texts[known["rows"] :], rows[known["rows"] :], strict=True):
+        if text not in taken and len(unseen) < (pair.judged or len(rows)):
+            taken.add(text)
+            unseen.append(row)
+    file = cache / f"{pair.name}.jsonl"
+    atomic_write_text(file, "".join(json.dumps(row) + "\n" for row in unseen))
+    return replace(pair, eval=str(file))
 
 
 def base_model(pair: Pair, cache: Path) -> Path:

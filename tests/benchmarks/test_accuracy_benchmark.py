@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.accuracy as accuracy
-from benchmarks.pairs import PAIRS, Pair
+from benchmarks.pairs import PAIRS, Pair, with_evaluation
 from rfx.store import Store
 from rfx.terminal import Terminal
 
@@ -102,3 +102,20 @@ def test_without_options_all_is_run_that_the_page_shows(monkeypatch, tmp_path):
     ran.clear()
     accuracy.main([*folders, "--examples", "64"])
     assert len(ran) == 1 and ran[0].examples == 64 and ran[0].pairs == accuracy.EVALUATED and not ran[0].latency
+
+
+def test_unseen_examples_are_those_that_fine_tuning_left(tmp_path):
+    import random
+
+    rows = [{"text": f"t{i % 90}", "label": i % 2} for i in range(100)]  # ten of them twice
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    pair = Pair("tiny-more", "none", "text-classification", "train.jsonl", "train.jsonl", judged=50, unseen=True, checkpoint="tiny")
+    with pytest.raises(SystemExit, match="does not say"):
+        with_evaluation(pair, tmp_path, tmp_path, tmp_path)
+    (tmp_path / "training.json").write_text(json.dumps({"seed": 3, "rows": 30}))
+    found = with_evaluation(pair, tmp_path, tmp_path, tmp_path)
+    shuffled = list(rows)
+    random.Random(3).shuffle(shuffled)  # as fine_tune does
+    seen = {r["text"] for r in shuffled[:30]}
+    left = [json.loads(line)["text"] for line in Path(found.eval).read_text().splitlines()]
+    assert len(left) == len(set(left)) == 50 and not seen & set(left)
