@@ -26,8 +26,8 @@ PARTS = {
     "kwon+affine": "selection of `kwon`, reconstruction of `rfx`", "kwon": "selection and mask tuning of `kwon`",
 }  # fmt: skip
 # What the authors' code of `kwon-reference` (commit 806ac5a) gave on minilm-rotten with 1,024 examples drawn with seeds 0 and 1:
-# (accuracy, KL to the dense model) after tuning by share of the FLOPs; that checkpoint's accuracy is AUTHORS_DENSE. At 0.5 and 0.4 its tuning left its range at seed 1, at 0.3 at
-# seed 1 too, and was dropped: these are the figures after rearrangement.
+# (accuracy, KL to the dense model) after tuning by share of the FLOPs; that checkpoint's accuracy is AUTHORS_DENSE. At 0.5 and 0.4 its
+# tuning left its range at seed 1, at 0.3 at seed 1 too, and was dropped: these are the figures after rearrangement.
 AUTHORS = {
     0.7: ((0.823, 0.0328), (0.825, 0.0335)), 0.6: ((0.823, 0.0803), (0.822, 0.0799)), 0.5: ((0.821, 0.1564), (0.814, 0.1712)),
     0.4: ((0.813, 0.1878), (0.801, 0.2248)), 0.3: ((0.759, 0.2701), (0.770, 0.2598)),

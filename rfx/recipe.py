@@ -97,7 +97,7 @@ class Method(_Part):
 
 
 PRESETS: dict[str, Method] = {
-    # What measures best across the tasks (docs/accuracy.md).
+    # Chosen on validation data of one task, compared with the others on five (docs/accuracy.md).
     "rfx": Method(name="rfx"),
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
