@@ -8,7 +8,7 @@ dense model, seconds of each stage, peak memory. Scores are shared between the b
 the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (some days on two cores);
 with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
 ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or with `--again` the
-code of the method does. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+code of rfx does. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ ABLATIONS = {  # the reference's stages, and the default with one part exchanged
     "rfx-temperature-1": {**RFX, "scorer_options": {"temperature": 1.0}},
     "rfx-measured": {**RFX, "scorer_options": {"points": 4}},
 }
-COMPLETE = (  # all that docs/accuracy.md shows: the options of each part
-    {"latency": []},
+USUAL = {"pairs": EVALUATED, "recipes": RECIPES, "seeds": [0, 1, 2], "flops": [0.7, 0.6, 0.5, 0.4, 0.3], "examples": None, "latency": []}
+COMPLETE = (  # all that docs/accuracy.md shows: what each part has in place of the usual
+    {},
     {"pairs": ["minilm-rotten-val"], "recipes": ["rfx", "kwon", *(a for a in ABLATIONS if not a.startswith("kwon-reference"))],
      "seeds": [0], "flops": [0.5, 0.3]},
     {"pairs": ["minilm-sst2-more"], "recipes": ["rfx", "kwon", "kprune"], "flops": [0.7, 0.6, 0.5]},
@@ -63,8 +64,6 @@ COMPLETE = (  # all that docs/accuracy.md shows: the options of each part
     *({"pairs": ["minilm-rotten"], "recipes": ["rfx", "kwon"], "seeds": [0], "flops": [0.5], "examples": n} for n in (128, 2048)),
     {"pairs": ["minilm-rotten", "minilm-sst2"], "recipes": ["rfx", "kwon"], "seeds": [], "latency": [0.7, 0.5, 0.4]},
 )  # fmt: skip
-SEPARATE = ("pairs", "recipes", "seeds", "flops", "examples", "latency")  # one of these options: that alone, not all of it
-ROOMS = ("anatomy", "compensate", "schedule", "scores", "search", "surgery", "stages")  # whose code decides what a cell holds
 
 
 def method_of(name: str):
@@ -156,11 +155,10 @@ def stale(cell: dict | None, fresh: dict) -> bool:
 
 
 def code() -> str:
-    """Digest of the method's sources: of which state of them a cell is."""
+    """Digest of rfx's sources: of which state of them a cell is."""
     import rfx
 
-    root = Path(rfx.__file__).parent
-    files = sorted(f for room in ROOMS for f in (root / room).rglob("*.py"))
+    files = sorted(Path(rfx.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
 
 
@@ -199,18 +197,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--flops", nargs="+", type=float, help="shares kept; default: 0.7 0.6 0.5 0.4 0.3")
     parser.add_argument("--examples", type=int, help="of calibration; default: the pair's")
     parser.add_argument("--latency", nargs="+", type=float, help="then these targets of measured latency, seed 0; default: none")
-    parser.add_argument("--again", action="store_true", help="also what other code of the method made, or an unknown one")
+    parser.add_argument("--again", action="store_true", help="also what other code of rfx made, or an unknown one")
     args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
     store = Store(args.cache / (f"store-{code()}" if args.again else "store"))  # scores that other code made are not taken either
     results = json.loads(args.out.read_text()) if args.out.is_file() else {"schema_version": 1, "cells": {}, "dense": {}}
     results["environment"] = environment()
-    named = {name: getattr(args, name) for name in SEPARATE if getattr(args, name) is not None}
-    usual = {"pairs": EVALUATED, "recipes": RECIPES, "seeds": [0, 1, 2], "flops": [0.7, 0.6, 0.5, 0.4, 0.3], "examples": None, "latency": []}
+    named = {name: getattr(args, name) for name in USUAL if getattr(args, name) is not None}
     with Terminal(quiet=True) as progress:
         for options in [named] if named else COMPLETE:
-            run_part(argparse.Namespace(**{**vars(args), **usual, **options}), store, progress, results)
+            run_part(argparse.Namespace(**{**vars(args), **USUAL, **options}), store, progress, results)
 
 
 def run_part(args: argparse.Namespace, store: Store, progress, results: dict) -> None:

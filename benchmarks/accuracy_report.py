@@ -212,7 +212,7 @@ def costs(flops, examples) -> list[str]:
     """Seconds of the stages and peak memory, means over all cells that computed the stage."""
     out = ["### Seconds and memory", "", "Means over the shares and seeds; stages taken from the store are left out. On cores that other work had a share "
            "of: to compare the stages with one another, not for the clock (see cost-minilm.json). Memory: the least and the most over the cells that "
-           "computed all of their stages (and recorded it), each in a process that had run others before; cost-minilm.json is one run alone.", "",
+           "computed all of their stages (and recorded it), most in a process that had run others before; cost-minilm.json is one run alone.", "",
            "| pair | recipe | seconds by stage | peak memory beyond what was resident before, MB |", "|---|---|---|---|"]  # fmt: skip
     rows = len(out)
     for pair, n in examples.items():

@@ -252,7 +252,8 @@ def test_an_engine_is_never_written_over_its_model(tmp_path, trained, cache):
 
 @pytest.mark.parametrize("options, said", [
     (["--batch", "-1"], "--batch is not a size"), (["--sequence", "0"], "--sequence is not a size"),
-    (["--max-batch", "8", "--batch", "16"], "raise --max-batch, or lower --batch"), (["--max-sequence", "8", "--sequence", "16"], "--max-sequence is smaller"),
+    (["--max-batch", "8", "--batch", "16"], "--max-batch is smaller"), (["--max-batch", "8", "--batch", "16"], "raise --max-batch, or lower --batch"),
+    (["--max-sequence", "8", "--sequence", "16"], "--max-sequence is smaller"),
     (["--target", "xx"], "no such target"),
 ])
 def test_sizes_of_an_engine_are_checked(tmp_path, options, said):

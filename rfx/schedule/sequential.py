@@ -12,7 +12,7 @@ import numpy as np
 
 from rfx.compensate import COMPENSATORS
 from rfx.compensate.streams import Resumed
-from rfx.errors import InfeasibleError, UsageError
+from rfx.errors import UsageError
 from rfx.plan import Site
 from rfx.schedule.base import Ground, Outcome, Schedule, plan_of
 from rfx.scores.base import Scores
@@ -38,11 +38,7 @@ class Sequential(Schedule):
             number = sites.index(site)
             rest = sites[number:]
             now = scores if number == 0 else ground.score(rest, resumed)
-            left = result.budget - spent
-            try:
-                found = searcher(rest, now, left).kept
-            except InfeasibleError:  # the last plan's rest fits but for rounding
-                found = searcher(rest, now, left + HAIR * result.budget).kept
+            found = searcher(rest, now, result.budget * (1 + HAIR) - spent).kept  # the last plan's rest must fit in spite of rounding
             kept[site.name] = tuple(ground.refined({site.name: found[site.name]}, now)[site.name])
             spent += searcher.cost(site, len(kept[site.name]))
             return np.isin(np.arange(site.units), kept[site.name]).astype(np.float64)

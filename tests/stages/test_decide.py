@@ -37,6 +37,8 @@ def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, t
         for train in (texts, trained["train"]):
             found = run("plan", *options(trained, train), "--method", method, "--json")
             assert found.exit_code == 0, found.output
+            assert ("have no labels" in found.stderr) == (train == texts)
+            assert ("the scorer needs none" in found.stderr) == (train == texts and method == "rfx")
             plans[method, train] = json.loads(found.stdout)
     assert plans["rfx", texts]["plan"] == plans["rfx", trained["train"]]["plan"], plans["rfx", texts].keys()
     assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
@@ -56,4 +58,3 @@ def test_a_rearrangement_without_gradients_is_refused(trained, tmp_path):
     file.write_text("method: {name: kwon, scorer: magnitude}\n")
     result = run("plan", file, *options(trained, trained["train"])[1:], "--model", trained["model"])
     assert result.exit_code == 2 and "method.refine" in result.output, result.output
-
