@@ -7,8 +7,8 @@ For each: the metric on the evaluation split, KL to the dense model (squared err
 dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Without any of
 the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (12 hours of one thread);
 with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
-ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or with `--again` the
-code of rfx does. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or the model's weights
+are others, or with `--again` the code of rfx is. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rfx.runtimes import runtime
 from rfx.scores.divergence import collect_outputs, divergence
 from rfx.stages import decide, finish, load
 from rfx.stages.run import Run, peak_memory_mb
-from rfx.store import Store, atomic_write_text
+from rfx.store import Store, atomic_write_text, file_hash
 from rfx.surgery.shrink import shrink
 from rfx.sweep import sweep
 from rfx.terminal import Terminal
@@ -150,8 +150,9 @@ def resolved(name: str) -> dict:
     return Method.model_validate(ABLATIONS[name]).model_dump() if name in ABLATIONS else PRESETS[name].model_dump()
 
 
-def stale(cell: dict | None, fresh: dict) -> bool:
-    return cell is None or any(cell.get(part) != value for part, value in fresh.items())
+def stale(cell: dict | None, fresh: dict, weights: str) -> bool:
+    """Whether a cell is to be made (again). Cells of before 2026-11-22 do not say of which weights they are."""
+    return cell is None or any(cell.get(part) != value for part, value in fresh.items()) or cell.get("weights", weights) != weights
 
 
 def code() -> str:
@@ -218,12 +219,13 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
         pair = PAIRS[name]
         model = checkpoint(pair, args.data, args.models, args.cache, progress)
         pair = with_evaluation(pair, model, args.data, args.cache)
+        weights = file_hash(model / "model.safetensors")[:16]
         for seed in args.seeds:
             for method in args.recipes:
                 examples = args.examples or pair.examples
                 keys = {share: f"{name}|{method}|{seed}|{share}|{examples}" for share in args.flops}
                 fresh = fresh_parts(method, args)
-                todo = [share for share in args.flops if stale(results["cells"].get(keys[share]), fresh)]
+                todo = [share for share in args.flops if stale(results["cells"].get(keys[share]), fresh, weights)]
                 if not todo:
                     continue
                 bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
@@ -233,13 +235,16 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
                     }  # fmt: skip
                 for share in todo:
                     small, facts = bench.prune(method_of(method), share)
-                    cell = {**bench.judge(small), **facts, **fresh, "code": code(), "threads": torch.get_num_threads()}
+                    cell = {
+                        **bench.judge(small), **facts, **fresh, "code": code(), "weights": weights,
+                        "dense": bench.task.metric(bench.dense_predictions, bench.workload.evaluation), "threads": torch.get_num_threads(),
+                    }  # fmt: skip
                     results["cells"][keys[share]] = cell
                     atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
                     print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
                           f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
         for method in args.recipes if args.latency else ():
-            at_latency(pair, model, args, method, store, progress, results)
+            at_latency(pair, model, weights, args, method, store, progress, results)
 
 
 def fresh_parts(method: str, args: argparse.Namespace) -> dict:
@@ -247,18 +252,18 @@ def fresh_parts(method: str, args: argparse.Namespace) -> dict:
     return {"method": resolved(method), "tool": tool(), **({"code": code()} if args.again else {})}
 
 
-def at_latency(pair: Pair, model: Path, args, method: str, store: Store, progress, results: dict) -> None:
+def at_latency(pair: Pair, model: Path, weights: str, args, method: str, store: Store, progress, results: dict) -> None:
     """The same at equal measured latency: what `rfx sweep --latency` does."""
     examples = args.examples or pair.examples
     keys = {t: f"{pair.name}|{method}|0|latency {t}|{examples}" for t in args.latency}
     fresh = fresh_parts(method, args)
-    todo = [t for t, key in keys.items() if stale(results["cells"].get(key), fresh)]
+    todo = [t for t, key in keys.items() if stale(results["cells"].get(key), fresh, weights)]
     if not todo:
         return
     recipe = recipe_of(pair, model, args.data, method_of(method), 0, 0.5, examples).model_copy(update={"target": "ort"})
     with tempfile.TemporaryDirectory() as folder:
         curve = sweep(recipe, todo, Path(folder) / "sweep", store=store, progress=progress)
-    fresh["code"] = code()
+    fresh |= {"code": code(), "weights": weights}
     for p in curve.points:
         cell = {"note": p.note, **fresh} if p.accuracy is None else {
             "metric": p.accuracy.pruned, "dense": p.accuracy.dense, "agreement": p.accuracy.agreement, "divergence": p.accuracy.divergence,

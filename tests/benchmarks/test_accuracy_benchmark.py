@@ -27,7 +27,7 @@ def cells(folder):
     return json.loads((folder / "r.json").read_text())["cells"]
 
 
-def test_it_judges_resumes_and_runs_again_what_is_another_recipe_or_other_code(place, monkeypatch, capsys):
+def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_another_model(place, monkeypatch, capsys):
     folder, options = place
     run = [*options, "--recipes", "rfx", "random", "--flops", "0.4"]
     accuracy.main(run)
@@ -37,7 +37,7 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_or_other_code(p
     assert dense["judged"] == 400 and dense["agreement"] == 1 and dense["divergence"] == 0
     assert random["divergence"] > 2 * rfx["divergence"] > 0 and random["metric"] < dense["metric"]
     assert 0.35 < rfx["flops_kept"] <= 0.4 and rfx["fitted_sites"] > 0 and rfx["stages"]["score"][1] is False
-    assert rfx["method"]["compensate"] == "affine" and rfx["code"] == accuracy.code()
+    assert rfx["method"]["compensate"] == "affine" and rfx["code"] == accuracy.code() and rfx["dense"] == dense["metric"]
 
     prune = accuracy.Bench.prune
     pruned = []
@@ -52,6 +52,13 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_or_other_code(p
     accuracy.main([*run, "--again"])
     assert pruned == ["random", "rfx"] and cells(folder)["tiny|rfx|0|0.4|96"]["code"] == accuracy.code()
     assert cells(folder)["tiny|rfx|0|0.4|96"]["stages"]["score"][1] is False  # other code's scores are not taken
+
+    result = json.loads((folder / "r.json").read_text())
+    result["cells"]["tiny|rfx|0|0.4|96"]["weights"] = "of another fine-tuning"
+    del result["cells"]["tiny|random|0|0.4|96"]["weights"]  # an old cell, which does not say
+    (folder / "r.json").write_text(json.dumps(result))
+    accuracy.main(run)
+    assert pruned == ["random", "rfx", "rfx"]
 
 
 def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
