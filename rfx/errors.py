@@ -5,6 +5,7 @@ A `UserError` is expected and never shows a traceback. Anything else is a bug in
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -22,16 +23,16 @@ class ExitCode(IntEnum):
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """What an exception of another library says first; its type where it says nothing."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:limit]
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception is what became of an interrupt: Python wraps one that arrives while a class is being made, and
-    libraries wrap what they catch."""
+    """Whether an exception is what became of an interrupt: Python wraps one that arrives while a class is being made, libraries
+    wrap what they catch, and PyTorch's C++ keeps no more of it than its name in a text."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, KeyboardInterrupt):
+        if isinstance(seen, KeyboardInterrupt) or "KeyboardInterrupt" in str(seen):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -122,9 +122,26 @@ class Store:
                 continue
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home))
 
-    def work(self, kind: str, key: str):
-        """A lock around minutes of work whose result several processes want; another than that of the result itself."""
-        return self._lock(f"work-{kind}", key)
+    @contextmanager
+    def work(self, kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """A lock around minutes of work whose result several processes want; another than that of the result itself.
+
+        Args:
+            waiting: called where another process has it, before this one waits.
+        """
+        lock = self._lock(f"work-{kind}", key)
+        if isinstance(lock, nullcontext):
+            yield
+            return
+        from filelock import Timeout
+
+        try:
+            held = lock.acquire(timeout=1)
+        except Timeout:
+            waiting()
+            held = lock.acquire()
+        with held:
+            yield
 
     def _lock(self, kind: str, key: str):
         try:

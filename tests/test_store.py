@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,24 @@ def test_an_entry_that_fails_leaves_nothing(store, error):
     with pytest.raises(error):
         store.put_folder("x", "k", fill)
     assert store.get_json("x", "k") == 1 and names(store.root / "x") == ["k"]
+
+
+def test_a_second_process_says_that_it_waits(store):
+    said = []
+
+    def second():
+        with Store(store.root).work("quickstart", "k", lambda: said.append("waiting")):
+            said.append("had it")
+
+    with ThreadPoolExecutor(1) as pool:
+        with store.work("quickstart", "k", lambda: said.append("never")):
+            done = pool.submit(second)
+            until = time.monotonic() + 30
+            while not said and time.monotonic() < until:
+                time.sleep(0.05)
+            assert said == ["waiting"]
+        done.result(30)
+    assert said == ["waiting", "had it"]
 
 
 def test_old_scratch_is_cleared(store):

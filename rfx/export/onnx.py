@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rfx.errors import InternalCheckError, UnsupportedModelError, first_line
+from rfx.errors import InternalCheckError, UnsupportedModelError, first_line, is_interrupt
 from rfx.export.precision import convert_precision
 from rfx.plan import Plan, Site
 
@@ -61,6 +61,8 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
             )  # fmt: skip
         proto = program.model_proto
     except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
+        if is_interrupt(error):
+            raise KeyboardInterrupt from None
         raise InternalCheckError(
             f"The ONNX export of {type(model).__name__} failed.", got=first_line(error),
             next_step="report it with `rfx env` and the model's configuration",

@@ -32,6 +32,11 @@ def hub_name(evidence: Evidence) -> str | None:
     return None if local or not source else source
 
 
+def verdict(gate: Gate) -> str:
+    """The outcome in words: what was measured without a limit was not judged."""
+    return "not judged" if gate.outcome == "pass" and gate.limit is None else gate.outcome
+
+
 def value_text(gate: Gate) -> str:
     if gate.value is None:
         return "not a number" if gate.outcome == "fail" else ""

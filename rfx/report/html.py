@@ -16,6 +16,7 @@ from rfx.report.facts import (
     limit_text,
     model_name,
     value_text,
+    verdict,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 
@@ -37,5 +38,5 @@ def html(evidence: Evidence) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         e=evidence, name=model_name(evidence), headline=headline(evidence), budget=budget_text(evidence),
         conditions=conditions_text(evidence), figures=[f for f in figures if f[1]], titles=GATE_TITLES,
-        gates=[(g, value_text(g), interval_text(g), limit_text(g)) for g in evidence.gates], layers=layer_rows(evidence),
+        gates=[(g, verdict(g), value_text(g), interval_text(g), limit_text(g)) for g in evidence.gates], layers=layer_rows(evidence),
     )  # fmt: skip

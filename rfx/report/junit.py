@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from rfx.report.facts import headline, interval_text, limit_text, model_name, value_text
+from rfx.report.facts import headline, interval_text, limit_text, model_name, value_text, verdict
 from rfx.verify.evidence import Evidence
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(evidence: Evidence) -> str:
-    """A failed gate is a failure; an inconclusive one is skipped, with its reason."""
-    count = {o: sum(g.outcome == o for g in evidence.gates) for o in ("fail", "inconclusive")}
+    """A failed gate is a failure; one that is inconclusive or has no limit is skipped, with its reason."""
+    said = [verdict(g) for g in evidence.gates]
+    skipped = sum(v in ("inconclusive", "not judged") for v in said)
     name = _clean(model_name(evidence))
     suites = ET.Element("testsuites")
     suite = ET.SubElement(suites, "testsuite", {
-        "name": f"rfx {name}", "tests": str(len(evidence.gates)), "failures": str(count["fail"]), "errors": "0",
-        "skipped": str(count["inconclusive"]), "timestamp": evidence.created,
+        "name": f"rfx {name}", "tests": str(len(evidence.gates)), "failures": str(said.count("fail")), "errors": "0",
+        "skipped": str(skipped), "timestamp": evidence.created,
         "time": f"{sum(s.seconds for s in evidence.stages):.3f}",
     })  # fmt: skip
     for gate in evidence.gates:
@@ -27,8 +28,8 @@ def junit(evidence: Evidence) -> str:
         text = _clean("; ".join([f for f in facts if f] + [gate.detail]))
         if gate.outcome == "fail":
             ET.SubElement(case, "failure", {"message": text, "type": gate.name}).text = text
-        elif gate.outcome == "inconclusive":
-            ET.SubElement(case, "skipped", {"message": f"inconclusive: {text}"})
+        elif verdict(gate) != "pass":
+            ET.SubElement(case, "skipped", {"message": f"{verdict(gate)}: {text}"})
         else:
             ET.SubElement(case, "system-out").text = text
     ET.SubElement(suite, "system-out").text = _clean(headline(evidence))

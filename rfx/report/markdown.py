@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,10 +18,11 @@ from rfx.report.facts import (
     limit_text,
     model_name,
     value_text,
+    verdict,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 
-_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive"}
+_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive", "not judged": "not judged"}
 
 
 def summary(evidence: Evidence) -> str:
@@ -37,13 +39,19 @@ def summary(evidence: Evidence) -> str:
 def _gates(evidence: Evidence) -> list[str]:
     rows = ["| gate | outcome | measured | 95 % interval | limit | |", "|---|---|---|---|---|---|"]
     for g in evidence.gates:
-        cells = (f"{g.name}: {GATE_TITLES[g.name]}", _MARKS[g.outcome], value_text(g), interval_text(g), limit_text(g), g.detail)
+        cells = (f"{g.name}: {GATE_TITLES[g.name]}", _MARKS[verdict(g)], value_text(g), interval_text(g), limit_text(g), g.detail)
         rows.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return rows
 
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
+
+
+def _dataset(evidence: Evidence) -> str:
+    """What the accuracy was judged on: a datasets name as it is, a file by its last part."""
+    source = str((evidence.recipe.get("data") or {}).get("eval") or evidence.recipe.get("name") or "evaluation set")
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def card(evidence: Evidence) -> str:
@@ -59,7 +67,7 @@ def card(evidence: Evidence) -> str:
             "name": f"{name}-pruned",
             "results": [{
                 "task": {"type": task},
-                "dataset": {"name": str(evidence.recipe.get("name") or "evaluation set"), "type": "custom"},
+                "dataset": {"name": _dataset(evidence), "type": "custom"},
                 "metrics": [{"type": a.metric, "value": round(a.pruned, 5), "name": a.metric}],
             }],
         }]  # fmt: skip

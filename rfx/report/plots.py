@@ -7,11 +7,11 @@ import re
 from collections import Counter
 from contextlib import contextmanager
 
-from rfx.report.facts import layer_rows
+from rfx.report.facts import layer_rows, verdict
 from rfx.verify.evidence import Evidence
 
 _KEPT, _DENSE, _LIMIT = "#2563eb", "#d4d8df", "#b91c1c"
-_OUTCOME = {"pass": "#15803d", "fail": "#b91c1c", "inconclusive": "#b45309"}
+_OUTCOME = {"pass": "#15803d", "fail": "#b91c1c", "inconclusive": "#b45309", "not judged": "#5b6472"}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 11, "axes.titlelocation": "left",
@@ -117,7 +117,7 @@ def intervals(evidence: Evidence):
         return None
     figure, axes = _figure(9.6, 1.7, len(parts))
     for ax, (gate, value, (low, high), title) in zip(axes, parts, strict=True):
-        colour = _OUTCOME[gate.outcome]
+        colour = _OUTCOME[verdict(gate)]
         ax.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
         ax.plot([value], [0], "o", color=colour, markersize=8)
         ax.annotate(f"{value:.3f}", (value, 0), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=9)

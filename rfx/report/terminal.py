@@ -14,6 +14,7 @@ from rfx.report.facts import (
     limit_text,
     model_name,
     value_text,
+    verdict,
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not judged": ""}
 
 
 def gates_table(evidence: Evidence) -> Table:
@@ -33,7 +34,7 @@ def gates_table(evidence: Evidence) -> Table:
     for column in ("gate", "outcome", "measured", "95 % interval", "limit"):
         table.add_column(column, no_wrap=True)
     for g in evidence.gates:
-        table.add_row(g.name, Text(g.outcome, style=_STYLE[g.outcome]), value_text(g), interval_text(g), limit_text(g))
+        table.add_row(g.name, Text(verdict(g), style=_STYLE[verdict(g)]), value_text(g), interval_text(g), limit_text(g))
     return table
 
 

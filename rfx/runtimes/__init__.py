@@ -29,7 +29,8 @@ def runtime_class(name: str) -> type[Runtime]:
         UsageError: no runtime has this name.
     """
     if name not in RUNTIMES:
-        raise UsageError("There is no runtime of this name.", got=name, allowed=", ".join(["auto", *RUNTIMES]))
+        raise UsageError("There is no runtime of this name.", got=name, allowed=", ".join(["auto", *RUNTIMES]),
+                         next_step="give one of these with --target; `rfx env` says which run here")  # fmt: skip
     module, cls = RUNTIMES[name].split(":")
     return getattr(import_module(module), cls)
 

@@ -50,8 +50,7 @@ def removal_curve(
     scale = float(a.diagonal().mean())
     if not scale > 0:  # features that are all zero
         return RemovalCurve(np.arange(units), np.zeros(units), {})
-    a = a + damping * scale * torch.eye(n, dtype=a.dtype, device=a.device)
-    p = torch.cholesky_inverse(torch.linalg.cholesky(a))  # [n, n]
+    p = _inverse(a, damping * scale)  # [n, n]
     v = _root(metric).T @ weight.double()  # [r, n], |v_i|^2 = w_i^T M w_i
     w = weight.double() if checkpoints else None
     wanted, states = sorted(set(checkpoints)), {}
@@ -124,3 +123,16 @@ def _stable(blocks: torch.Tensor) -> torch.Tensor:
 
     mean = blocks.diagonal(dim1=-2, dim2=-1).mean(-1).abs().clamp(min=1e-300)
     return blocks + 1e-10 * mean[..., None, None] * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
+
+
+def _inverse(a: torch.Tensor, ridge: float) -> torch.Tensor:
+    """(A + ridge I)^-1; of examples that are all alike A is rounding alone, and takes a larger ridge."""
+    import torch
+
+    eye = torch.eye(len(a), dtype=a.dtype, device=a.device)
+    for _ in range(8):
+        factor, failed = torch.linalg.cholesky_ex(a + ridge * eye)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        ridge *= 10
+    return torch.cholesky_inverse(torch.linalg.cholesky(a + ridge * eye))

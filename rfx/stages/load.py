@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from rfx.tasks.data import load_examples
 from rfx.verify.evidence import DataPart
 
 HEADLESS = "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 @dataclass
@@ -100,8 +103,9 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
     local = folder.exists()
     if local and not (folder / "config.json").is_file():
         raise UsageError(
-            "This folder holds no Hugging Face checkpoint.", got=str(folder),
-            allowed="a folder with config.json and model.safetensors", next_step="save it with save_pretrained",
+            "This folder holds no Hugging Face checkpoint." if folder.is_dir() else "This is a file, where a model is a folder.", got=str(folder),
+            allowed="a folder with config.json and model.safetensors",
+            next_step="save it with save_pretrained" if folder.is_dir() else "name the model's folder; examples go to --train and --eval",
         )  # fmt: skip
     name = str(folder) if local else source
     try:
@@ -110,7 +114,8 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
         raise _not_loaded(source, local, error) from None
     _refuse_early(config)
     try:
-        model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
+        with _silent():  # what is missing is said below, in words that say what to do
+            model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
     except (OSError, RuntimeError, ImportError, SafetensorError) as error:
         raise _not_loaded(source, local, error) from None
     except ValueError as error:
@@ -125,8 +130,10 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         ) from None  # fmt: skip
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one without a single word where files are missing
+        none = local and not any((folder / n).is_file() for n in TOKENIZER_FILES)
         raise UsageError(
-            "The model's tokenizer knows no words.", got=f"{source}: {len(tokenizer)} tokens, all special",
+            "The checkpoint has no tokenizer." if none else "The model's tokenizer knows no words.",
+            got=f"{source}: " + (f"none of {', '.join(TOKENIZER_FILES)}" if none else f"{len(tokenizer)} tokens, all special"),
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         )  # fmt: skip
     _fit_lengths(run, position_limit(model))
@@ -158,7 +165,8 @@ def _refuse_early(config) -> None:
 def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
     first = first_line(error)
     if local:
-        return UsageError("The checkpoint does not load.", got=f"{source}: {first}")
+        return UsageError("The checkpoint does not load.", got=f"{source}: {first}", allowed="what transformers' from_pretrained reads",
+                          next_step="save it again with save_pretrained, or copy it again")  # fmt: skip
     return UsageError(
         "There is no such model: not a folder here, and not to be had from the hub.", got=f"{source}: {first}",
         allowed="a local folder with config.json and model.safetensors, or a hub name",
@@ -198,14 +206,12 @@ def load_workload(run: Run, loaded: Model) -> Workload:
             f"There are no {'training' if missing == '--train' else 'evaluation'} examples.", got="nothing",
             allowed="a file, or a datasets name such as glue/sst2", next_step=f"add {missing}",
         )  # fmt: skip
-    train = task.examples(load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train),
-                          need_labels=False)
+    rows = load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train)
+    with _part("training", "correct the --train file; without any labels it is taken too"):
+        train = task.examples(rows, need_labels=False)
     rows = load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval)
-    try:
+    with _part("evaluation", "correct the --eval file; only --train may go without labels"):
         evaluation = task.examples(rows)
-    except UsageError as error:
-        raise UsageError(f"The evaluation examples: {error.what}", got=error.got, allowed=error.allowed,
-                         next_step=error.next_step or "correct the --eval file; only --train may go without labels") from None  # fmt: skip
     train, dropped = drop_overlap(train, evaluation)
     if dropped:
         run.warn(f"{dropped} training examples stand in the evaluation set too; they are left out of calibration.")
@@ -233,6 +239,29 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     workload.calibration_features = _encode(run, task, calibration, "calibration")
     workload.evaluation_features = _encode(run, task, evaluation, "evaluation")
     return workload
+
+
+@contextmanager
+def _part(name: str, next_step: str) -> Iterator[None]:
+    """What is wrong with examples is said with whose they are."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"The {name} examples: {error.what}", got=error.got, allowed=error.allowed,
+                         next_step=error.next_step or next_step) from None  # fmt: skip
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' own warnings."""
+    import transformers
+
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(before)
 
 
 def _encode(run: Run, task: Task, examples: list[Example], part: str) -> list[Feature]:

@@ -77,7 +77,7 @@ class Task(ABC):
         if label_names and len(label_names) != num_labels:
             raise UsageError(
                 f"There are {len(label_names)} label names for a model with {num_labels} labels.", got=", ".join(label_names),
-                allowed=f"{num_labels} names, in the model's order",
+                allowed=f"{num_labels} names, in the model's order", next_step="correct --labels (recipe: data.labels)",
             )  # fmt: skip
         self.tokenizer, self.num_labels, self.max_length = tokenizer, num_labels, max_length
         self.id2label = {int(k): str(v) for k, v in id2label.items()}

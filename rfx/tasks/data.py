@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -57,44 +59,65 @@ def _read_file(path: Path) -> list[Row]:
     zipped = bool(suffixes) and suffixes[-1] == ".gz"
     kind = (suffixes[-2] if len(suffixes) > 1 else "") if zipped else (suffixes[-1] if suffixes else "")
     if kind == ".parquet":
-        return _frame(path, "read_parquet")
-    if kind in (".csv", ".tsv"):
-        # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
-        quotes = {} if kind == ".csv" or _quoted(path) else {"quoting": csv.QUOTE_NONE}
-        return _frame(path, "read_csv", sep="," if kind == ".csv" else "\t", dtype=str, keep_default_na=False, na_values=[""], **quotes)  # texts stay as they are: 007
-    if kind not in (".json", ".jsonl", ".txt"):
-        raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS)
+        return _read_parquet(path)
+    if kind not in (".json", ".jsonl", ".txt", ".csv", ".tsv"):
+        raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS, next_step="save it as one of these")
     try:
-        # Lines end at a line feed alone: texts may hold carriage returns.
-        with gzip.open(path, "rt", encoding="utf-8", newline="\n") if zipped else path.open(encoding="utf-8", newline="\n") as stream:
+        # Lines end at a line feed alone: texts may hold carriage returns. The mark that Windows begins a file with is no text.
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="\n") if zipped else path.open(encoding="utf-8-sig", newline="\n") as stream:
             text = stream.read()
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error), allowed=FORMATS, next_step="save it as UTF-8") from None
     if kind == ".txt":
         return [{"text": line.strip()} for line in text.split("\n") if line.strip()]
+    if kind in (".csv", ".tsv"):
+        return _parse_separated(path, text, "," if kind == ".csv" else "\t")
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
 
 
-def _quoted(path: Path) -> bool:
-    """Whether the file quotes its fields, as its header or every quote at a field's border shows."""
+def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
+    """CSV or TSV; every value stays the text that it is (007), an empty one is None. No row may have more fields than the header:
+    which of them is which nobody can tell."""
+    # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
+    quoting = csv.QUOTE_MINIMAL if separator == "," or _quoted(text) else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    before, rows = csv.field_size_limit(max(len(text), 1)), []
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
-            text = stream.read()
-    except (OSError, UnicodeDecodeError, EOFError):
-        return False  # pandas says what is wrong
+        names = next(reader, [])
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise UsageError(f"{path} has columns of one name.", got=separator.join(names), allowed="a name for every column",
+                             next_step="rename or remove one of " + ", ".join(map(repr, twice)))  # fmt: skip
+        for row in reader:
+            if len(row) > len(names):
+                raise UsageError(
+                    f"Line {reader.line_num} of {path} has {len(row)} fields where the header has {len(names)}.", got=f"{separator.join(row)[:120]!r}",
+                    allowed=f"a field for each of {', '.join(names)}",
+                    next_step="put texts that hold a comma in double quotes" if separator == "," else "remove the tabs within texts",
+                )  # fmt: skip
+            if row:
+                rows.append({n: v or None for n, v in zip_longest(names, row)})
+    except csv.Error as error:
+        raise UsageError(f"{path} cannot be read.", got=f"line {reader.line_num}: {error}",
+                         next_step='look at the quotes there: a text is "in quotes", a quote in it is doubled') from None  # fmt: skip
+    finally:
+        csv.field_size_limit(before)
+    return rows
+
+
+def _quoted(text: str) -> bool:
+    """Whether a TSV quotes its fields, as its header or every quote at a field's border shows."""
     opening, closing = (len(re.findall(p, text, re.M)) for p in (r'(?:^|\t)"', r'"(?=\t|$)'))
     return text.startswith('"') or (opening == closing > 0 and opening + closing == text.count('"') - 2 * text.count('""'))
 
 
-def _frame(path: Path, reader: str, **options: Any) -> list[Row]:
+def _read_parquet(path: Path) -> list[Row]:
     import pandas
 
     try:
-        frame = getattr(pandas, reader)(path, **options)
-    except pandas.errors.EmptyDataError:
-        return []
-    except Exception as error:  # noqa: BLE001 - pandas and pyarrow raise many kinds for a damaged file
-        raise UsageError(f"{path} cannot be read.", got=first_line(error)) from None
+        frame = pandas.read_parquet(path)
+    except Exception as error:  # noqa: BLE001 - pyarrow raises many kinds for a damaged file
+        raise UsageError(f"{path} cannot be read.", got=first_line(error), next_step="write it again: pandas.read_parquet must read it") from None
     return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
 
 
@@ -115,9 +138,11 @@ def _parse_lines(path: Path, text: str) -> list[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UsageError(f"Line {number} of {path} is not JSON.", got=f"{line[:80]!r} ({error})") from None
+            raise UsageError(f"Line {number} of {path} is not JSON.", got=f"{line[:80]!r} ({error})",
+                             next_step=f"correct line {number}") from None  # fmt: skip
         if not isinstance(row, dict):
-            raise UsageError(f"Line {number} of {path} is not an object.", got=line[:80], allowed='{"text": ..., "label": ...}')
+            raise UsageError(f"Line {number} of {path} is not an object.", got=line[:80], allowed='{"text": ..., "label": ...}',
+                             next_step=f"correct line {number}")  # fmt: skip
         rows.append(row)
     return rows
 
@@ -132,7 +157,8 @@ def _parse_json(path: Path, text: str) -> list[Row]:
             return _squad(path, data["data"])
         data = data["data"]
     if not isinstance(data, list) or not all(isinstance(r, dict) for r in data):
-        raise UsageError(f"{path} holds no list of examples.", got=type(data).__name__, allowed="a list of objects, or SQuAD JSON")
+        raise UsageError(f"{path} holds no list of examples.", got=type(data).__name__, allowed="a list of objects, or SQuAD JSON",
+                         next_step="put the examples into one list")  # fmt: skip
     return data
 
 
@@ -189,7 +215,7 @@ def column(rows: Sequence[Row], role: str, columns: Mapping[str, str], *, requir
     Raises:
         UsageError: none is there, or the one named is not; says which columns are.
     """  # fmt: skip
-    there = [c for c in rows[0] if c != "__names__"]
+    there = [c for c in dict.fromkeys(name for row in rows for name in row) if c != "__names__"]  # a row may lack some
     if role in columns:
         if columns[role] not in there:
             raise UsageError(f"There is no column {columns[role]!r}.", got=", ".join(there), allowed="one of these columns",
@@ -197,9 +223,10 @@ def column(rows: Sequence[Row], role: str, columns: Mapping[str, str], *, requir
         return columns[role]
     found = next((c for c in ROLES[role] if c in there and c not in exclude), None)
     if found is None and required:
+        mark = next((m for m in ";\t|" if len(there) == 1 and m in there[0]), None)
         raise UsageError(
             f"No column is known to be the {role}.", got=f"columns {', '.join(there)}",
-            allowed=f"{', '.join(ROLES[role])}, or any with --column {role}=NAME", next_step=f"--column {role}=NAME",
+            allowed=f"{', '.join(ROLES[role])}, or any with --column {role}=NAME", next_step=f"separate the columns by commas, not by {mark!r}" if mark else f"--column {role}=NAME",
         )  # fmt: skip
     return found
 
@@ -207,7 +234,7 @@ def column(rows: Sequence[Row], role: str, columns: Mapping[str, str], *, requir
 def text_of(row: Row, name: str, number: int) -> str:
     """A text value. Raises UsageError naming the row where it is missing or not a text."""
     value = row.get(name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if missing(value) or not str(value).strip():
         raise UsageError(f"Row {number} has no {name!r}.", got=repr(row)[:120], next_step="remove it or fill it in")
     return value if isinstance(value, str) else str(value)
 

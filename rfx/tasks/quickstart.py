@@ -37,7 +37,8 @@ def prepare(store: Store, progress: Progress, seed: int = 0) -> dict[str, Path]:
         EnvironmentMissingError: the quickstart's packages are not installed.
     """
     key = f"minilm-tweets-{VERSION}-{seed}"
-    with store.work("quickstart", key):  # a second process waits for the first, and takes what it made
+    # A second process waits for the first, and takes what it made.
+    with store.work("quickstart", key, lambda: progress.note("quickstart: another rfx is making its model; waiting for it")):
         return _prepared(store, progress, seed, key)
 
 

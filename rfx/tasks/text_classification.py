@@ -83,7 +83,7 @@ class TextClassification(Task):
         if not whole or not 0 <= index < self.num_labels:
             raise UsageError(
                 f"The label of row {number} is not one of the model's.", got=f"{name}: {value!r}",
-                allowed=f"0..{self.num_labels - 1}, or {', '.join(map(str, self.label_names))}",
+                allowed=", ".join([f"0..{self.num_labels - 1}", *(str(n) for n in self.label_names if not str(n).isdigit())]),
                 next_step="correct it, or name the labels in the model's order with --labels",
             )  # fmt: skip
         return index

@@ -62,7 +62,7 @@ class TokenClassification(Task):
         if not 0 <= index < self.num_labels:
             raise UsageError(
                 f"A tag of row {number} is not one of the model's.", got=repr(value),
-                allowed=f"0..{self.num_labels - 1}, or {', '.join(self.label_names[:12])}",
+                allowed=", ".join([f"0..{self.num_labels - 1}", *(n for n in self.label_names[:12] if not n.isdigit())]),
                 next_step="correct it, or name the tags in the model's order with --labels",
             )  # fmt: skip
         return index

@@ -52,7 +52,8 @@ def same_gate(differences: Mapping[str, float], tolerances: Mapping[str, float] 
 
 
 def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
-    """The drop of the metric against `max_drop`, in points. Without a limit it is measured and passes."""
+    """The drop of the metric against `max_drop`, in points. Without a limit it is measured and passes
+    (reports say "not judged")."""
     finite = all(math.isfinite(x) for x in (part.dense, part.pruned, part.drop, *part.interval))
     if not finite:
         outcome: Outcome = "fail"
@@ -61,7 +62,7 @@ def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
     detail = f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} examples{_likeness(part)}"
     return Gate(
         name="accuracy", outcome=outcome, value=part.drop if finite else None, limit=max_drop,
-        interval=part.interval if finite else None, unit="points",
+        interval=part.interval if finite else None, unit="points lost",
         detail=detail + ("; no limit given (--max-drop)" if max_drop is None else ""),
     )  # fmt: skip
 
@@ -184,7 +185,7 @@ def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -
         interval = (value - half, value + half)
     return Gate(
         name="baseline-accuracy", outcome=judge(interval, limit), value=value, limit=limit, interval=interval,
-        unit="points", detail=f"drop {ours.drop:.2f} here, {theirs.drop:.2f} in the baseline",
+        unit="points lost", detail=f"drop {ours.drop:.2f} here, {theirs.drop:.2f} in the baseline",
     )  # fmt: skip
 
 

@@ -87,6 +87,17 @@ def test_an_export_that_fails_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
+    """PyTorch's C++ keeps its name alone, in the text of an error of another kind."""
+    def fail(*args, **more):
+        raise TypeError('empty_strided(): argument must be int, not "KeyboardInterrupt: <EMPTY MESSAGE>"')
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(make("bert"), tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",))
+    assert not list(tmp_path.iterdir())
+
+
 def ops(model_bytes: bytes, optimized: bool, tmp_path) -> Counter:
     """Operators of a graph, as it is or after ONNX Runtime's optimisations."""
     if optimized:

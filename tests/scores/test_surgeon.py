@@ -28,6 +28,15 @@ def joint_cost(gram, weight, metric, removed):
 
 
 @pytest.mark.parametrize("width", [1, 4])
+def test_features_that_are_rounding_alone_have_a_curve(problem, width):
+    """Of examples that are all alike what is left after centring is noise, and no longer positive definite."""
+    _, weight, metric = problem
+    noise = torch.randn(24, 24, generator=torch.Generator().manual_seed(1))
+    curve = removal_curve(1e-12 * (noise + noise.T + 0.1 * torch.eye(24)).abs(), weight, metric, width)
+    assert sorted(curve.order) == list(range(24 // width)) and np.isfinite(curve.added).all()
+
+
+@pytest.mark.parametrize("width", [1, 4])
 def test_the_added_damages_sum_to_the_joint_cost(problem, width):
     gram, weight, metric = problem
     curve = removal_curve(gram, weight, metric, width)

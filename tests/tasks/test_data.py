@@ -55,6 +55,24 @@ def test_what_looks_like_a_number_stays_the_text_it_is(tmp_path, tokenizer):
         classifier(tokenizer, label_names=["True", "False"]).examples(rows)
 
 
+def test_rows_may_lack_what_others_have_and_are_named_where_it_is_needed(tmp_path, tokenizer):
+    (tmp_path / "x.csv").write_text('text,label\n"good, and\nlong",1\n\nlast\n')
+    assert load_examples(tmp_path / "x.csv") == [{"text": "good, and\nlong", "label": "1"}, {"text": "last", "label": None}]
+    with pytest.raises(UsageError, match="Row 1 has no label"):
+        classifier(tokenizer).examples([{"text": "good"}, {"text": "bad", "label": 1}])
+    for empty in ("", "  ", None):
+        with pytest.raises(UsageError, match="Row 2 has no 'text'"):
+            classifier(tokenizer).examples([{"text": "good", "label": 1}, {"text": empty, "label": 1}])
+    with pytest.raises(UsageError, match="by commas, not by ';'"):
+        classifier(tokenizer).examples([{"text;label": "good;1"}])
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.txt", "good\n"), ("x.csv", "text\ngood\n"), ("x.jsonl", '{"text": "good"}\n')])
+def test_the_mark_that_windows_begins_files_with_is_no_text(tmp_path, name, text):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_examples(tmp_path / name) == [{"text": "good"}]
+
+
 def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
     qas = [{"id": 1, "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]},
            {"id": 2, "question": "where?", "answers": [], "is_impossible": True,
@@ -73,7 +91,10 @@ def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
     ("x.json", '{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "q", "answers": []}]}]}]}', "context is missing"),
     ("x.json", '{"a": 1}', "no list"), ("x.csv", "", "no examples"), ("x.csv", "text,label\n", "no examples"),
     ("x.jsonl", "", "no examples"), ("x.doc", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
-    ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"),
+    ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"), ("x.csv", 'a,b\n"1" or 2,3\n', "line 2"),
+    ("x.csv", "text,label\ngood, text,1\nfine,0\n", "Line 2 .* 3 fields where the header has 2"),
+    ("x.csv", "text,label\ngood,1,\nfine,0,\n", "Line 2 .* 3 fields"), ("x.tsv", "text\tlabel\nfine\t1\ngood\ttext\t1\n", "Line 3"),
+    ("x.csv", "text,text,label\na,b,1\n", "columns of one name"),
 ])  # fmt: skip
 def test_files_that_cannot_be_read_are_named(tmp_path, name, text, match):
     (tmp_path / name).write_text(text)
