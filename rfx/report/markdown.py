@@ -49,8 +49,11 @@ def _cell(text: str) -> str:
 
 
 def _dataset(evidence: Evidence) -> str:
-    """What the accuracy was judged on: a datasets name as it is, a file by its last part."""
-    source = str((evidence.recipe.get("data") or {}).get("eval") or evidence.recipe.get("name") or "evaluation set")
+    """What the accuracy was judged on: the recipe's name, but where that is the model's the evaluation file or dataset."""
+    name, model = evidence.recipe.get("name"), evidence.model.get("source")
+    if name and name != Path(str(model)).name:
+        return str(name)
+    source = str((evidence.recipe.get("data") or {}).get("eval") or name or "evaluation set")
     return Path(source).name if Path(source).is_absolute() else source
 
 

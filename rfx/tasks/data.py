@@ -84,7 +84,7 @@ def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
     before, rows = csv.field_size_limit(max(len(text), 1)), []
     try:
         names = next(reader, [])
-        twice = sorted({n for n in names if names.count(n) > 1})
+        twice = sorted({n for n in names if n and names.count(n) > 1})
         if twice:
             raise UsageError(f"{path} has columns of one name.", got=separator.join(names), allowed="a name for every column",
                              next_step="rename or remove one of " + ", ".join(map(repr, twice)))  # fmt: skip
@@ -96,7 +96,7 @@ def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
                     next_step="put texts that hold a comma in double quotes" if separator == "," else "remove the tabs within texts",
                 )  # fmt: skip
             if row:
-                rows.append({n: v or None for n, v in zip_longest(names, row)})
+                rows.append({n: v or None for n, v in zip_longest(names, row) if n})  # a spreadsheet leaves columns without a name
     except csv.Error as error:
         raise UsageError(f"{path} cannot be read.", got=f"line {reader.line_num}: {error}",
                          next_step='look at the quotes there: a text is "in quotes", a quote in it is doubled') from None  # fmt: skip

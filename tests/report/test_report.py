@@ -107,6 +107,10 @@ def test_the_card_is_one_the_hub_reads():
     local = make_evidence(model={"source": "/home/me/model", "hash": "x"})
     assert "base_model" not in yaml.safe_load(render(local, "card").split("---\n")[1])
     assert "/home/me" not in render(local, "card")
+    assert data["model-index"][0]["results"][0]["dataset"]["name"] == "reviews"
+    unnamed = make_evidence(model={"source": "/home/me/bert", "hash": "x"}, recipe={"name": "bert", "data": {"eval": "/home/me/dev.csv"}})
+    front = yaml.safe_load(render(unnamed, "card").split("---\n")[1])
+    assert front["model-index"][0]["results"][0]["dataset"]["name"] == "dev.csv"
 
 
 def test_tables_in_markdown_keep_their_columns():

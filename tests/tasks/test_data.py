@@ -58,6 +58,8 @@ def test_what_looks_like_a_number_stays_the_text_it_is(tmp_path, tokenizer):
 def test_rows_may_lack_what_others_have_and_are_named_where_it_is_needed(tmp_path, tokenizer):
     (tmp_path / "x.csv").write_text('text,label\n"good, and\nlong",1\n\nlast\n')
     assert load_examples(tmp_path / "x.csv") == [{"text": "good, and\nlong", "label": "1"}, {"text": "last", "label": None}]
+    (tmp_path / "y.csv").write_text("text,label,,\ngood,1,,\n")
+    assert load_examples(tmp_path / "y.csv") == [{"text": "good", "label": "1"}]
     with pytest.raises(UsageError, match="Row 1 has no label"):
         classifier(tokenizer).examples([{"text": "good"}, {"text": "bad", "label": 1}])
     for empty in ("", "  ", None):
