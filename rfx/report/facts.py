@@ -34,7 +34,7 @@ def hub_name(evidence: Evidence) -> str | None:
 
 def verdict(gate: Gate) -> str:
     """The outcome in words: what was measured without a limit was not judged."""
-    return "not judged" if gate.outcome == "pass" and gate.limit is None else gate.outcome
+    return "no limit" if gate.outcome == "pass" and gate.limit is None else gate.outcome
 
 
 def value_text(gate: Gate) -> str:

@@ -14,7 +14,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(evidence: Evidence) -> str:
     """A failed gate is a failure; one that is inconclusive or has no limit is skipped, with its reason."""
     said = [verdict(g) for g in evidence.gates]
-    skipped = sum(v in ("inconclusive", "not judged") for v in said)
+    skipped = sum(v in ("inconclusive", "no limit") for v in said)
     name = _clean(model_name(evidence))
     suites = ET.Element("testsuites")
     suite = ET.SubElement(suites, "testsuite", {

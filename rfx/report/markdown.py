@@ -22,7 +22,7 @@ from rfx.report.facts import (
 )  # fmt: skip
 from rfx.verify.evidence import Evidence
 
-_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive", "not judged": "not judged"}
+_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive", "no limit": "no limit"}
 
 
 def summary(evidence: Evidence) -> str:

@@ -11,7 +11,7 @@ from rfx.report.facts import layer_rows, verdict
 from rfx.verify.evidence import Evidence
 
 _KEPT, _DENSE, _LIMIT = "#2563eb", "#d4d8df", "#b91c1c"
-_OUTCOME = {"pass": "#15803d", "fail": "#b91c1c", "inconclusive": "#b45309", "not judged": "#5b6472"}
+_OUTCOME = {"pass": "#15803d", "fail": "#b91c1c", "inconclusive": "#b45309", "no limit": "#5b6472"}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 11, "axes.titlelocation": "left",

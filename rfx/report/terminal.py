@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not judged": ""}
+_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "no limit": ""}
 
 
 def gates_table(evidence: Evidence) -> Table:

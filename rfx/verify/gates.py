@@ -53,7 +53,7 @@ def same_gate(differences: Mapping[str, float], tolerances: Mapping[str, float] 
 
 def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
     """The drop of the metric against `max_drop`, in points. Without a limit it is measured and passes
-    (reports say "not judged")."""
+    (reports say "no limit")."""
     finite = all(math.isfinite(x) for x in (part.dense, part.pruned, part.drop, *part.interval))
     if not finite:
         outcome: Outcome = "fail"

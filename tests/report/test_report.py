@@ -91,9 +91,9 @@ def test_junit_has_a_case_a_gate():
     unlimited = make_evidence()
     unlimited.gates = [g.model_copy(update={"limit": None}) if g.name == "accuracy" else g for g in unlimited.gates]
     skipped = ET.fromstring(render(unlimited, "junit").encode()).findall(".//skipped")
-    assert len(skipped) == 1 and skipped[0].get("message").startswith("not judged")
+    assert len(skipped) == 1 and skipped[0].get("message").startswith("no limit")
     for form in ("html", "markdown", "card"):
-        assert "not judged" in render(unlimited, form) and "not judged" not in render(EVIDENCES["pass"], form)
+        assert "no limit" in render(unlimited, form) and "no limit" not in render(EVIDENCES["pass"], form)
     odd = make_evidence(latency=make_latency(0.9))
     odd.gates[0].detail = "a \x00 byte & <tag>"
     assert ET.fromstring(render(odd, "junit").encode()) is not None
