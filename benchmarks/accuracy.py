@@ -8,7 +8,9 @@ dense model, seconds of each stage, peak memory. Scores are shared between the b
 the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (15 hours of one thread);
 with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
 ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or the model's weights
-are others, or with `--again` the code of rfx is. `python -m benchmarks.accuracy_report` makes the tables and plots of it.
+are others, or with `--again` the code of rfx is. The predictions of what is made are kept in the cache; where all seeds of `rfx`
+and of another recipe have theirs, the JSON gets the interval of the metric's difference over examples and seeds (`intervals`).
+`python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from rfx.sweep import sweep
 from rfx.terminal import Terminal
 
 EVAL_BATCH = 64
+RESAMPLES = 1000
 RECIPES = ("kwon-reference", "kwon", "kprune", "magnitude", "random", "rfx")
 RFX = PRESETS["rfx"].model_dump()
 DENSE: dict[str, tuple] = {}  # outputs and predictions of a pair's dense model on the evaluation split
@@ -60,6 +63,7 @@ COMPLETE = (  # all that docs/accuracy.md shows: what each part has in place of 
     {"pairs": ["minilm-rotten-val"], "recipes": ["rfx", "kwon", *(a for a in ABLATIONS if not a.startswith("kwon-reference"))],
      "seeds": [0], "flops": [0.5, 0.3]},
     {"pairs": ["minilm-sst2-more"], "recipes": ["rfx", "kwon", "kprune"], "flops": [0.7, 0.6, 0.5]},
+    {"pairs": ["minilm-squad-more"], "recipes": ["rfx", "kprune"], "flops": [0.4]},
     {"pairs": ["minilm-rotten"], "recipes": ["kwon-reference-search", "kwon-reference-rearranged"], "seeds": [0, 1]},
     *({"pairs": ["minilm-rotten"], "recipes": ["rfx", "kwon"], "seeds": [0], "flops": [0.5], "examples": n} for n in (128, 2048)),
     {"pairs": ["minilm-rotten", "minilm-sst2"], "recipes": ["rfx", "kwon"], "seeds": [], "latency": [0.7, 0.5, 0.4]},
@@ -107,8 +111,8 @@ class Bench:
                 arrays[i] = row.numpy()[: len(feature.ids["input_ids"])] if self.task.token_outputs else row.numpy()
         return self.task.predict(logits, self.features, self.workload.evaluation)
 
-    def judge(self, model) -> dict:
-        """Metric, divergence and agreement of a model on the evaluation split."""
+    def judge(self, model) -> tuple[dict, list]:
+        """Metric, divergence and agreement of a model on the evaluation split; and its predictions."""
         outputs = collect_outputs(model, self.evaluation, self.task)
         predictions = self.predict(outputs)
         apart = [divergence(d, s, inputs, self.task.output_names)
@@ -121,7 +125,7 @@ class Bench:
         return {
             "metric": self.task.metric(predictions, self.workload.evaluation), "agreement": same,
             "divergence": float(torch.cat(apart).mean()),
-        }  # fmt: skip
+        }, predictions  # fmt: skip
 
     def prune(self, method, share: float):
         """The pruned model (shrunk) and the seconds of every stage."""
@@ -153,6 +157,57 @@ def resolved(name: str) -> dict:
 def stale(cell: dict | None, fresh: dict, weights: str) -> bool:
     """Whether a cell is to be made (again). Cells of before 2026-11-22 do not say of which weights they are."""
     return cell is None or any(cell.get(part) != value for part, value in fresh.items()) or cell.get("weights", weights) != weights
+
+
+def keep_predictions(cache: Path, key: str, cell: dict, predictions: list) -> None:
+    """What a cell predicts, in the cache; its divergence tells later whether it is still the cell of that name."""
+    (cache / "predictions").mkdir(exist_ok=True)
+    plain = [p.item() if hasattr(p, "item") else p for p in predictions]
+    atomic_write_text(prediction_file(cache, key), json.dumps({"divergence": cell["divergence"], "predictions": plain}))
+
+
+def prediction_file(cache: Path, key: str) -> Path:
+    return cache / "predictions" / (key.replace("|", "_").replace(" ", "_") + ".json")
+
+
+def kept_predictions(cache: Path, key: str, cell: dict) -> list | None:
+    file = prediction_file(cache, key)
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    return known.get("predictions") if known.get("divergence") == cell["divergence"] else None
+
+
+def intervals(bench: Bench, pair: str, share: float, cache: Path, cells: dict) -> dict:
+    """The metric of `rfx` less each other recipe's at one share, points: mean over the seeds that both have, and its 95 %
+    interval. Examples are drawn anew (the same ones for both recipes and all seeds), and the seeds are."""
+    found = {}
+    for recipe in RECIPES:
+        by_seed = {}
+        for key, cell in cells.items():
+            if key.startswith(f"{pair}|{recipe}|") and key.endswith(f"|{share}|{bench.examples}"):
+                by_seed[int(key.split("|")[2])] = kept_predictions(cache, key, cell)
+        if by_seed and None not in by_seed.values():  # all of them or none: a mean over some would say something else than the tables
+            found[recipe] = by_seed
+    out = {}
+    for recipe in found.keys() - {"rfx"} if "rfx" in found else ():
+        seeds = sorted(found["rfx"].keys() & found[recipe].keys())
+        if not seeds:
+            continue
+        examples = bench.workload.evaluation
+        drawn = np.stack([bench.task.bootstrap(found["rfx"][s], found[recipe][s], examples, resamples=RESAMPLES, seed=0) for s in seeds])
+        which = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), RESAMPLES))
+        low, high = np.percentile(100 * np.take_along_axis(drawn, which, 0).mean(0), (2.5, 97.5))
+        apart = [bench.task.metric(found["rfx"][s], examples) - bench.task.metric(found[recipe][s], examples) for s in seeds]
+        out[f"{pair}|{recipe}|{share}|{bench.examples}"] = {
+            "difference": 100 * float(np.mean(apart)), "interval": [float(low), float(high)], "seeds": len(seeds), "judged": len(examples),
+        }  # fmt: skip
+    return out
+
+
+def of_cell(interval: str, cell: str) -> bool:
+    """Whether a cell is one of those that an interval is of."""
+    pair, recipe, _, share, examples = cell.split("|")
+    a, other, b, c = interval.split("|")
+    return (a, b, c) == (pair, share, examples) and recipe in ("rfx", other)
 
 
 def code() -> str:
@@ -231,15 +286,20 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
                 bench = Bench(pair, model, args.data, method_of(method), seed, examples, store, progress)
                 if name not in results["dense"]:
                     results["dense"][name] = {
-                        **bench.judge(bench.loaded.model), "name": bench.task.metric_name, "judged": len(bench.workload.evaluation),
+                        **bench.judge(bench.loaded.model)[0], "name": bench.task.metric_name, "judged": len(bench.workload.evaluation),
                     }  # fmt: skip
                 for share in todo:
                     small, facts = bench.prune(method_of(method), share)
+                    judged, predictions = bench.judge(small)
                     cell = {
-                        **bench.judge(small), **facts, **fresh, "code": code(), "weights": weights,
+                        **judged, **facts, **fresh, "code": code(), "weights": weights,
                         "dense": bench.task.metric(bench.dense_predictions, bench.workload.evaluation), "threads": torch.get_num_threads(),
                     }  # fmt: skip
                     results["cells"][keys[share]] = cell
+                    keep_predictions(args.cache, keys[share], cell, predictions)
+                    found = intervals(bench, name, share, args.cache, results["cells"])
+                    there = {k: v for k, v in results.get("intervals", {}).items() if not of_cell(k, keys[share])}  # of the cell that was
+                    results["intervals"] = {**there, **found}
                     atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
                     print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
                           f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip

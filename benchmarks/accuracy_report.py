@@ -97,6 +97,7 @@ def tables(file: Path) -> str:
             out.append(f"| `{recipe}` | {seeds} | " + " | ".join(row) + " |")
         out.append("")
     out += ratios(flops, {pair: n for pair, n in evaluated.items() if not pair.endswith("-more")})  # those are another's model
+    out += noise(json.loads(file.read_text(encoding="utf-8")).get("intervals", {}))
     for pair in examples.keys() - evaluated.keys():
         out += worth(flops, pair, examples[pair], dense[pair])
     out += samples(flops)
@@ -141,6 +142,21 @@ def ratios(flops, examples) -> list[str]:
         out.append(f"| `{other}` | " + " | ".join(row) + " |")
         losses.append(f"| `{other}` | " + " | ".join(least) + " |")
     return [*out, "", *losses, ""]
+
+
+def noise(intervals) -> list[str]:
+    """What the seeds and the choice of judged examples leave open of the metric's differences."""
+    shares = sorted({float(k.split("|")[2]) for k in intervals}, reverse=True)
+    rows: dict[tuple[str, str], dict[float, str]] = defaultdict(dict)
+    for key, known in sorted(intervals.items()):
+        pair, recipe, share, _ = key.split("|")
+        low, high = known["interval"]
+        rows[pair, recipe][float(share)] = f"{known['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+    head = ["### Metric of `rfx` less the others', points, with 95 % intervals", "", "Mean over the seeds; bootstrap over the judged examples (paired) and "
+            "the seeds. Of the cells whose predictions were kept.", "",
+            "| pair | against | " + " | ".join(f"{s:g} of the FLOPs" for s in shares) + " |", "|---|---|" + "---|" * len(shares)]  # fmt: skip
+    body = [f"| {pair} | `{recipe}` | " + " | ".join(row.get(s, "") for s in shares) + " |" for (pair, recipe), row in rows.items()]
+    return [*head, *body, ""] if body else []
 
 
 def worth(flops, pair: str, n: int, dense) -> list[str]:

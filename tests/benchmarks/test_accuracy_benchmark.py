@@ -37,6 +37,9 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_a
     assert dense["judged"] == 400 and dense["agreement"] == 1 and dense["divergence"] == 0
     assert random["divergence"] > 2 * rfx["divergence"] > 0 and random["metric"] < dense["metric"]
     assert 0.35 < rfx["flops_kept"] <= 0.4 and rfx["fitted_sites"] > 0 and rfx["stages"]["score"][1] is False
+    known = result["intervals"]["tiny|random|0.4|96"]
+    low, high = known["interval"]
+    assert known["difference"] == pytest.approx(100 * (rfx["metric"] - random["metric"])) and low < known["difference"] < high and known["judged"] == 400
     assert rfx["method"]["compensate"] == "affine" and rfx["code"] == accuracy.code() and rfx["dense"] == dense["metric"]
 
     prune = accuracy.Bench.prune
@@ -60,6 +63,15 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_a
     accuracy.main(run)
     assert pruned == ["random", "rfx", "rfx"]
 
+    for file in (folder / "cache" / "predictions").iterdir():  # another's results with an empty cache
+        file.unlink()
+    result = json.loads((folder / "r.json").read_text())
+    assert result["intervals"]
+    result["cells"]["tiny|rfx|0|0.4|96"]["weights"] = "of another fine-tuning"
+    (folder / "r.json").write_text(json.dumps(result))
+    accuracy.main(run)
+    assert json.loads((folder / "r.json").read_text())["intervals"] == {}  # of a cell that is no more
+
 
 def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
     import torch
@@ -75,11 +87,12 @@ def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
         bench = accuracy.Bench(PAIRS["tiny"], trained["model"], folder, "rfx", 0, 96, Store(folder / "store"), progress)
     assert bench.order != sorted(bench.order)  # batches are by length
     assert [int(p) for p in bench.dense_predictions] == wanted
-    assert bench.judge(bench.loaded.model)["metric"] == sum(p == r["label"] for p, r in zip(wanted, rows)) / len(rows)
+    assert bench.judge(bench.loaded.model)[0]["metric"] == sum(p == r["label"] for p, r in zip(wanted, rows)) / len(rows)
     small, _ = bench.prune("random", 0.2)
-    judged = bench.judge(small)
+    judged, predictions = bench.judge(small)
     with torch.no_grad():
         pruned = [int(small(**tokenizer(r["text"], return_tensors="pt")).logits.argmax()) for r in rows]
+    assert [int(p) for p in predictions] == pruned
     assert judged["agreement"] == sum(a == b for a, b in zip(pruned, wanted)) / len(rows) < 1
     assert judged["metric"] == sum(p == r["label"] for p, r in zip(pruned, rows)) / len(rows)
 

@@ -29,6 +29,16 @@ def test_the_metric_is_compared_over_the_seeds_that_both_have_and_the_worst_pair
     assert "| `kwon` | +0.00±0.00 (a) |" in report.tables(results(tmp_path))  # b: 0.7 against 0.6
 
 
+def test_intervals_stand_beside_the_difference(tmp_path):
+    file = results(tmp_path)
+    assert "95 % intervals" not in report.tables(file)
+    found = json.loads(file.read_text())
+    found["intervals"] = {"a|kwon|0.5|64": {"difference": -0.26, "interval": [-0.61, 0.105], "seeds": 2, "judged": 100},
+                          "a|kwon|0.4|64": {"difference": 1.0, "interval": [0.5, 1.5], "seeds": 2, "judged": 100}}  # fmt: skip
+    file.write_text(json.dumps(found))
+    assert "| a | `kwon` | -0.26 (-0.61 to +0.10) | +1.00 (+0.50 to +1.50) |" in report.tables(file)
+
+
 def test_numbers_of_examples_stand_beside_one_another(tmp_path):
     file = results(tmp_path)
     found = json.loads(file.read_text())
