@@ -18,6 +18,9 @@ import numpy as np
 from rfx.errors import UsageError
 
 
+NAMED = 12  # classes in an error's message
+
+
 @dataclass(frozen=True)
 class Example:
     """One labelled example. `inputs` holds its texts, `label` what the metric needs (None where unlabelled)."""
@@ -88,6 +91,30 @@ class Task(ABC):
     @abstractmethod
     def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
         """Examples from rows of a file, labels validated; without `need_labels` a file may have none at all. Raises UsageError naming row and column."""
+
+    def class_index(self, value: Any, names: Sequence[str] | None = None) -> int | None:
+        """The model's index of a class that data name by it, by the model's or the user's name of it (in any case, where that
+        is no two classes' name), or by its index in the data set's own `names`; None where it is none of these."""
+        exact = [str(n) for n in self.label_names]
+        lowered = [n.lower() for n in exact]
+        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
+            value = str(names[value])  # a dataset's class order need not be the model's
+        if isinstance(value, str):
+            if value in exact:
+                return exact.index(value)
+            if lowered.count(value.lower()) == 1:
+                return lowered.index(value.lower())
+        try:
+            index = int(float(value))
+            whole = float(value) == index
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return index if whole and 0 <= index < self.num_labels else None
+
+    def classes_allowed(self) -> str:
+        """What `class_index` takes, for an error's message: the first names alone where there are many."""
+        names = [str(n) for n in self.label_names if not str(n).isdigit()]
+        return ", ".join([f"0..{self.num_labels - 1}", *names[:NAMED], *(["..."] if len(names) > NAMED else [])])
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:

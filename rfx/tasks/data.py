@@ -69,7 +69,7 @@ def _read_file(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error), allowed=FORMATS, next_step="save it as UTF-8") from None
     if kind == ".txt":
-        return [{"text": line.strip()} for line in text.split("\n") if line.strip()]
+        return [{"text": line.strip()} for line in text.split("\n" if "\n" in text else "\r") if line.strip()]
     if kind in (".csv", ".tsv"):
         return _parse_separated(path, text, "," if kind == ".csv" else "\t")
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)

@@ -68,22 +68,10 @@ class TextClassification(Task):
                 raise UsageError(f"The label of row {number} is not a number.", got=f"{name}: {value!r}",
                                  allowed="finite numbers: this model has one output, a regression")  # fmt: skip
             return real
-        lowered = [str(n).lower() for n in self.label_names]
-        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
-            value = str(names[value])  # a dataset's class order need not be the model's
-        if isinstance(value, str) and value in self.label_names:
-            return self.label_names.index(value)
-        if isinstance(value, str) and value.lower() in lowered:
-            return lowered.index(value.lower())
-        try:
-            index = int(float(value))
-            whole = float(value) == index
-        except (TypeError, ValueError, OverflowError):
-            index, whole = -1, False
-        if not whole or not 0 <= index < self.num_labels:
+        index = self.class_index(value, names)
+        if index is None:
             raise UsageError(
-                f"The label of row {number} is not one of the model's.", got=f"{name}: {value!r}",
-                allowed=", ".join([f"0..{self.num_labels - 1}", *(str(n) for n in self.label_names if not str(n).isdigit())]),
+                f"The label of row {number} is not one of the model's.", got=f"{name}: {value!r}", allowed=self.classes_allowed(),
                 next_step="correct it, or name the labels in the model's order with --labels",
             )  # fmt: skip
         return index

@@ -9,7 +9,7 @@ import numpy as np
 
 from rfx.errors import UsageError
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, missing, unlabelled
+from rfx.tasks.data import column, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 IGNORED = -100  # the label of pieces that carry no tag
@@ -50,19 +50,10 @@ class TokenClassification(Task):
         return out
 
     def _tag(self, value: Any, number: int, names: Sequence[str] | None) -> int:
-        lowered = [n.lower() for n in self.label_names]
-        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
-            return lowered.index(str(names[value]).lower())
-        if isinstance(value, str) and value in self.label_names:
-            return self.label_names.index(value)
-        try:
-            index = -1 if missing(value) else int(value)
-        except (TypeError, ValueError):
-            index = -1
-        if not 0 <= index < self.num_labels:
+        index = self.class_index(value, names)
+        if index is None:
             raise UsageError(
-                f"A tag of row {number} is not one of the model's.", got=repr(value),
-                allowed=", ".join([f"0..{self.num_labels - 1}", *(n for n in self.label_names[:12] if not n.isdigit())]),
+                f"A tag of row {number} is not one of the model's.", got=repr(value), allowed=self.classes_allowed(),
                 next_step="correct it, or name the tags in the model's order with --labels",
             )  # fmt: skip
         return index

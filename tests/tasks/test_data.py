@@ -75,6 +75,27 @@ def test_the_mark_that_windows_begins_files_with_is_no_text(tmp_path, name, text
     assert load_examples(tmp_path / name) == [{"text": "good"}]
 
 
+def test_a_text_a_line_whatever_ends_the_lines(tmp_path):
+    for name, ends in (("unix", b"good\nbad\n"), ("windows", b"good\r\nbad\r\n"), ("old mac", b"good\rbad\r")):
+        (tmp_path / f"{name}.txt").write_bytes(ends)
+        assert load_examples(tmp_path / f"{name}.txt") == [{"text": "good"}, {"text": "bad"}]
+
+
+def test_classes_are_named_by_name_or_whole_number(tokenizer):
+    names = ["O", "B-PER", "I-PER", "I-per"]
+    tagger = task_class("token-classification")(tokenizer, num_labels=4, id2label=dict(enumerate(names)))
+    rows = [{"tokens": ["a"] * 6, "tags": ["B-PER", "b-per", 2, "2", 2.0, "I-per"]}]
+    assert tagger.examples(rows)[0].label == [1, 1, 2, 2, 2, 3]
+    for wrong in (1.7, "1.7", -1, 4, None, "i-PER", "X", float("nan"), "inf"):  # i-PER: which of two?
+        with pytest.raises(UsageError, match="A tag of row 1 is not one of the model's") as error:
+            tagger.examples([{"tokens": ["a"], "tags": [wrong]}])
+        assert error.value.allowed == "0..3, O, B-PER, I-PER, I-per"
+    many = task_class("token-classification")(tokenizer, num_labels=20, id2label={i: f"T{i}" for i in range(20)})
+    with pytest.raises(UsageError) as error:
+        many.examples([{"tokens": ["a"], "tags": ["X"]}])
+    assert error.value.allowed.startswith("0..19, T0, ") and error.value.allowed.endswith("T11, ...")
+
+
 def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
     qas = [{"id": 1, "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]},
            {"id": 2, "question": "where?", "answers": [], "is_impossible": True,
