@@ -107,12 +107,13 @@ def tables(file: Path) -> str:
     if latency:
         out += ["### At equal measured latency (ONNX Runtime on a CPU, one thread)", "",
                 "Whole sweeps: the counts come from a latency table, the ratio is measured on the finished models. Divergence and agreement are of the engines' outputs.", "",
-                "| pair | recipe | target | measured, 95 % | metric | divergence | agreement |", "|---|---|---|---|---|---|---|"]  # fmt: skip
-        for (pair, recipe, target, _), cells in sorted(latency.items()):
+                "| pair | target | recipe | measured, 95 % | metric | divergence | agreement |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+        known = _order({k[1] for k in latency})
+        for (pair, recipe, target, _), cells in sorted(latency.items(), key=lambda i: (i[0][0], -i[0][2], known.index(i[0][1]))):
             c = next(iter(cells.values()))
             measured = f"{c['ratio']:.3f}, {c['interval'][0]:.3f} to {c['interval'][1]:.3f}" if "ratio" in c else c.get("note", "")
             figures = (number(mean(cells, name), digits) for name, digits in (("metric", 4), ("divergence", 4), ("agreement", 3)))
-            out.append(f"| {pair} | `{recipe}` | {target:g} | {measured} | {' | '.join(figures)} |")
+            out.append(f"| {pair} | {target:g} | `{recipe}` | {measured} | {' | '.join(figures)} |")
         out.append("")
     return "\n".join(out)
 

@@ -22,7 +22,7 @@ def test_cells_are_means_over_seeds_and_ratios_geometric_means_over_pairs(tmp_pa
     text = report.tables(results(tmp_path))
     assert "| `rfx` | 2 | 0.8100±0.0141 · 0.0100 · 0.900 |" in text and "| `rfx` | 1 | 0.7000 · 0.0200 |" in text
     assert "| `kwon` | 1/5.0 (3) |" in text  # of 8, 8 and 2
-    assert "| a | `rfx` | 0.7 | 0.690, 0.680 to 0.700 | 0.8100 | 0.0200 |  |" in text and "out of reach" in text
+    assert "| a | 0.7 | `rfx` | 0.690, 0.680 to 0.700 | 0.8100 | 0.0200 |  |" in text and "out of reach" in text
 
 
 def test_the_metric_is_compared_over_the_seeds_that_both_have_and_the_worst_pair_is_named(tmp_path):
