@@ -220,10 +220,11 @@ def test_a_name_that_is_nothing_is_said(cache, tmp_path, monkeypatch):
         assert result.exit_code == 2 and name in result.output and "glue-sst2" in result.output
 
 
-def test_names_are_checked_before_the_quickstart_is_trained(cache):
-    for option, value in (("--metric", "foo"), ("--column", "foo=bar")):
-        result = run("prune-export", "--latency", "0.7", option, value)
-        assert result.exit_code == 2 and "foo" in result.output
+def test_names_and_lengths_are_checked_before_the_quickstart_is_trained(cache):
+    for option, value, said in (("--metric", "foo", "foo"), ("--column", "foo=bar", "foo"), ("--sequence", "513", "at most 512 tokens"),
+                                ("--max-length", "100000", "at most 512 tokens")):  # fmt: skip
+        result = run("prune-export", "--latency", "0.7", "--target", "ort", option, value)
+        assert result.exit_code == 2 and said in result.output
     assert not (cache / "quickstart").exists()
 
 

@@ -92,6 +92,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
     assert evidence["data"]["overlap"] == 0 and evidence["model"]["layers"] == 6 and evidence["accuracy"]["examples"] == 48
     (folder,) = (tmp_path / "cache" / "quickstart").iterdir()
     assert (folder / "checksums.json").is_file()
+    assert json.loads((folder / "model" / "config.json").read_text())["max_position_embeddings"] == quickstart.POSITIONS
     made = (folder / "model" / "model.safetensors").stat().st_mtime_ns
     plan = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32", "--json"])
     assert plan.exit_code == 0 and (folder / "model" / "model.safetensors").stat().st_mtime_ns == made

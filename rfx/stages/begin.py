@@ -100,10 +100,12 @@ def prepare(run: Run) -> tuple[load.Model, load.Workload]:
     """Load and prove the model, load the data; the quickstart's are made on the first run."""
     gone = run.recipe.model is not None and Path(run.recipe.model).is_absolute() and not Path(run.recipe.model).exists()
     if run.recipe.quickstart and (run.recipe.model is None or gone):
+        from rfx.tasks.quickstart import POSITIONS
         from rfx.tasks.quickstart import prepare as prepare_quickstart
 
         if run.recipe.model is None:
             load.require_no_data(run.recipe)
+        load.fit_lengths(run, POSITIONS)  # before the minutes that the model takes
         with run.stage("quickstart model"):
             prepared = prepare_quickstart(run.store, run.progress)
         run.recipe = load.quickstart_recipe(run.recipe, prepared)

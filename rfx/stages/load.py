@@ -136,7 +136,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             got=f"{source}: " + (f"none of {', '.join(TOKENIZER_FILES)}" if none else f"{len(tokenizer)} tokens, all special"),
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         )  # fmt: skip
-    _fit_lengths(run, position_limit(model))
+    fit_lengths(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -271,7 +271,7 @@ def _encode(run: Run, task: Task, examples: list[Example], part: str) -> list[Fe
     return features
 
 
-def _fit_lengths(run: Run, limit: int | None) -> None:
+def fit_lengths(run: Run, limit: int | None) -> None:
     """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
     if limit is None:
         return

@@ -21,6 +21,7 @@ LABELS = ("negative", "positive")
 CONFIDENCE = 0.6  # of the annotators; tweets they disagreed on teach nothing
 TRAIN, EVAL = 5000, 4000
 EPOCHS, BATCH, RATE, MAX_LENGTH = 2, 32, 1e-4, 64
+POSITIONS = 512  # tokens that the model takes
 VERSION = 1  # of this procedure: another number, another folder
 
 
