@@ -9,18 +9,20 @@ the options in brackets after the folders all of COMPLETE is run, which is what 
 with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
 ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or the model's weights
 are others, or with `--again` the code of rfx is. The predictions of what is made are kept in the cache; where all seeds of `rfx`
-and of another recipe have theirs, the JSON gets the interval of the metric's difference over examples and seeds (`intervals`).
+and of another recipe have theirs, the JSON gets the interval of the metric's difference over the judged examples (`intervals`).
 `python -m benchmarks.accuracy_report` makes the tables and plots of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ from rfx.sweep import sweep
 from rfx.terminal import Terminal
 
 EVAL_BATCH = 64
-RESAMPLES = 1000
+RESAMPLES = 1000  # of the judged examples
 RECIPES = ("kwon-reference", "kwon", "kprune", "magnitude", "random", "rfx")
 RFX = PRESETS["rfx"].model_dump()
 DENSE: dict[str, tuple] = {}  # outputs and predictions of a pair's dense model on the evaluation split
@@ -97,10 +99,14 @@ class Bench:
         self.features = self.workload.evaluation_features
         self.order = sorted(range(len(self.features)), key=lambda i: self.features[i].tokens)
         self.evaluation = Batches(self.task, [self.features[i] for i in self.order], EVAL_BATCH)
-        if pair.name not in DENSE:  # the same for every recipe and seed
+
+    @property
+    def dense(self) -> tuple:
+        """Outputs and predictions of the dense model, the same for every recipe and seed."""
+        if self.pair.name not in DENSE:
             outputs = collect_outputs(self.loaded.model, self.evaluation, self.task)
-            DENSE[pair.name] = outputs, self.predict(outputs)
-        self.dense, self.dense_predictions = DENSE[pair.name]
+            DENSE[self.pair.name] = outputs, self.predict(outputs)
+        return DENSE[self.pair.name]
 
     def predict(self, outputs):
         logits = {name: [None] * len(self.features) for name in self.task.output_names}
@@ -116,12 +122,12 @@ class Bench:
         outputs = collect_outputs(model, self.evaluation, self.task)
         predictions = self.predict(outputs)
         apart = [divergence(d, s, inputs, self.task.output_names)
-                 for d, s, (inputs, _) in zip(self.dense, outputs, self.evaluation)]  # fmt: skip
+                 for d, s, (inputs, _) in zip(self.dense[0], outputs, self.evaluation)]  # fmt: skip
         import torch
 
         same = None
         if not getattr(self.task, "regression", False):
-            same = float(np.mean([a == b for a, b in zip(predictions, self.dense_predictions)]))
+            same = float(np.mean([a == b for a, b in zip(predictions, self.dense[1])]))
         return {
             "metric": self.task.metric(predictions, self.workload.evaluation), "agreement": same,
             "divergence": float(torch.cat(apart).mean()),
@@ -176,38 +182,34 @@ def kept_predictions(cache: Path, key: str, cell: dict) -> list | None:
     return known.get("predictions") if known.get("divergence") == cell["divergence"] else None
 
 
-def intervals(bench: Bench, pair: str, share: float, cache: Path, cells: dict) -> dict:
-    """The metric of `rfx` less each other recipe's at one share, points: mean over the seeds that both have, and its 95 %
-    interval. Examples are drawn anew (the same ones for both recipes and all seeds), and the seeds are."""
-    found = {}
-    for recipe in RECIPES:
-        by_seed = {}
-        for key, cell in cells.items():
-            if key.startswith(f"{pair}|{recipe}|") and key.endswith(f"|{share}|{bench.examples}"):
-                by_seed[int(key.split("|")[2])] = kept_predictions(cache, key, cell)
-        if by_seed and None not in by_seed.values():  # all of them or none: a mean over some would say something else than the tables
-            found[recipe] = by_seed
-    out = {}
-    for recipe in found.keys() - {"rfx"} if "rfx" in found else ():
-        seeds = sorted(found["rfx"].keys() & found[recipe].keys())
-        if not seeds:
+def intervals(make_bench: Callable[[], Bench], prefix: str, suffix: str, cache: Path, results: dict) -> dict:
+    """Of all cells of one pair (`prefix`), share and number of examples (`suffix`): the metric of `rfx` less each other
+    recipe's, points: mean over the seeds, and the 95 % interval of that mean over the judged examples, drawn anew (the same ones
+    for both recipes and all seeds; the seeds stay as they are). What `results` holds of the same cells is taken."""
+    cells, out = results["cells"], {}
+
+    def by_seed(recipe: str) -> dict[int, str]:
+        return {int(k.split("|")[2]): k for k in cells if k.startswith(f"{prefix}|{recipe}|") and k.endswith(f"|{suffix}")}
+
+    ours = by_seed("rfx")
+    for recipe in RECIPES[:-1]:
+        key, theirs = f"{prefix}|{recipe}|{suffix}", by_seed(recipe)
+        couples = [(ours[s], theirs[s]) for s in sorted(ours.keys() & theirs.keys())]
+        of = [[cells[k]["divergence"] for k in couple] for couple in couples]
+        known = results.get("intervals", {}).get(key)
+        if known is not None and known["of"] == of:
+            out[key] = known
             continue
+        predictions = [[kept_predictions(cache, k, cells[k]) for k in couple] for couple in couples]
+        if not couples or any(p is None for couple in predictions for p in couple):  # a mean over some would say something else than the tables
+            continue
+        bench = make_bench()
         examples = bench.workload.evaluation
-        drawn = np.stack([bench.task.bootstrap(found["rfx"][s], found[recipe][s], examples, resamples=RESAMPLES, seed=0) for s in seeds])
-        which = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), RESAMPLES))
-        low, high = np.percentile(100 * np.take_along_axis(drawn, which, 0).mean(0), (2.5, 97.5))
-        apart = [bench.task.metric(found["rfx"][s], examples) - bench.task.metric(found[recipe][s], examples) for s in seeds]
-        out[f"{pair}|{recipe}|{share}|{bench.examples}"] = {
-            "difference": 100 * float(np.mean(apart)), "interval": [float(low), float(high)], "seeds": len(seeds), "judged": len(examples),
-        }  # fmt: skip
+        drawn = np.mean([bench.task.bootstrap(*p, examples, resamples=RESAMPLES, seed=0) for p in predictions], axis=0)
+        low, high = np.percentile(100 * drawn, (2.5, 97.5))
+        apart = [100 * (bench.task.metric(a, examples) - bench.task.metric(b, examples)) for a, b in predictions]
+        out[key] = {"difference": float(np.mean(apart)), "interval": [float(low), float(high)], "by_seed": apart, "judged": len(examples), "of": of}
     return out
-
-
-def of_cell(interval: str, cell: str) -> bool:
-    """Whether a cell is one of those that an interval is of."""
-    pair, recipe, _, share, examples = cell.split("|")
-    a, other, b, c = interval.split("|")
-    return (a, b, c) == (pair, share, examples) and recipe in ("rfx", other)
 
 
 def code() -> str:
@@ -293,16 +295,20 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
                     judged, predictions = bench.judge(small)
                     cell = {
                         **judged, **facts, **fresh, "code": code(), "weights": weights,
-                        "dense": bench.task.metric(bench.dense_predictions, bench.workload.evaluation), "threads": torch.get_num_threads(),
+                        "dense": bench.task.metric(bench.dense[1], bench.workload.evaluation), "threads": torch.get_num_threads(),
                     }  # fmt: skip
                     results["cells"][keys[share]] = cell
                     keep_predictions(args.cache, keys[share], cell, predictions)
-                    found = intervals(bench, name, share, args.cache, results["cells"])
-                    there = {k: v for k, v in results.get("intervals", {}).items() if not of_cell(k, keys[share])}  # of the cell that was
-                    results["intervals"] = {**there, **found}
                     atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
                     print(f"{keys[share]:42s} metric {cell['metric']:.4f}  KL {cell['divergence']:.4f}  agreement "
                           f"{cell['agreement'] or float('nan'):.4f}  {cell['seconds']:.1f} s", flush=True)  # fmt: skip
+        if args.seeds:
+            examples = args.examples or pair.examples
+            make_bench = functools.cache(functools.partial(Bench, pair, model, args.data, "rfx", args.seeds[0], examples, store, progress))
+            for suffix in (f"{share}|{examples}" for share in args.flops):
+                there = {k: v for k, v in results.get("intervals", {}).items() if not (k.startswith(f"{name}|") and k.endswith(f"|{suffix}"))}
+                results["intervals"] = {**there, **intervals(make_bench, name, suffix, args.cache, results)}
+            atomic_write_text(args.out, json.dumps(results, indent=1) + "\n")
         for method in args.recipes if args.latency else ():
             at_latency(pair, model, weights, args, method, store, progress, results)
 

@@ -97,7 +97,7 @@ def tables(file: Path) -> str:
             out.append(f"| `{recipe}` | {seeds} | " + " | ".join(row) + " |")
         out.append("")
     out += ratios(flops, {pair: n for pair, n in evaluated.items() if not pair.endswith("-more")})  # those are another's model
-    out += noise(json.loads(file.read_text(encoding="utf-8")).get("intervals", {}))
+    out += noise(json.loads(file.read_text(encoding="utf-8")).get("intervals", {}), evaluated)
     for pair in examples.keys() - evaluated.keys():
         out += worth(flops, pair, examples[pair], dense[pair])
     out += samples(flops)
@@ -145,18 +145,22 @@ def ratios(flops, examples) -> list[str]:
     return [*out, "", *losses, ""]
 
 
-def noise(intervals) -> list[str]:
-    """What the seeds and the choice of judged examples leave open of the metric's differences."""
-    shares = sorted({float(k.split("|")[2]) for k in intervals}, reverse=True)
+def noise(intervals, examples) -> list[str]:
+    """What the choice of judged examples leaves open of the metric's differences."""
     rows: dict[tuple[str, str], dict[float, str]] = defaultdict(dict)
-    for key, known in sorted(intervals.items()):
-        pair, recipe, share, _ = key.split("|")
-        low, high = known["interval"]
-        rows[pair, recipe][float(share)] = f"{known['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
-    head = ["### Metric of `rfx` less the others', points, with 95 % intervals", "", "Mean over the seeds; bootstrap over the judged examples (paired) and "
-            "the seeds. Of the cells whose predictions were kept.", "",
+    for key, known in intervals.items():
+        pair, recipe, share, n = key.split("|")
+        if examples.get(pair) == int(n):
+            low, high = known["interval"]
+            deviation = f"±{statistics.stdev(known['by_seed']):.2f}" if len(known["by_seed"]) > 1 else " (one seed)"
+            rows[pair, recipe][float(share)] = f"{known['difference']:+.2f}{deviation} ({low:+.2f} to {high:+.2f})"
+    shares = sorted({share for row in rows.values() for share in row}, reverse=True)
+    head = ["### What the judged examples leave open of it", "", "Metric of `rfx` less the others', points: mean and standard deviation over the seeds, and in brackets what 95 % of other draws of as "
+            "many examples give (paired bootstrap of that mean). Of the cells whose predictions were kept.", "",
             "| pair | against | " + " | ".join(f"{s:g} of the FLOPs" for s in shares) + " |", "|---|---|" + "---|" * len(shares)]  # fmt: skip
-    body = [f"| {pair} | `{recipe}` | " + " | ".join(row.get(s, "") for s in shares) + " |" for (pair, recipe), row in rows.items()]
+    order = _order({recipe for _, recipe in rows})
+    places = sorted(rows, key=lambda r: (list(examples).index(r[0]), order.index(r[1])))
+    body = [f"| {pair} | `{recipe}` | " + " | ".join(rows[pair, recipe].get(s, "") for s in shares) + " |" for pair, recipe in places]
     return [*head, *body, ""] if body else []
 
 

@@ -105,7 +105,7 @@ def prepare(run: Run) -> tuple[load.Model, load.Workload]:
 
         if run.recipe.model is None:
             load.require_no_data(run.recipe)
-        load.fit_lengths(run, POSITIONS)  # before the minutes that the model takes
+        load.check_lengths(run.recipe, POSITIONS)  # before the minutes that the model takes
         with run.stage("quickstart model"):
             prepared = prepare_quickstart(run.store, run.progress)
         run.recipe = load.quickstart_recipe(run.recipe, prepared)

@@ -136,7 +136,7 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
             got=f"{source}: " + (f"none of {', '.join(TOKENIZER_FILES)}" if none else f"{len(tokenizer)} tokens, all special"),
             allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
         )  # fmt: skip
-    fit_lengths(run, position_limit(model))
+    _fit_lengths(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task_name, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -271,11 +271,9 @@ def _encode(run: Run, task: Task, examples: list[Example], part: str) -> list[Fe
     return features
 
 
-def fit_lengths(run: Run, limit: int | None) -> None:
-    """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
-    if limit is None:
-        return
-    recipe, conditions = run.recipe, run.recipe.conditions
+def check_lengths(recipe: Recipe, limit: int) -> None:
+    """Raises UsageError for lengths that were asked for and are not within what the model takes."""
+    conditions = recipe.conditions
     for what, option, value, asked in (
         ("Inputs may be longer than the model takes.", "--max-length", recipe.max_length,
          "max_length" in recipe.model_fields_set),
@@ -286,6 +284,14 @@ def fit_lengths(run: Run, limit: int | None) -> None:
             raise UsageError(
                 what, got=f"{option} {value}", allowed=f"at most {limit} tokens", next_step=f"use {option} {limit} or less"
             )
+
+
+def _fit_lengths(run: Run, limit: int | None) -> None:
+    """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
+    if limit is None:
+        return
+    recipe, conditions = run.recipe, run.recipe.conditions
+    check_lengths(recipe, limit)
     run.recipe = recipe.model_copy(update={
         "max_length": min(recipe.max_length, limit),
         "conditions": conditions.model_copy(update={"sequence": min(conditions.sequence, limit)}),

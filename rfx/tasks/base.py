@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,12 @@ class Task(ABC):
                 allowed=f"{num_labels} names, in the model's order", next_step="correct --labels (recipe: data.labels)",
             )  # fmt: skip
         self.tokenizer, self.num_labels, self.max_length = tokenizer, num_labels, max_length
+        twice = sorted({n for n in label_names or () if list(label_names).count(n) > 1})
+        if twice:
+            raise UsageError(
+                "Two classes cannot have one name.", got=", ".join(label_names), allowed="a name for each class",
+                next_step=f"correct --labels (recipe: data.labels): {', '.join(map(repr, twice))}",
+            )  # fmt: skip
         self.id2label = {int(k): str(v) for k, v in id2label.items()}
         self.columns = dict(columns or {})
         self.label_names = list(label_names) if label_names else [self.id2label[i] for i in sorted(self.id2label)]
@@ -93,27 +100,26 @@ class Task(ABC):
         """Examples from rows of a file, labels validated; without `need_labels` a file may have none at all. Raises UsageError naming row and column."""
 
     def class_index(self, value: Any, names: Sequence[str] | None = None) -> int | None:
-        """The model's index of a class that data name by it, by the model's or the user's name of it (in any case, where that
-        is no two classes' name), or by its index in the data set's own `names`; None where it is none of these."""
+        """The model's index of a class. Data name it by its index in their own `names`, by the name that the model or the user
+        gives it (in any case, where no other has it too), or, where the number is no name, by the model's index; None where it is
+        none of these."""
         exact = [str(n) for n in self.label_names]
         lowered = [n.lower() for n in exact]
-        if names and isinstance(value, int) and 0 <= value < len(names) and str(names[value]).lower() in lowered:
-            value = str(names[value])  # a dataset's class order need not be the model's
-        if isinstance(value, str):
-            if value in exact:
-                return exact.index(value)
-            if lowered.count(value.lower()) == 1:
-                return lowered.index(value.lower())
-        try:
-            index = int(float(value))
-            whole = float(value) == index
-        except (TypeError, ValueError, OverflowError):
-            return None
-        return index if whole and 0 <= index < self.num_labels else None
+        number = _whole(value)
+        if names and not isinstance(value, str) and number is not None and 0 <= number < len(names) and str(names[number]).lower() in lowered:
+            value, number = str(names[number]), None  # a dataset's class order need not be the model's
+        text = str(value).strip()
+        # 1 and 1.0 are the class "1" too, and true is "True", whatever index that has.
+        for name in (text, *([] if number is None else [str(number)])):
+            if exact.count(name) == 1:
+                return exact.index(name)
+            if lowered.count(name.lower()) == 1:
+                return lowered.index(name.lower())
+        return number if number is not None and 0 <= number < self.num_labels else None
 
     def classes_allowed(self) -> str:
         """What `class_index` takes, for an error's message: the first names alone where there are many."""
-        names = [str(n) for n in self.label_names if not str(n).isdigit()]
+        names = [str(n) for i, n in enumerate(self.label_names) if str(n) != str(i)]
         return ", ".join([f"0..{self.num_labels - 1}", *names[:NAMED], *(["..."] if len(names) > NAMED else [])])
 
     @abstractmethod
@@ -161,3 +167,12 @@ class Task(ABC):
             picked = [examples[i] for i in rows]
             out[r] = self.metric([first[i] for i in rows], picked) - self.metric([second[i] for i in rows], picked)
         return out
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also as text or float (1, True, "1", "1.0", 1.0); None for anything else."""
+    try:
+        number = float(value) if "_" not in str(value) else math.nan  # Python reads 1_0 as 10
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() else None

@@ -63,13 +63,13 @@ def _read_file(path: Path) -> list[Row]:
     if kind not in (".json", ".jsonl", ".txt", ".csv", ".tsv"):
         raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS, next_step="save it as one of these")
     try:
-        # Lines end at a line feed alone: texts may hold carriage returns. The mark that Windows begins a file with is no text.
+        # Lines end at a line feed alone: texts may hold carriage returns (but those of .txt, below). The mark that Windows begins a file with is no text.
         with gzip.open(path, "rt", encoding="utf-8-sig", newline="\n") if zipped else path.open(encoding="utf-8-sig", newline="\n") as stream:
             text = stream.read()
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error), allowed=FORMATS, next_step="save it as UTF-8") from None
     if kind == ".txt":
-        return [{"text": line.strip()} for line in text.split("\n" if "\n" in text else "\r") if line.strip()]
+        return [{"text": line.strip()} for line in text.split("\n" if "\n" in text.rstrip("\n") else "\r") if line.strip()]
     if kind in (".csv", ".tsv"):
         return _parse_separated(path, text, "," if kind == ".csv" else "\t")
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)

@@ -37,9 +37,6 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_a
     assert dense["judged"] == 400 and dense["agreement"] == 1 and dense["divergence"] == 0
     assert random["divergence"] > 2 * rfx["divergence"] > 0 and random["metric"] < dense["metric"]
     assert 0.35 < rfx["flops_kept"] <= 0.4 and rfx["fitted_sites"] > 0 and rfx["stages"]["score"][1] is False
-    known = result["intervals"]["tiny|random|0.4|96"]
-    low, high = known["interval"]
-    assert known["difference"] == pytest.approx(100 * (rfx["metric"] - random["metric"])) and low < known["difference"] < high and known["judged"] == 400
     assert rfx["method"]["compensate"] == "affine" and rfx["code"] == accuracy.code() and rfx["dense"] == dense["metric"]
 
     prune = accuracy.Bench.prune
@@ -63,14 +60,35 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_a
     accuracy.main(run)
     assert pruned == ["random", "rfx", "rfx"]
 
-    for file in (folder / "cache" / "predictions").iterdir():  # another's results with an empty cache
-        file.unlink()
-    result = json.loads((folder / "r.json").read_text())
-    assert result["intervals"]
-    result["cells"]["tiny|rfx|0|0.4|96"]["weights"] = "of another fine-tuning"
-    (folder / "r.json").write_text(json.dumps(result))
+
+def test_the_metrics_difference_has_an_interval_where_all_predictions_are_kept(place, monkeypatch):
+    folder, options = place
+    run = [*options[:-1], "0", "1", "--recipes", "rfx", "random", "--flops", "0.4"]
     accuracy.main(run)
-    assert json.loads((folder / "r.json").read_text())["intervals"] == {}  # of a cell that is no more
+    result = json.loads((folder / "r.json").read_text())
+    apart = [100 * (result["cells"][f"tiny|rfx|{s}|0.4|96"]["metric"] - result["cells"][f"tiny|random|{s}|0.4|96"]["metric"]) for s in (0, 1)]
+    assert set(result["intervals"]) == {"tiny|random|0.4|96"}
+    known = result["intervals"]["tiny|random|0.4|96"]
+    low, high = known["interval"]
+    assert known["by_seed"] == pytest.approx(apart) and known["difference"] == pytest.approx(sum(apart) / 2) and known["judged"] == 400
+    assert low < known["difference"] < high < 2 * known["difference"]  # random keeps nothing: the difference is no chance
+
+    def again(**changed):
+        (folder / "r.json").write_text(json.dumps({**result, **changed}))
+        accuracy.main(run)
+        return json.loads((folder / "r.json").read_text())["intervals"]
+
+    assert again(intervals={}) == result["intervals"]  # made though no cell was
+    said = {"tiny|random|0.4|96": {**known, "difference": 5.0}}
+    assert again(intervals=said) == said  # of these cells: taken as it is
+    said["tiny|random|0.4|96"]["of"] = [[1.0, 1.0], [1.0, 1.0]]
+    assert again(intervals=said) == result["intervals"]  # of other cells: made anew
+    cells = {k: dict(c) for k, c in result["cells"].items()}
+    cells["tiny|rfx|1|0.4|96"]["divergence"] = 0.5
+    assert again(cells=cells) == {}  # the kept predictions are another cell's
+    for file in (folder / "cache" / "predictions").iterdir():
+        file.unlink()
+    assert again() == result["intervals"] and again(intervals={}) == {}  # with somebody else's results and an empty cache
 
 
 def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
@@ -86,7 +104,7 @@ def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
     with Terminal(quiet=True) as progress:
         bench = accuracy.Bench(PAIRS["tiny"], trained["model"], folder, "rfx", 0, 96, Store(folder / "store"), progress)
     assert bench.order != sorted(bench.order)  # batches are by length
-    assert [int(p) for p in bench.dense_predictions] == wanted
+    assert [int(p) for p in bench.dense[1]] == wanted
     assert bench.judge(bench.loaded.model)[0]["metric"] == sum(p == r["label"] for p, r in zip(wanted, rows)) / len(rows)
     small, _ = bench.prune("random", 0.2)
     judged, predictions = bench.judge(small)

@@ -31,12 +31,18 @@ def test_the_metric_is_compared_over_the_seeds_that_both_have_and_the_worst_pair
 
 def test_intervals_stand_beside_the_difference(tmp_path):
     file = results(tmp_path)
-    assert "95 % intervals" not in report.tables(file)
+    assert "leave open" not in report.tables(file)
     found = json.loads(file.read_text())
-    found["intervals"] = {"a|kwon|0.5|64": {"difference": -0.26, "interval": [-0.61, 0.105], "seeds": 2, "judged": 100},
-                          "a|kwon|0.4|64": {"difference": 1.0, "interval": [0.5, 1.5], "seeds": 2, "judged": 100}}  # fmt: skip
+    known = {"difference": -0.26, "interval": [-0.61, 0.105], "by_seed": [-0.36, -0.16], "judged": 100}
+    found["intervals"] = {
+        "a|kwon|0.5|64": known, "b|kwon|0.4|64": {**known, "by_seed": [-0.26]}, "a|kwon|0.5|8": {**known, "difference": 7.0},
+        "c-val|kwon|0.5|64": {**known, "difference": 8.0},
+    }  # fmt: skip
+    found["cells"]["c-val|rfx|0|0.5|64"], found["dense"]["c-val"] = found["cells"]["a|rfx|0|0.5|64"], found["dense"]["a"]
     file.write_text(json.dumps(found))
-    assert "| a | `kwon` | -0.26 (-0.61 to +0.10) | +1.00 (+0.50 to +1.50) |" in report.tables(file)
+    text = report.tables(file)
+    assert "| a | `kwon` | -0.26±0.14 (-0.61 to +0.10) |  |" in text and "| b | `kwon` |  | -0.26 (one seed) (-0.61 to +0.10) |" in text
+    assert "+7.00" not in text and "+8.00" not in text  # other numbers of calibration examples, and data that choices were made on
 
 
 def test_numbers_of_examples_stand_beside_one_another(tmp_path):

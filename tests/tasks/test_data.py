@@ -76,7 +76,7 @@ def test_the_mark_that_windows_begins_files_with_is_no_text(tmp_path, name, text
 
 
 def test_a_text_a_line_whatever_ends_the_lines(tmp_path):
-    for name, ends in (("unix", b"good\nbad\n"), ("windows", b"good\r\nbad\r\n"), ("old mac", b"good\rbad\r")):
+    for name, ends in (("unix", b"good\nbad\n"), ("windows", b"good\r\nbad\r\n"), ("old mac", b"good\rbad\r"), ("mixed", b"good\rbad\r\n")):
         (tmp_path / f"{name}.txt").write_bytes(ends)
         assert load_examples(tmp_path / f"{name}.txt") == [{"text": "good"}, {"text": "bad"}]
 
@@ -90,6 +90,16 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         with pytest.raises(UsageError, match="A tag of row 1 is not one of the model's") as error:
             tagger.examples([{"tokens": ["a"], "tags": [wrong]}])
         assert error.value.allowed == "0..3, O, B-PER, I-PER, I-per"
+    import numpy as np
+
+    stars = classifier(tokenizer, 5, ["1", "2", "3", "4", "5"])
+    assert [stars.class_index(v) for v in ("1", 1, 1.0, "1.0", "5", 5, np.int64(5))] == [0, 0, 0, 0, 4, 4, 4]  # names, whatever their type
+    assert stars.class_index(0) == 0 and stars.class_index(6) is None and stars.class_index("1_0") is None and stars.classes_allowed() == "0..4, 1, 2, 3, 4, 5"
+    truth = classifier(tokenizer, label_names=["True", "False"])
+    assert [truth.class_index(v) for v in (True, "true", False, "FALSE", 1, 0)] == [0, 0, 1, 1, 1, 0]
+    plain = classifier(tokenizer)
+    assert [plain.class_index(v) for v in (True, np.int64(1), "1", "label_1", 0.0)] == [1, 1, 1, 1, 0] and plain.class_index([1]) is None
+    assert [truth.class_index(v, ["false", "true"]) for v in (1, np.int64(1), 0)] == [0, 0, 1]  # the data's own order
     many = task_class("token-classification")(tokenizer, num_labels=20, id2label={i: f"T{i}" for i in range(20)})
     with pytest.raises(UsageError) as error:
         many.examples([{"tokens": ["a"], "tags": ["X"]}])
@@ -321,6 +331,11 @@ def test_class_names_match_whatever_their_case(tokenizer):
     task = classifier(tokenizer, labels=3, names=["CONTRADICTION", "NEUTRAL", "ENTAILMENT"])
     row = {"premise": "a", "hypothesis": "b", "label": 0, "__names__": {"label": ["entailment", "neutral", "contradiction"]}}
     assert task.examples([row])[0].label == 2
+
+
+def test_two_classes_cannot_have_one_name(tokenizer):
+    with pytest.raises(UsageError, match="one name"):
+        classifier(tokenizer, 3, label_names=["A", "A", "B"])
 
 
 def test_label_names_must_be_as_many_as_the_models(tokenizer):
