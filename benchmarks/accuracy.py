@@ -5,7 +5,7 @@
 
 For each: the metric on the evaluation split, KL to the dense model (squared error for a regression), agreement with the
 dense model, seconds of each stage, peak memory. Scores are shared between the budgets of one recipe and seed. Without any of
-the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (15 hours of one thread);
+the options in brackets after the folders all of COMPLETE is run, which is what docs/accuracy.md shows (16 hours of one thread);
 with one of them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured latency on
 ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says something else now, or the model's weights
 are others, or with `--again` the code of rfx is. The predictions of what is made are kept in the cache; where all seeds of `rfx`
