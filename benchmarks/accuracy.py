@@ -173,7 +173,7 @@ def keep_predictions(cache: Path, key: str, cell: dict, predictions: list) -> No
 
 
 def prediction_file(cache: Path, key: str) -> Path:
-    return cache / "predictions" / (key.replace("|", "_").replace(" ", "_") + ".json")
+    return cache / "predictions" / (key.replace("|", "_") + ".json")
 
 
 def kept_predictions(cache: Path, key: str, cell: dict) -> list | None:
@@ -192,7 +192,7 @@ def intervals(make_bench: Callable[[], Bench], prefix: str, suffix: str, cache: 
         return {int(k.split("|")[2]): k for k in cells if k.startswith(f"{prefix}|{recipe}|") and k.endswith(f"|{suffix}")}
 
     ours = by_seed("rfx")
-    for recipe in RECIPES[:-1]:
+    for recipe in (r for r in RECIPES if r != "rfx"):
         key, theirs = f"{prefix}|{recipe}|{suffix}", by_seed(recipe)
         couples = [(ours[s], theirs[s]) for s in sorted(ours.keys() & theirs.keys())]
         of = [[cells[k]["divergence"] for k in couple] for couple in couples]

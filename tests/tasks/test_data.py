@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pandas
 import pytest
 
@@ -90,8 +91,6 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         with pytest.raises(UsageError, match="A tag of row 1 is not one of the model's") as error:
             tagger.examples([{"tokens": ["a"], "tags": [wrong]}])
         assert error.value.allowed == "0..3, O, B-PER, I-PER, I-per"
-    import numpy as np
-
     stars = classifier(tokenizer, 5, ["1", "2", "3", "4", "5"])
     assert [stars.class_index(v) for v in ("1", 1, 1.0, "1.0", "5", 5, np.int64(5))] == [0, 0, 0, 0, 4, 4, 4]  # names, whatever their type
     assert stars.class_index(0) == 0 and stars.class_index(6) is None and stars.class_index("1_0") is None and stars.classes_allowed() == "0..4, 1, 2, 3, 4, 5"
