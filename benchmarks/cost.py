@@ -1,10 +1,14 @@
-"""What pruning costs: scoring, search, compensation with its schedule, polish and guard against plain forward-and-backward passes; memory.
+"""What pruning costs: scoring, search, compensation with its schedule, polish and guard against
+plain forward-and-backward passes; memory.
 
-    python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base] [--examples 2048] [--tokens 128]
+    python -m benchmarks.cost --out benchmarks/results/cost.json [--shape minilm|bert-base]
+    [--examples 2048] [--tokens 128]
 
-A random model of the named shape and random examples: the cost does not depend on what the weights say. The unit is
-one plain forward-and-backward pass over the same examples in the same batches, with gradients of the inputs only. All
-of it on the GPU where there is one (`device`, `solver` in the result), waited for at the end of each stage. Process CPU time and wall time of the same run; memory is the process's peak beyond what the model and the plain pass took.
+A random model of the named shape and random examples: the cost does not depend on what the weights
+say. The unit is one plain forward-and-backward pass over the same examples in the same batches,
+with gradients of the inputs only. All of it on the GPU where there is one (`device`, `solver` in
+the result), waited for at the end of each stage. Process CPU time and wall time of the same run;
+memory is the process's peak beyond what the model and the plain pass took.
 """
 
 from __future__ import annotations
@@ -34,8 +38,12 @@ from rfx.terminal import Terminal
 
 STAGES = ("score", "search", "tune", "polish", "guard")
 SHAPES = {
-    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
-    "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
+    "minilm": dict(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    ),
+    "bert-base": dict(
+        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
+    ),
 }
 
 
@@ -49,7 +57,9 @@ class ClassTask:
     def losses(outputs, targets):
         import torch
 
-        return torch.nn.functional.cross_entropy(outputs.logits, targets["labels"], reduction="none")
+        return torch.nn.functional.cross_entropy(
+            outputs.logits, targets["labels"], reduction="none"
+        )
 
 
 class Sample(list):
@@ -69,7 +79,8 @@ def clock():
 
 
 def settle() -> None:
-    """Until the GPU is done: its work is queued, and would else be counted to whoever waits for it first."""
+    """Until the GPU is done: its work is queued, and would else be counted to whoever waits for it
+    first."""
     import torch
 
     if torch.cuda.is_available():
@@ -104,7 +115,9 @@ def bert_large_search() -> dict:
     sites, importance, curves = [], {}, {}
     for layer in range(24):
         for kind, units, width in ((Kind.MHA, 16, 64), (Kind.FFN, 4096, 1)):
-            site = Site(f"layer.{layer}.{kind.value}", layer, kind, units, width, (), "", "", "", "")
+            site = Site(
+                f"layer.{layer}.{kind.value}", layer, kind, units, width, (), "", "", "", ""
+            )
             sites.append(site)
             importance[site.name] = rng.pareto(1.5, units)
             step = 1 if kind is Kind.MHA else 16
@@ -120,14 +133,22 @@ def bert_large_search() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="minilm")
     parser.add_argument("--examples", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--plain-examples", type=int, help="of the plain pass, whose time is scaled to all; default: all")
-    parser.add_argument("--method", choices=[p for p in PRESETS if p != "kwon-reference"], default="rfx")  # that one is for parity alone
+    parser.add_argument(
+        "--plain-examples",
+        type=int,
+        help="of the plain pass, whose time is scaled to all; default: all",
+    )
+    parser.add_argument(
+        "--method", choices=[p for p in PRESETS if p != "kwon-reference"], default="rfx"
+    )  # that one is for parity alone
     parser.add_argument("--kept", type=float, default=0.6, help="share of the FLOPs kept")
     args = parser.parse_args()
     import torch
@@ -140,14 +161,21 @@ def main() -> None:
     ids = torch.randint(1000, 30000, (args.examples, args.tokens))
     labels = torch.randint(0, 2, (args.examples,))
     batches = [
-        ({"input_ids": ids[i : i + args.batch], "attention_mask": torch.ones_like(ids[i : i + args.batch])},
-         {"labels": labels[i : i + args.batch]})
+        (
+            {
+                "input_ids": ids[i : i + args.batch],
+                "attention_mask": torch.ones_like(ids[i : i + args.batch]),
+            },
+            {"labels": labels[i : i + args.batch]},
+        )
         for i in range(0, args.examples, args.batch)
-    ]  # fmt: skip
+    ]
     result: dict = {"benchmark": "cost", "arguments": {k: str(v) for k, v in vars(args).items()}}
     with Terminal() as progress, on_best_device(model):
         device = model_device(model)
-        batches = [tuple({k: v.to(device) for k, v in part.items()} for part in batch) for batch in batches]
+        batches = [
+            tuple({k: v.to(device) for k, v in part.items()} for part in batch) for batch in batches
+        ]
         result["device"], result["solver"] = device_name(device), solver_module(device).name
         progress.note("plain forward and backward")
         plain_pass(model, batches[:2])  # warm-up
@@ -161,10 +189,16 @@ def main() -> None:
         progress.note("pruning")
         method = PRESETS[args.method]
         ground = Ground(
-            model=model, sites=sites, batches=Sample(batches), task=ClassTask, scorer=scorer(method.scorer)(per=method.gradients),
+            model=model,
+            sites=sites,
+            batches=Sample(batches),
+            task=ClassTask,
+            scorer=scorer(method.scorer)(per=method.gradients),
             searcher=FlopsSearcher(Recipe(method=method), config.hidden_size, float(args.tokens)),
-            compensator=compensator(method.compensate)(tuning=method.tuning), refine=method.refine, progress=progress,
-        )  # fmt: skip
+            compensator=compensator(method.compensate)(tuning=method.tuning),
+            refine=method.refine,
+            progress=progress,
+        )
         start = clock()
         scores = ground.score()
         result["score"] = since(start)
@@ -191,7 +225,9 @@ def main() -> None:
         result["environment"] = environment()
         atomic_write_text(args.out, json.dumps(result, indent=1) + "\n")
         for key in ("plain", *STAGES):
-            progress.note(f"{key:10s} {result[key]['wall_s']:8.1f} s wall {result[key]['cpu_s']:8.1f} s CPU")
+            progress.note(
+                f"{key:10s} {result[key]['wall_s']:8.1f} s wall {result[key]['cpu_s']:8.1f} s CPU"
+            )
         progress.note(f"ratio to one plain pass: {result['ratio_to_plain_wall_s']:.2f} (wall)")
         progress.note(f"peak beyond the model: {result['peak_beyond_model_mb']:.0f} MB")
 

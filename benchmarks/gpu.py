@@ -1,13 +1,15 @@
-"""Everything that needs a GPU, in one command: latency tables, how additive they are, speedups at latency targets.
+"""Everything that needs a GPU, in one command: latency tables, how additive they are, speedups at
+latency targets.
 
-    python -m benchmarks.gpu --out DIR [--budget-seconds 540] [--runtimes trt cuda] [--shapes bert-base minilm] ...
+    python -m benchmarks.gpu --out DIR [--budget-seconds 540] [--runtimes trt cuda] [--shapes
+    bert-base minilm] ...
 
-Works through its list in order of worth, writes as it goes, resumes where it stopped (the same --out), skips what is not
-installed and says so. Leaves gpu.json and gpu.md in DIR. No network.
+Works through its list in order of worth, writes as it goes, resumes where it stopped (the same
+--out), skips what is not installed and says so. Leaves gpu.json and gpu.md in DIR. No network.
 
-The models are encoders of random weights at the shapes of BERT-base and MiniLM: latency does not depend on weights. Dense
-and pruned are timed in turns in one process; ratios are of medians with a bootstrap interval. With --runtimes ort the same
-code runs on a CPU.
+The models are encoders of random weights at the shapes of BERT-base and MiniLM: latency does not
+depend on weights. Dense and pruned are timed in turns in one process; ratios are of medians with a
+bootstrap interval. With --runtimes ort the same code runs on a CPU.
 """
 
 from __future__ import annotations
@@ -59,7 +61,11 @@ class Encoder(Engine):
     """An encoder engine that is fed hidden states, whatever tokens it is given."""
 
     def __init__(self, engine: Engine, shape: BlockShape, conditions: Conditions):
-        self._engine, self.input_names, self.output_names = engine, engine.input_names, engine.output_names
+        self._engine, self.input_names, self.output_names = (
+            engine,
+            engine.input_names,
+            engine.output_names,
+        )
         self._inputs = stack_inputs(shape, conditions.batch, conditions.sequence, SEED)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -75,7 +81,11 @@ class Encoder(Engine):
 def sites_of(shape: BlockShape, layers: int) -> list[Site]:
     """The sites of an encoder that has no module paths."""
     kinds = ((Kind.MHA, shape.heads_total, shape.head_dim), (Kind.FFN, shape.filters_total, 1))
-    return [Site(f"{i}.{k.value}", i, k, units, width, (), "", "", "", "") for i in range(layers) for k, units, width in kinds]
+    return [
+        Site(f"{i}.{k.value}", i, k, units, width, (), "", "", "", "")
+        for i in range(layers)
+        for k, units, width in kinds
+    ]
 
 
 class Bench:
@@ -83,13 +93,20 @@ class Bench:
 
     def __init__(self, config: dict, store: Store, progress: Deadline):
         self.shape, self.layers = SHAPES[config["shape"]]
-        self.conditions = Conditions(batch=config["batch"], sequence=config["sequence"], precision=config["precision"])
+        self.conditions = Conditions(
+            batch=config["batch"], sequence=config["sequence"], precision=config["precision"]
+        )
         self.runtime = runtime(config["runtime"], EngineOptions(store=store))
         self.sites = sites_of(self.shape, self.layers)
         self.store, self.progress = store, progress
         rng = np.random.default_rng(SEED)
         # Importance as trained models have it: heavy-tailed over units, uneven over layers.
-        self.scores = Scores({s.name: rng.pareto(1.5, s.units) * np.exp(rng.normal(0, 0.7)) * s.width for s in self.sites})
+        self.scores = Scores(
+            {
+                s.name: rng.pareto(1.5, s.units) * np.exp(rng.normal(0, 0.7)) * s.width
+                for s in self.sites
+            }
+        )
 
     def engine(self, counts: Counts) -> Encoder:
         layers = [(counts[f"{i}.mha"], counts[f"{i}.ffn"]) for i in range(self.layers)]
@@ -97,16 +114,37 @@ class Bench:
         try:
             import onnx
 
-            onnx.save(convert_precision(stack(self.shape, layers, seed=SEED), self.conditions.precision), str(folder / "m.onnx"))
-            return Encoder(self.runtime.build(folder / "m.onnx", self.conditions), self.shape, self.conditions)
+            onnx.save(
+                convert_precision(stack(self.shape, layers, seed=SEED), self.conditions.precision),
+                str(folder / "m.onnx"),
+            )
+            return Encoder(
+                self.runtime.build(folder / "m.onnx", self.conditions), self.shape, self.conditions
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def pair(self, dense: Engine, counts: Counts, seconds: float, target: float | None = None, seed: int = SEED):
+    def pair(
+        self,
+        dense: Engine,
+        counts: Counts,
+        seconds: float,
+        target: float | None = None,
+        seed: int = SEED,
+    ):
         pruned = self.engine(counts)
         try:
-            return measure_pair(self.runtime, dense, pruned, self.conditions, vocab_size=30522, seed=seed, min_seconds=seconds,
-                                max_seconds=2 * seconds, target=target)  # fmt: skip
+            return measure_pair(
+                self.runtime,
+                dense,
+                pruned,
+                self.conditions,
+                vocab_size=30522,
+                seed=seed,
+                min_seconds=seconds,
+                max_seconds=2 * seconds,
+                target=target,
+            )
         finally:
             pruned.close()
 
@@ -117,30 +155,57 @@ class Bench:
             rng = np.random.default_rng(SEED)
             plans = []
             for _ in range(3):
-                kept = {s.name: range(int(rng.choice(sorted(table.curve(s.kind))))) for s in self.sites}
+                kept = {
+                    s.name: range(int(rng.choice(sorted(table.curve(s.kind))))) for s in self.sites
+                }
                 plan = Plan.of(self.sites, kept)
                 plans.append((plan, self.engine(plan.counts)))
-            return check_additivity(table, self.sites, plans, dense, self.conditions, vocab_size=30522, progress=self.progress, seed=SEED)
+            return check_additivity(
+                table,
+                self.sites,
+                plans,
+                dense,
+                self.conditions,
+                vocab_size=30522,
+                progress=self.progress,
+                seed=SEED,
+            )
 
         return load_or_measure(
-            self.store, self.runtime, self.conditions, self.shape, self.layers, dense=dense, emptied=lambda: self.engine(nothing),
-            model_hash="benchmark-encoder", vocab_size=30522, progress=self.progress, seed=SEED, finish=with_additivity,
+            self.store,
+            self.runtime,
+            self.conditions,
+            self.shape,
+            self.layers,
+            dense=dense,
+            emptied=lambda: self.engine(nothing),
+            model_hash="benchmark-encoder",
+            vocab_size=30522,
+            progress=self.progress,
+            seed=SEED,
+            finish=with_additivity,
             stacks=Stacks(self.shape, self.conditions.precision, SEED),
-        )[0]  # fmt: skip
+        )[0]
 
     def flops_share(self, counts: Counts) -> float:
         costs = unit_costs(self.sites, float(self.conditions.sequence), self.shape.hidden)
-        return sum(costs[s.name] * counts[s.name] for s in self.sites) / sum(costs[s.name] * s.units for s in self.sites)
+        return sum(costs[s.name] * counts[s.name] for s in self.sites) / sum(
+            costs[s.name] * s.units for s in self.sites
+        )
 
     def at_target(self, dense: Engine, table: LatencyTable, target: float, seconds: float) -> dict:
-        """The closed loop of prune-export: search, build, time, correct the budget, at most three rounds. Then the chosen
-        counts are built and timed anew: the sample that chose them says nothing of whether they landed."""
+        """The closed loop of prune-export: search, build, time, correct the budget, at most three
+        rounds. Then the chosen
+        counts are built and timed anew: the sample that chose them says nothing of whether they
+        landed."""
         dense_ms = table.predict_ms(self.sites, {s.name: s.units for s in self.sites})
         aim = aim_at(target)
         share, tried = aim, []
         for _ in range(ROUNDS):
             try:
-                found = search("knapsack")(Problem.from_table(self.sites, self.scores, table), share * dense_ms)
+                found = search("knapsack")(
+                    Problem.from_table(self.sites, self.scores, table), share * dense_ms
+                )
             except InfeasibleError as error:
                 if not tried:
                     return {"target": target, "infeasible": str(error.allowed)}
@@ -151,38 +216,73 @@ class Bench:
                 break
             share = corrected(tried, aim)
         below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
-        _, chosen, found = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
+        _, chosen, found = (
+            max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
+        )
         part = self.pair(dense, found.counts, seconds, target, seed=SEED + 1)
         dropped = [s.name for s in self.sites if found.counts[s.name] == 0]
         return {
-            "target": target, "ratio": part.ratio, "interval": part.interval, "landed": target - LANDING <= part.ratio <= target,
-            "rounds": [t[1] for t in tried], "chosen_ratio": chosen, "flops": self.flops_share(found.counts),
-            "speedup": part.speedup, "predicted": found.cost / dense_ms, "importance_kept": found.value_share,
-            "emptied_sublayers": dropped, "latency": part.model_dump(mode="json"), "counts": found.counts,
-        }  # fmt: skip
+            "target": target,
+            "ratio": part.ratio,
+            "interval": part.interval,
+            "landed": target - LANDING <= part.ratio <= target,
+            "rounds": [t[1] for t in tried],
+            "chosen_ratio": chosen,
+            "flops": self.flops_share(found.counts),
+            "speedup": part.speedup,
+            "predicted": found.cost / dense_ms,
+            "importance_kept": found.value_share,
+            "emptied_sublayers": dropped,
+            "latency": part.model_dump(mode="json"),
+            "counts": found.counts,
+        }
 
     def dense_ms(self, dense: Engine, seconds: float) -> float:
         """Median of the dense engine alone."""
         run = dense.bind({})
-        return float(np.median(interleave({"dense": run}, min_seconds=min(1.0, seconds), max_seconds=2 * seconds, seed=SEED)["dense"]))
+        return float(
+            np.median(
+                interleave(
+                    {"dense": run},
+                    min_seconds=min(1.0, seconds),
+                    max_seconds=2 * seconds,
+                    seed=SEED,
+                )["dense"]
+            )
+        )
 
     def work(self) -> dict[str, float]:
-        """What the dense model cannot do without: its floating point operations, and the bytes of its weights and of the
-        residual stream (fp32), read and written once a sublayer."""
+        """What the dense model cannot do without: its floating point operations, and the bytes of
+        its weights and of the residual stream (fp32), read and written once a sublayer."""
         shape, c = self.shape, self.conditions
         costs = unit_costs(self.sites, float(c.sequence), shape.hidden)
-        weights = 4 * shape.hidden * shape.heads_total * shape.head_dim + 2 * shape.hidden * shape.filters_total
+        weights = (
+            4 * shape.hidden * shape.heads_total * shape.head_dim
+            + 2 * shape.hidden * shape.filters_total
+        )
         stream = 2 * 4 * c.batch * c.sequence * shape.hidden
-        return {"flop": 2 * c.batch * sum(costs[s.name] * s.units for s in self.sites),
-                "bytes": float(self.layers * (weights * (4 if c.precision == "fp32" else 2) + 2 * stream))}  # fmt: skip
+        return {
+            "flop": 2 * c.batch * sum(costs[s.name] * s.units for s in self.sites),
+            "bytes": float(
+                self.layers * (weights * (4 if c.precision == "fp32" else 2) + 2 * stream)
+            ),
+        }
 
     def at_flops(self, dense: Engine, table: LatencyTable, share: float, seconds: float) -> dict:
-        """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper reports."""
+        """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper
+        reports."""
         costs = unit_costs(self.sites, float(self.conditions.sequence), self.shape.hidden)
-        problem = Problem.from_unit_costs(self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.conditions.precision))
+        problem = Problem.from_unit_costs(
+            self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.conditions.precision)
+        )
         found = search("knapsack")(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)
-        return {"flops": self.flops_share(found.counts), "speedup": part.speedup, "ratio": part.ratio, "interval": part.interval}
+        return {
+            "flops": self.flops_share(found.counts),
+            "speedup": part.speedup,
+            "ratio": part.ratio,
+            "interval": part.interval,
+        }
 
 
 class OutOfTime(Exception):
@@ -190,7 +290,8 @@ class OutOfTime(Exception):
 
 
 class Deadline:
-    """Progress that ends a measurement once the budget is spent: a table's groups are in the store by then."""
+    """Progress that ends a measurement once the budget is spent: a table's groups are in the store
+    by then."""
 
     def __init__(self, inner: Terminal, deadline: float):
         self._inner, self._deadline = inner, deadline
@@ -211,7 +312,15 @@ class Deadline:
             yield SimpleNamespace(advance=advance)
 
 
-def run_config(config: dict, store: Store, progress: Deadline, targets: list[float], seconds: float, row: dict, save) -> None:
+def run_config(
+    config: dict,
+    store: Store,
+    progress: Deadline,
+    targets: list[float],
+    seconds: float,
+    row: dict,
+    save,
+) -> None:
     """Fill `row` step by step, saving after each; what is in it already is not measured again.
 
     Raises:
@@ -222,13 +331,20 @@ def run_config(config: dict, store: Store, progress: Deadline, targets: list[flo
     started = time.monotonic()
     dense = bench.engine(full)
     try:
-        row["version"], row["device"], row["clock"] = bench.runtime.version(), bench.runtime.device(), bench.runtime.clock_for(bench.conditions)
+        row["version"], row["device"], row["clock"] = (
+            bench.runtime.version(),
+            bench.runtime.device(),
+            bench.runtime.clock_for(bench.conditions),
+        )
         row["dense_ms"], row["work"] = bench.dense_ms(dense, seconds), bench.work()
         save()
         progress.check("latency table")
         table = bench.table(dense)
         row["table"], row["table_dense_ms"] = table.to_json(), table.predict_ms(bench.sites, full)
-        row["additivity_error"], row["table_seconds"] = table.additivity_error, table.measured.get("seconds")
+        row["additivity_error"], row["table_seconds"] = (
+            table.additivity_error,
+            table.measured.get("seconds"),
+        )
         save()
         if "flops_half" not in row:
             progress.check("half of the FLOPs")
@@ -253,23 +369,46 @@ def configurations(args) -> list[dict]:
         for batch in args.batches:
             for precision in args.precisions:
                 for name in args.runtimes:
-                    sequence = args.sequence or (384 if batch == 32 and shape == "bert-base" else 128)
-                    rows.append({"runtime": name, "shape": shape, "batch": batch, "sequence": sequence, "precision": precision})
+                    sequence = args.sequence or (
+                        384 if batch == 32 and shape == "bert-base" else 128
+                    )
+                    rows.append(
+                        {
+                            "runtime": name,
+                            "shape": shape,
+                            "batch": batch,
+                            "sequence": sequence,
+                            "precision": precision,
+                        }
+                    )
     worth = {(128, "fp16"): 0, (1, "fp16"): 1, (32, "fp16"): 2, (128, "fp32"): 3}
     order = {name: i for i, name in enumerate(args.runtimes)}
-    return sorted(rows, key=lambda r: (worth.get((r["batch"], r["precision"]), 4), args.shapes.index(r["shape"]), order[r["runtime"]]))
+    return sorted(
+        rows,
+        key=lambda r: (
+            worth.get((r["batch"], r["precision"]), 4),
+            args.shapes.index(r["shape"]),
+            order[r["runtime"]],
+        ),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code (those of `rfx.errors.ExitCode`)."""
     args = _arguments(argv)
-    return run_command(lambda: _run(args), interrupted="What was measured is kept: the same command goes on.")
+    return run_command(
+        lambda: _run(args), interrupted="What was measured is kept: the same command goes on."
+    )
 
 
 def _run(args) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "gpu.json"
-    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"benchmark": "gpu", "rows": [], "extras": {}}
+    result = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else {"benchmark": "gpu", "rows": [], "extras": {}}
+    )
     result["skipped"] = {}
     store = Store(args.out / "cache", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
 
@@ -324,7 +463,11 @@ def _run(args) -> int:
                 progress.note(f"out of time before: {error}")
                 result["skipped"].setdefault("out of time", []).append(config)
             except Exception as error:  # noqa: BLE001 - of CuPy, CUDA and the runtimes, in many kinds: the others go on
-                row["error"] = error.render() if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+                row["error"] = (
+                    error.render()
+                    if isinstance(error, UserError)
+                    else f"{type(error).__name__}: {first_line(error)}"
+                )
                 progress.warn(row["error"])
             gc.collect()
             free_pools()  # what a failed one leaves
@@ -338,17 +481,36 @@ def _run(args) -> int:
 
 
 def _arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results and of the cache that resumes them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the results and of the cache that resumes them",
+    )
     parser.add_argument("--budget-seconds", type=float, default=540)
     parser.add_argument("--runtimes", nargs="+", default=list(GPU_RUNTIMES))
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["bert-base", "minilm"])
+    parser.add_argument(
+        "--shapes", nargs="+", choices=list(SHAPES), default=["bert-base", "minilm"]
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128])
-    parser.add_argument("--sequence", type=int, help="default: 128, and 384 for BERT-base at batch 32")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "fp16", "bf16"], default=["fp16", "fp32"])
+    parser.add_argument(
+        "--sequence", type=int, help="default: 128, and 384 for BERT-base at batch 32"
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["fp32", "fp16", "bf16"], default=["fp16", "fp32"]
+    )
     parser.add_argument("--targets", nargs="+", type=float, default=[0.8, 0.7, 0.6, 0.5, 0.4])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of timing, of each engine against dense")
-    parser.add_argument("--no-extras", action="store_true", help="without roofline, pruning time and the torch floor")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="of timing, of each engine against dense"
+    )
+    parser.add_argument(
+        "--no-extras",
+        action="store_true",
+        help="without roofline, pruning time and the torch floor",
+    )
     return parser.parse_args(argv)
 
 

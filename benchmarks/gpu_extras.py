@@ -1,4 +1,5 @@
-"""What stands beside the latencies: the roofline, the time that pruning takes, and torch with CUDA graphs as the floor.
+"""What stands beside the latencies: the roofline, the time that pruning takes, and torch with CUDA
+graphs as the floor.
 
 All of it needs torch with a CUDA GPU; without one each says so, and is tried again by the next run.
 """
@@ -20,13 +21,21 @@ LEAST_SECONDS = 20.0  # left of the budget, to begin with one
 
 def extras(done: dict, deadline: float, save: Callable[[], None]) -> None:
     """Fill `done` with what is not there yet, saving after each."""
-    for name, measure in (("roofline", roofline), ("pruning_time", pruning_time), ("torch_floor", torch_floor)):
+    for name, measure in (
+        ("roofline", roofline),
+        ("pruning_time", pruning_time),
+        ("torch_floor", torch_floor),
+    ):
         if not wanted(done.get(name)) or time.monotonic() > deadline - LEAST_SECONDS:
             continue
         try:
             import torch
 
-            done[name] = measure(deadline) if torch.cuda.is_available() else "skipped: torch sees no CUDA GPU"
+            done[name] = (
+                measure(deadline)
+                if torch.cuda.is_available()
+                else "skipped: torch sees no CUDA GPU"
+            )
         except Exception as error:  # noqa: BLE001 - one that fails is recorded, the others go on
             done[name] = f"failed: {type(error).__name__}: {error}"
         save()
@@ -49,9 +58,14 @@ def roofline(deadline: float) -> dict[str, float]:
     n = 8192
     torch.backends.cuda.matmul.allow_tf32 = True
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("tf32", torch.float32)):
-        a, b = torch.randn(n, n, dtype=dtype, device="cuda"), torch.randn(n, n, dtype=dtype, device="cuda")
+        a, b = (
+            torch.randn(n, n, dtype=dtype, device="cuda"),
+            torch.randn(n, n, dtype=dtype, device="cuda"),
+        )
         out = torch.empty_like(a)
-        result[f"{name}_tflop_s"] = 2 * n**3 / _seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) / 1e12
+        result[f"{name}_tflop_s"] = (
+            2 * n**3 / _seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) / 1e12
+        )
     torch.cuda.empty_cache()
     return result
 
@@ -79,8 +93,8 @@ def floor_name(shape: str, precision: str, part: str, batch: int, sequence: int)
 
 
 def torch_floor(deadline: float) -> dict:
-    """BERT in torch under a CUDA graph (sdpa; fp32 as TF32): milliseconds, dense and at half of heads and filters. What the
-    budget has no time for is left out and said to be."""
+    """BERT in torch under a CUDA graph (sdpa; fp32 as TF32): milliseconds, dense and at half of
+    heads and filters. What the budget has no time for is left out and said to be."""
     import torch
     import transformers
 
@@ -91,9 +105,16 @@ def torch_floor(deadline: float) -> dict:
 
     torch.backends.cuda.matmul.allow_tf32 = True
     result: dict = {}
-    for precision, shape in (("fp16", "bert-base"), ("fp16", "minilm"), ("fp32", "bert-base"), ("fp32", "minilm")):
+    for precision, shape in (
+        ("fp16", "bert-base"),
+        ("fp16", "minilm"),
+        ("fp32", "bert-base"),
+        ("fp32", "minilm"),
+    ):
         torch.manual_seed(0)
-        model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2, **SHAPES[shape])).eval()
+        model = transformers.BertForSequenceClassification(
+            transformers.BertConfig(num_labels=2, **SHAPES[shape])
+        ).eval()
         sites = find_sites(model)
         half = shrink(model, sites, Plan.of(sites, {s.name: range(s.units // 2) for s in sites}))
         for part, m in (("dense", model), ("half", half)):
@@ -101,8 +122,12 @@ def torch_floor(deadline: float) -> dict:
             for batch in (1, 8, 32, 128):
                 if time.monotonic() > deadline - LEAST_SECONDS:
                     return result | {"out_of_time": "the rest is left to the next run"}
-                sequence = 384 if batch == 32 and shape == "bert-base" else 128  # as the engines are timed
-                result[floor_name(shape, precision, part, batch, sequence)] = 1e3 * _graph_seconds(m, batch, sequence)
+                sequence = (
+                    384 if batch == 32 and shape == "bert-base" else 128
+                )  # as the engines are timed
+                result[floor_name(shape, precision, part, batch, sequence)] = 1e3 * _graph_seconds(
+                    m, batch, sequence
+                )
         del model, half, m
         torch.cuda.empty_cache()
     return result
@@ -127,14 +152,32 @@ def _graph_seconds(model, batch: int, sequence: int) -> float:
 
 
 def pruning_time(deadline: float) -> dict:
-    """Scoring, search, rearrangement and tuning of BERT-base on 2,048 samples of 128 tokens, seconds of wall time."""
+    """Scoring, search, rearrangement and tuning of BERT-base on 2,048 samples of 128 tokens,
+    seconds of wall time."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "cost.json"
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.cost", "--shape", "bert-base", "--plain-examples", "256", "--out", str(out)],
-            check=True, capture_output=True, timeout=max(1.0, min(300.0, deadline - time.monotonic())),
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.cost",
+                "--shape",
+                "bert-base",
+                "--plain-examples",
+                "256",
+                "--out",
+                str(out),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=max(1.0, min(300.0, deadline - time.monotonic())),
+        )
         cost = json.loads(out.read_text(encoding="utf-8"))
     stages = {f"{name}_s": cost[name]["wall_s"] for name in ("score", "search", "tune", "guard")}
-    return {**stages, "total_s": sum(stages.values()), "device": cost["device"], "solver": cost["solver"],
-            "peak_host_mb": cost["peak_beyond_model_mb"]}  # fmt: skip
+    return {
+        **stages,
+        "total_s": sum(stages.values()),
+        "device": cost["device"],
+        "solver": cost["solver"],
+        "peak_host_mb": cost["peak_beyond_model_mb"],
+    }

@@ -1,6 +1,6 @@
 """README's plot and table from the results of benchmarks.quickstart.
 
-    python -m benchmarks.plot benchmarks/results/quickstart.json docs/quickstart.svg
+python -m benchmarks.plot benchmarks/results/quickstart.json docs/quickstart.svg
 """
 
 from __future__ import annotations
@@ -12,15 +12,24 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("svg", type=Path)
     args = parser.parse_args()
     import matplotlib
     from matplotlib.figure import Figure
 
-    runs = sorted(json.loads(args.results.read_text(encoding="utf-8"))["runs"], key=lambda r: -r["target"])
-    style = {"svg.fonttype": "path", "svg.hashsalt": "rfx", "axes.spines.top": False, "axes.spines.right": False}
+    runs = sorted(
+        json.loads(args.results.read_text(encoding="utf-8"))["runs"], key=lambda r: -r["target"]
+    )
+    style = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": "rfx",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         ax = figure.subplots()
@@ -28,24 +37,54 @@ def main() -> None:
         for r in runs:
             a, latency = r["accuracy"], r["latency"]
             low, high = (dense - d for d in a["interval"])
-            ax.plot([latency["ratio"]] * 2, [low, high], color="#2563eb", alpha=0.35, linewidth=5, solid_capstyle="butt")
+            ax.plot(
+                [latency["ratio"]] * 2,
+                [low, high],
+                color="#2563eb",
+                alpha=0.35,
+                linewidth=5,
+                solid_capstyle="butt",
+            )
             ax.plot([latency["ratio"]], [100 * a["pruned"]], "o", color="#2563eb", markersize=7)
             ax.axvline(r["target"], color="#b91c1c", linestyle=":", linewidth=1)
-            ax.annotate(f"target {r['target']:g}", (r["target"], 0.02), xycoords=("data", "axes fraction"), rotation=90,
-                        fontsize=8, ha="left", va="bottom", color="#b91c1c")  # fmt: skip
+            ax.annotate(
+                f"target {r['target']:g}",
+                (r["target"], 0.02),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                fontsize=8,
+                ha="left",
+                va="bottom",
+                color="#b91c1c",
+            )
         ax.plot([1.0], [dense], "s", color="#1f2430", markersize=7)
-        ax.annotate("dense", (1.0, dense), textcoords="offset points", xytext=(-8, -14), fontsize=9, ha="right")
-        ax.set(xlabel="measured latency, share of dense (ONNX Runtime, one thread)", ylabel="accuracy, %",
-               xlim=(min(r["latency"]["ratio"] for r in runs) - 0.05, 1.03))  # fmt: skip
+        ax.annotate(
+            "dense",
+            (1.0, dense),
+            textcoords="offset points",
+            xytext=(-8, -14),
+            fontsize=9,
+            ha="right",
+        )
+        ax.set(
+            xlabel="measured latency, share of dense (ONNX Runtime, one thread)",
+            ylabel="accuracy, %",
+            xlim=(min(r["latency"]["ratio"] for r in runs) - 0.05, 1.03),
+        )
         ax.grid(axis="y", color="#e3e6eb", linewidth=0.8)
         figure.savefig(args.svg, metadata={"Date": None})
-    rows = ["| target | measured latency, share of dense | speedup | accuracy (dense " f"{dense:.2f}) | drop, points | parameters | FLOPs |",
-            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| target | measured latency, share of dense | speedup | accuracy (dense "
+        f"{dense:.2f}) | drop, points | parameters | FLOPs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in runs:
         a, latency = r["accuracy"], r["latency"]
         rows.append(
-            f"| {r['target']:g} | {latency['ratio']:.3f} ({latency['interval'][0]:.3f} to {latency['interval'][1]:.3f}) "
-            f"| {1 / latency['ratio']:.2f}x | {100 * a['pruned']:.2f} | {a['drop']:.2f} ({a['interval'][0]:.2f} to {a['interval'][1]:.2f}) "
+            f"| {r['target']:g} | {latency['ratio']:.3f} ({latency['interval'][0]:.3f} to "
+            f"{latency['interval'][1]:.3f}) "
+            f"| {1 / latency['ratio']:.2f}x | {100 * a['pruned']:.2f} | {a['drop']:.2f} "
+            f"({a['interval'][0]:.2f} to {a['interval'][1]:.2f}) "
             f"| {r['params_ratio']:.0%} | {r['flops_ratio']:.0%} |"
         )
     sys.stdout.write("\n".join(rows) + "\n")

@@ -1,4 +1,5 @@
-"""rfx, the retraining-free exporter: prune a fine-tuned Transformer to a latency target, with the evidence."""
+"""rfx, the retraining-free exporter: prune a fine-tuned Transformer to a latency target, with the
+evidence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""On a board: `python -m rfx.board profile shapes.json --out table.json`. NumPy and the runtime are all it needs.
+"""On a board: `python -m rfx.board profile shapes.json --out table.json`. NumPy and the runtime are
+all it needs.
 
-`rfx shapes MODEL --out shapes.json` makes the shapes where the model is; `rfx prune-export ... --table table.json` takes
-the table back there. No torch, no transformers, no onnx, no typer.
+`rfx shapes MODEL --out shapes.json` makes the shapes where the model is; `rfx prune-export ...
+--table table.json` takes the table back there. No torch, no transformers, no onnx, no typer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-if __name__ == "__main__":  # before NumPy comes in below: its threads are counted once, when it is loaded
+if (
+    __name__ == "__main__"
+):  # before NumPy comes in below: its threads are counted once, when it is loaded
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rfx.cost.bundle import Bundle
@@ -33,8 +36,11 @@ from rfx.store import Store, require_file_place
 ADDITIVITY_LIMIT = 0.05
 
 
-def profile(bundle: Bundle, *, target: str, conditions: Conditions, store: Store, progress, seed: int = 0) -> LatencyTable:
-    """Measure the latency table of a bundle's model on this machine, by the same procedure as where the model is.
+def profile(
+    bundle: Bundle, *, target: str, conditions: Conditions, store: Store, progress, seed: int = 0
+) -> LatencyTable:
+    """Measure the latency table of a bundle's model on this machine, by the same procedure as where
+    the model is.
 
     Raises:
         EnvironmentMissingError: the target cannot run here.
@@ -51,16 +57,37 @@ def profile(bundle: Bundle, *, target: str, conditions: Conditions, store: Store
         return engine
 
     def with_additivity(table: LatencyTable) -> LatencyTable:
-        pruned: list[tuple[Plan, Engine]] = [(plan, build(f"plan/{i}")) for i, plan in enumerate(bundle.plans)]
-        return check_additivity(table, bundle.sites, pruned, build("dense"), conditions, vocab_size=bundle.vocab_size,
-                                progress=progress, seed=seed)  # fmt: skip
+        pruned: list[tuple[Plan, Engine]] = [
+            (plan, build(f"plan/{i}")) for i, plan in enumerate(bundle.plans)
+        ]
+        return check_additivity(
+            table,
+            bundle.sites,
+            pruned,
+            build("dense"),
+            conditions,
+            vocab_size=bundle.vocab_size,
+            progress=progress,
+            seed=seed,
+        )
 
     try:
         return load_or_measure(
-            store, runs_on, conditions, BlockShape(**bundle.shape), bundle.layers, dense=build("dense"),
-            emptied=lambda: build("emptied"), model_hash=bundle.model_hash, vocab_size=bundle.vocab_size, progress=progress,
-            seed=seed, finish=with_additivity, limit=ADDITIVITY_LIMIT, stacks=bundle,
-        )[0]  # fmt: skip
+            store,
+            runs_on,
+            conditions,
+            BlockShape(**bundle.shape),
+            bundle.layers,
+            dense=build("dense"),
+            emptied=lambda: build("emptied"),
+            model_hash=bundle.model_hash,
+            vocab_size=bundle.vocab_size,
+            progress=progress,
+            seed=seed,
+            finish=with_additivity,
+            limit=ADDITIVITY_LIMIT,
+            stacks=bundle,
+        )[0]
     finally:
         for engine in engines:
             engine.close()
@@ -92,13 +119,19 @@ class _Lines:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rfx.board", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m rfx.board", description=__doc__.split("\n\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("profile", help="measure a latency table from a file of `rfx shapes`")
     one.add_argument("shapes", type=Path)
     one.add_argument("--out", "-o", type=Path, required=True, help="the table, one JSON file")
-    one.add_argument("--target", choices=list(RUNTIMES), help="default: the one that the shapes were made for")
-    one.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="must be that of the shapes")
+    one.add_argument(
+        "--target", choices=list(RUNTIMES), help="default: the one that the shapes were made for"
+    )
+    one.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="must be that of the shapes"
+    )
     for name in ("batch", "sequence"):
         one.add_argument(f"--{name}", type=_count, help="default: as in the shapes")
     one.add_argument("--threads", type=_count, default=1, help="CPU threads of the runtime (1)")
@@ -123,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _env() -> int:
     for name in RUNTIMES:
         here = runtime_class(name).availability()
-        sys.stdout.write(f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}\n")
+        sys.stdout.write(
+            f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}\n"
+        )
     return int(ExitCode.PASS)
 
 
@@ -132,26 +167,52 @@ def _profile(options) -> int:
     require_file_place(options.out)
     if options.precision not in (None, bundle.precision):
         raise UsageError(
-            "The shapes are of another precision, which is a part of the graphs.", got=options.precision,
-            allowed=bundle.precision, next_step=f"rfx shapes MODEL --precision {options.precision} --out shapes.json",
-        )  # fmt: skip
-    conditions = Conditions(batch=bundle.batch, sequence=bundle.sequence, threads=options.threads, precision=bundle.precision)
-    conditions = replace(conditions, batch=options.batch or bundle.batch, sequence=options.sequence or bundle.sequence)
+            "The shapes are of another precision, which is a part of the graphs.",
+            got=options.precision,
+            allowed=bundle.precision,
+            next_step=f"rfx shapes MODEL --precision {options.precision} --out shapes.json",
+        )
+    conditions = Conditions(
+        batch=bundle.batch,
+        sequence=bundle.sequence,
+        threads=options.threads,
+        precision=bundle.precision,
+    )
+    conditions = replace(
+        conditions,
+        batch=options.batch or bundle.batch,
+        sequence=options.sequence or bundle.sequence,
+    )
     if conditions.sequence > bundle.max_sequence:
         raise UsageError(
-            "The sequence is longer than the model takes.", got=f"--sequence {conditions.sequence}",
-            allowed=f"at most {bundle.max_sequence}", next_step="make the shapes with a larger --max-length",
-        )  # fmt: skip
+            "The sequence is longer than the model takes.",
+            got=f"--sequence {conditions.sequence}",
+            allowed=f"at most {bundle.max_sequence}",
+            next_step="make the shapes with a larger --max-length",
+        )
     progress = _Lines(options.quiet)
-    table = profile(bundle, target=options.target or bundle.target, conditions=conditions,
-                    store=Store(warn=progress.warn), progress=progress)  # fmt: skip
+    table = profile(
+        bundle,
+        target=options.target or bundle.target,
+        conditions=conditions,
+        store=Store(warn=progress.warn),
+        progress=progress,
+    )
     write_table(table, options.out)
     error = table.additivity_error
-    facts = {"written": str(options.out), "runtime": table.key.version, "device": table.key.device,
-             "additivity_error": None if error is None else round(error, 4), "seconds": table.measured.get("seconds")}  # fmt: skip
+    facts = {
+        "written": str(options.out),
+        "runtime": table.key.version,
+        "device": table.key.device,
+        "additivity_error": None if error is None else round(error, 4),
+        "seconds": table.measured.get("seconds"),
+    }
     result(facts)
     if error is not None and error > ADDITIVITY_LIMIT:
-        progress.warn(f"the table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}); fix the clocks and run again")
+        progress.warn(
+            f"the table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}); "
+            "fix the clocks and run again"
+        )
     return int(ExitCode.PASS)
 
 

@@ -1,4 +1,5 @@
-"""Which examples, in which batches; disjoint from the evaluation set, proved by hashes in the evidence."""
+"""Which examples, in which batches; disjoint from the evaluation set, proved by hashes in the
+evidence."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ import numpy as np
 if TYPE_CHECKING:
     from rfx.tasks.base import Example, Feature, Task
 
-Batch = tuple[dict[str, Any], dict[str, Any]]  # torch tensors by name: (inputs of the model, targets of the task)
+Batch = tuple[
+    dict[str, Any], dict[str, Any]
+]  # torch tensors by name: (inputs of the model, targets of the task)
 RunFunction = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class Batches:
-    """Calibration features as batches of `(inputs, targets)`: dicts of torch tensors [batch, tokens], padded to the
-    longest of the batch, in the order given. Can be gone through again and again; `len()` is the number of batches."""
+    """Calibration features as batches of `(inputs, targets)`: dicts of torch tensors [batch,
+    tokens], padded to the longest of the batch, in the order given. Can be gone through again and
+    again; `len()` is the number of batches."""
 
     def __init__(self, task: Task, features: Sequence[Feature], batch_size: int):
         self.task, self.features, self.batch_size = task, list(features), batch_size
@@ -27,8 +31,8 @@ class Batches:
 
     @property
     def numbers(self) -> list[int]:
-        """Of each feature the number of its example in the sample: a long context of a question has several features, which must
-        not be parted by a split."""
+        """Of each feature the number of its example in the sample: a long context of a question has
+        several features, which must not be parted by a split."""
         return [f.example for f in self.features]
 
     def only(self, wanted: Callable[[int], bool]) -> Batches:
@@ -45,9 +49,11 @@ class Batches:
 
 
 def choose(examples: Sequence[Example], n: int, seed: int, replacement: bool = False) -> np.ndarray:
-    """Indices of `n` examples drawn with `seed`, all of them where there are fewer; with replacement as the reference
-    of Kwon et al. draws (duplicates occur)."""
-    if replacement:  # numpy's global generator of their day, so that a seed draws the examples it drew there
+    """Indices of `n` examples drawn with `seed`, all of them where there are fewer; with
+    replacement as the reference of Kwon et al. draws (duplicates occur)."""
+    if (
+        replacement
+    ):  # numpy's global generator of their day, so that a seed draws the examples it drew there
         return np.random.RandomState(seed).choice(len(examples), n)
     return np.random.default_rng(seed).permutation(len(examples))[:n]
 
@@ -58,7 +64,8 @@ def set_hash(examples: Sequence[Example]) -> str:
 
 
 def features_hash(features: Sequence[Feature]) -> str:
-    """Hash of model inputs and targets, in their order: what a score depends on besides the model."""
+    """Hash of model inputs and targets, in their order: what a score depends on besides the
+    model."""
     digest = hashlib.sha256()
     for f in features:
         for part in (f.ids, f.targets):
@@ -75,29 +82,42 @@ def overlap(first: Sequence[Example], second: Sequence[Example]) -> int:
     return sum(e.hash in known for e in second)
 
 
-def drop_overlap(train: Sequence[Example], evaluation: Sequence[Example]) -> tuple[list[Example], int]:
+def drop_overlap(
+    train: Sequence[Example], evaluation: Sequence[Example]
+) -> tuple[list[Example], int]:
     """`train` without the examples whose inputs stand in `evaluation`, and how many those were."""
     known = {e.hash for e in evaluation}
     kept = [e for e in train if e.hash not in known]
     return kept, len(train) - len(kept)
 
 
-def run_features(run: RunFunction, task: Task, features: Sequence[Feature], batch_size: int, *,
-                 pad_multiple: int = 8, advance: Callable[[int], None] | None = None) -> dict[str, list[np.ndarray]]:
+def run_features(
+    run: RunFunction,
+    task: Task,
+    features: Sequence[Feature],
+    batch_size: int,
+    *,
+    pad_multiple: int = 8,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, list[np.ndarray]]:
     """Raw outputs of every feature, in the order given.
 
-    Features are run sorted by length, so that little is padded; token-wise outputs are cut to the feature's own tokens.
+    Features are run sorted by length, so that little is padded; token-wise outputs are cut to the
+    feature's own tokens.
 
     Args:
-        run: named int64 arrays [batch, tokens] -> named arrays, first axis the batch: a model or an engine.
+        run: named int64 arrays [batch, tokens] -> named arrays, first axis the batch: a model or an
+            engine.
         pad_multiple: batches are padded to a multiple of this, which spares engines new shapes.
         advance: called with the number of features done.
 
     Returns:
         Output name -> one array a feature, [labels] or [tokens, labels] or [tokens].
-    """  # fmt: skip
+    """
     order = sorted(range(len(features)), key=lambda i: len(features[i].ids["input_ids"]))
-    results: dict[str, list[np.ndarray]] = {name: [None] * len(features) for name in task.output_names}  # type: ignore[list-item]
+    results: dict[str, list[np.ndarray]] = {
+        name: [None] * len(features) for name in task.output_names
+    }  # type: ignore[list-item]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         part = [features[i] for i in rows]
@@ -110,7 +130,9 @@ def run_features(run: RunFunction, task: Task, features: Sequence[Feature], batc
             for row, i in enumerate(rows):
                 array = np.asarray(out[name][row])
                 token_wise = array.ndim >= 1 and task.token_outputs and array.shape[0] == tokens
-                results[name][i] = array[: len(features[i].ids["input_ids"])] if token_wise else array
+                results[name][i] = (
+                    array[: len(features[i].ids["input_ids"])] if token_wise else array
+                )
         if advance:
             advance(len(rows))
     return results

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. It decides nothing.
 
-stdout is the result (`--json`: one object), stderr is log and progress. Exit codes are those of `rfx.errors.ExitCode`.
+stdout is the result (`--json`: one object), stderr is log and progress. Exit codes are those of
+`rfx.errors.ExitCode`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-from rfx.command_line import print_error, print_json, publish, recipe_of, session, shares_of, table_of, task_of
+from rfx.command_line import (
+    print_error,
+    print_json,
+    publish,
+    recipe_of,
+    session,
+    shares_of,
+    table_of,
+    task_of,
+)
 from rfx.errors import ExitCode, is_interrupt
 from rfx.options import (  # noqa: I001
     AllowInconclusive,
@@ -47,14 +57,21 @@ from rfx.options import (  # noqa: I001
 )
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-    help="Retraining-free exporter: prune a fine-tuned Transformer to a latency target on the runtime that serves it.",
-    epilog="Exit codes: 0 pass, 1 a gate failed, 2 usage, 3 target infeasible, 4 environment missing, 5 unsupported "
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Retraining-free exporter: prune a fine-tuned Transformer to a latency target on the "
+    "runtime that serves it.",
+    epilog="Exit codes: 0 pass, 1 a gate failed, 2 usage, 3 target infeasible, 4 environment "
+    "missing, 5 unsupported "
     "model, 6 internal check failed, 7 inconclusive, 130 interrupted.",
-)  # fmt: skip
+)
 
 
-def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None) -> None:
+def _close(
+    evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None
+) -> None:
     from rfx.report import summary
     from rfx.terminal import print_lines
     from rfx.verify.gates import exit_code
@@ -69,20 +86,64 @@ def _close(evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: 
 
 @app.command("prune-export")
 def prune_export_command(
-    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
-    latency: Latency = None, flops: Flops = None, max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
-    metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
-    threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
-    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None, max_batch: MaxBatch = None,
-    max_sequence: MaxSequence = None, capability: Capability = None, out: Out = Path("rfx-out"), json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
-) -> None:  # fmt: skip
+    source: Source = None,
+    model: ModelName = None,
+    task: Task = None,
+    train: Train = None,
+    eval_: Eval = None,
+    target: Target = None,
+    latency: Latency = None,
+    flops: Flops = None,
+    max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    metric: Metric = None,
+    method: MethodName = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    max_length: MaxLength = None,
+    examples: Examples = None,
+    seed: Seed = None,
+    column: Column = None,
+    labels: Labels = None,
+    table: TableFile = None,
+    max_batch: MaxBatch = None,
+    max_sequence: MaxSequence = None,
+    capability: Capability = None,
+    out: Out = Path("rfx-out"),
+    json_: Json = False,
+    quiet: Quiet = False,
+    allow_inconclusive: AllowInconclusive = False,
+) -> None:
     """Prune a fine-tuned model to a budget, export it, and prove the result."""
     with session(json_, quiet) as progress:
-        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
-                         max_drop=max_drop, min_speedup=min_speedup, metric=metric, method=method, batch=batch,
-                         sequence=sequence, threads=threads, precision=precision, max_length=max_length,
-                         examples=examples, seed=seed, column=column, labels=labels, max_batch=max_batch,
-                         max_sequence=max_sequence, capability=capability)  # fmt: skip
+        recipe = recipe_of(
+            source,
+            model=model,
+            task=task,
+            train=train,
+            eval_=eval_,
+            target=target,
+            latency=latency,
+            flops=flops,
+            max_drop=max_drop,
+            min_speedup=min_speedup,
+            metric=metric,
+            method=method,
+            batch=batch,
+            sequence=sequence,
+            threads=threads,
+            precision=precision,
+            max_length=max_length,
+            examples=examples,
+            seed=seed,
+            column=column,
+            labels=labels,
+            max_batch=max_batch,
+            max_sequence=max_sequence,
+            capability=capability,
+        )
         from rfx.pipeline import prune_export
 
         evidence = prune_export(recipe, out, progress=progress, table=table_of(table))
@@ -92,55 +153,142 @@ def prune_export_command(
 
 @app.command("plan")
 def plan_command(
-    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
-    latency: Latency = None, flops: Flops = None, metric: Metric = None, method: MethodName = None, batch: Batch = None,
-    sequence: Sequence = None, threads: Threads = None, precision: Precision = None, max_length: MaxLength = None,
-    examples: Examples = None, seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
-    json_: Json = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
+    source: Source = None,
+    model: ModelName = None,
+    task: Task = None,
+    train: Train = None,
+    eval_: Eval = None,
+    target: Target = None,
+    latency: Latency = None,
+    flops: Flops = None,
+    metric: Metric = None,
+    method: MethodName = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    max_length: MaxLength = None,
+    examples: Examples = None,
+    seed: Seed = None,
+    column: Column = None,
+    labels: Labels = None,
+    table: TableFile = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Score and search only: the plan and its predicted latency. No model is written."""
     with session(json_, quiet) as progress:
-        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, latency=latency, flops=flops,
-                         metric=metric, method=method, batch=batch, sequence=sequence, threads=threads,
-                         precision=precision, max_length=max_length, examples=examples, seed=seed, column=column,
-                         labels=labels)  # fmt: skip
+        recipe = recipe_of(
+            source,
+            model=model,
+            task=task,
+            train=train,
+            eval_=eval_,
+            target=target,
+            latency=latency,
+            flops=flops,
+            metric=metric,
+            method=method,
+            batch=batch,
+            sequence=sequence,
+            threads=threads,
+            precision=precision,
+            max_length=max_length,
+            examples=examples,
+            seed=seed,
+            column=column,
+            labels=labels,
+        )
         from rfx.pipeline import plan_only
         from rfx.terminal import print_plan
 
         plan, found, ratio = plan_only(recipe, progress=progress, table=table_of(table))
         progress.stop()
         if json_:
-            print_json({"plan": plan.to_json(), "search": found.model_dump(mode="json"), "predicted_ratio": ratio})
+            print_json(
+                {
+                    "plan": plan.to_json(),
+                    "search": found.model_dump(mode="json"),
+                    "predicted_ratio": ratio,
+                }
+            )
         else:
             print_plan(plan, found, ratio)
 
 
 @app.command("sweep")
 def sweep_command(
-    source: Source = None, model: ModelName = None, task: Task = None, train: Train = None, eval_: Eval = None, target: Target = None,
-    latency: Annotated[Optional[str], typer.Option("--latency", help="Latency targets, shares of the dense model's.")] = None,
-    flops: Annotated[Optional[str], typer.Option("--flops", help="FLOPs targets in place of latency targets.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Samples of calibration examples to repeat every target with.")] = 1,
-    max_drop: MaxDrop = None, metric: Metric = None, method: MethodName = None, batch: Batch = None, sequence: Sequence = None,
-    threads: Threads = None, precision: Precision = None, max_length: MaxLength = None, examples: Examples = None,
-    seed: Seed = None, column: Column = None, labels: Labels = None, table: TableFile = None,
-    out: Out = Path("rfx-sweep"), json_: Json = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
-    """Accuracy and measured latency at many targets: the curve, and which point to take for a --max-drop.
+    source: Source = None,
+    model: ModelName = None,
+    task: Task = None,
+    train: Train = None,
+    eval_: Eval = None,
+    target: Target = None,
+    latency: Annotated[
+        Optional[str],
+        typer.Option("--latency", help="Latency targets, shares of the dense model's."),
+    ] = None,
+    flops: Annotated[
+        Optional[str], typer.Option("--flops", help="FLOPs targets in place of latency targets.")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", min=1, help="Samples of calibration examples to repeat every target with."
+        ),
+    ] = 1,
+    max_drop: MaxDrop = None,
+    metric: Metric = None,
+    method: MethodName = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    max_length: MaxLength = None,
+    examples: Examples = None,
+    seed: Seed = None,
+    column: Column = None,
+    labels: Labels = None,
+    table: TableFile = None,
+    out: Out = Path("rfx-sweep"),
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Accuracy and measured latency at many targets: the curve, and which point to take for a
+    --max-drop.
 
-    Exits with 1 where no point keeps the --max-drop, with 3 where no target can be reached. An earlier sweep in --out is replaced; its
-    points are kept in the cache.
+    Exits with 1 where no point keeps the --max-drop, with 3 where no target can be reached. An
+    earlier sweep in --out is replaced; its points are kept in the cache.
     """
     with session(json_, quiet) as progress:
-        recipe = recipe_of(source, model=model, task=task, train=train, eval_=eval_, target=target, max_drop=max_drop, metric=metric,
-                           method=method, batch=batch, sequence=sequence, threads=threads, precision=precision,
-                           max_length=max_length, examples=examples, seed=seed, column=column, labels=labels)  # fmt: skip
+        recipe = recipe_of(
+            source,
+            model=model,
+            task=task,
+            train=train,
+            eval_=eval_,
+            target=target,
+            max_drop=max_drop,
+            metric=metric,
+            method=method,
+            batch=batch,
+            sequence=sequence,
+            threads=threads,
+            precision=precision,
+            max_length=max_length,
+            examples=examples,
+            seed=seed,
+            column=column,
+            labels=labels,
+        )
         by, targets = shares_of(latency, flops)
         from rfx.sweep import sweep
         from rfx.terminal import print_curve
         from rfx.verify.curve import max_drop_missed
 
-        curve = sweep(recipe, targets, out, by=by, seeds=seeds, progress=progress, table=table_of(table))
+        curve = sweep(
+            recipe, targets, out, by=by, seeds=seeds, progress=progress, table=table_of(table)
+        )
         progress.stop()
         if json_:
             print_json(curve.model_dump(mode="json"))
@@ -152,15 +300,35 @@ def sweep_command(
 
 @app.command("profile")
 def profile_command(
-    source: Source = None, model: ModelName = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
-    threads: Threads = None, precision: Precision = None, seed: Seed = None,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the table to this JSON file.")] = None,
-    json_: Json = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
-    """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one JSON file."""
+    source: Source = None,
+    model: ModelName = None,
+    task: Task = None,
+    target: Target = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    threads: Threads = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", "-o", help="Write the table to this JSON file.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one
+    JSON file."""
     with session(json_, quiet) as progress:
-        recipe = recipe_of(source, model=model, task=task or task_of(model or source), target=target, batch=batch, sequence=sequence,
-                         threads=threads, precision=precision, seed=seed)  # fmt: skip
+        recipe = recipe_of(
+            source,
+            model=model,
+            task=task or task_of(model or source),
+            target=target,
+            batch=batch,
+            sequence=sequence,
+            threads=threads,
+            precision=precision,
+            seed=seed,
+        )
         from rfx.cost.table_file import write_table
         from rfx.pipeline import profile
         from rfx.terminal import print_table
@@ -177,52 +345,122 @@ def profile_command(
 
 @app.command("shapes")
 def shapes_command(
-    source: Source = None, model: ModelName = None, task: Task = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
-    precision: Precision = None, max_length: MaxLength = None, seed: Seed = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to carry to the board.")] = Path("shapes.json"),
-    json_: Json = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
-    """Pack a model's shapes for a board, which measures its latency table with NumPy and its runtime alone."""
+    source: Source = None,
+    model: ModelName = None,
+    task: Task = None,
+    target: Target = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    precision: Precision = None,
+    max_length: MaxLength = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to carry to the board.")
+    ] = Path("shapes.json"),
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pack a model's shapes for a board, which measures its latency table with NumPy and its
+    runtime alone."""
     with session(json_, quiet) as progress:
-        recipe = recipe_of(source, model=model, task=task or task_of(model or source), target=target, batch=batch, sequence=sequence,
-                         precision=precision, max_length=max_length, seed=seed)  # fmt: skip
+        recipe = recipe_of(
+            source,
+            model=model,
+            task=task or task_of(model or source),
+            target=target,
+            batch=batch,
+            sequence=sequence,
+            precision=precision,
+            max_length=max_length,
+            seed=seed,
+        )
         from rfx.pipeline import shapes
 
         count = shapes(recipe, out, progress=progress)
         progress.stop()
         command = f"python -m rfx.board profile {out.name} --out table.json"
         if json_:
-            print_json({"written": str(out), "graphs": count, "bytes": out.stat().st_size, "next": command})
+            print_json(
+                {"written": str(out), "graphs": count, "bytes": out.stat().st_size, "next": command}
+            )
         else:
-            typer.echo(f"written to {out}: {count} graphs, {out.stat().st_size / 1024:.0f} KiB\non the board: {command}")
+            typer.echo(
+                f"written to {out}: {count} graphs, {out.stat().st_size / 1024:.0f} KiB\non the "
+                f"board: {command}"
+            )
 
 
 @app.command("build")
 def build_command(
     onnx: Annotated[Path, typer.Argument(help="An ONNX file, e.g. model.onnx of prune-export.")],
-    capability: Capability = None, target: Target = None, batch: Batch = None, sequence: Sequence = None,
-    max_batch: MaxBatch = None, max_sequence: MaxSequence = None,
-    workspace_mb: Annotated[Optional[int], typer.Option("--workspace-mb", min=1, help="Memory that kernels may use while they run.")] = None,
-    builder_level: Annotated[Optional[int], typer.Option("--builder-level", min=0, max=5, help="Optimisation level 0..5 (3): higher builds longer.")] = None,
-    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Runs under later minor versions of TensorRT; larger, some kernels are forbidden.")] = False,
-    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Runs on every GPU from Ampere on; slower than an engine for one.")] = False,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The engine file; default: beside the ONNX file.")] = None,
-    json_: Json = False, quiet: Quiet = False,
-) -> None:  # fmt: skip
-    """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU needed)."""
+    capability: Capability = None,
+    target: Target = None,
+    batch: Batch = None,
+    sequence: Sequence = None,
+    max_batch: MaxBatch = None,
+    max_sequence: MaxSequence = None,
+    workspace_mb: Annotated[
+        Optional[int],
+        typer.Option("--workspace-mb", min=1, help="Memory that kernels may use while they run."),
+    ] = None,
+    builder_level: Annotated[
+        Optional[int],
+        typer.Option(
+            "--builder-level",
+            min=0,
+            max=5,
+            help="Optimisation level 0..5 (3): higher builds longer.",
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="Runs under later minor versions of TensorRT; larger, some kernels are forbidden.",
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible",
+            help="Runs on every GPU from Ampere on; slower than an engine for one.",
+        ),
+    ] = False,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", "-o", help="The engine file; default: beside the ONNX file."),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU
+    needed)."""
     with session(json_, quiet) as progress:
         from rfx.runtimes import EngineOptions
         from rfx.stages.compile import compile_engine, read_conditions
         from rfx.store import Store
 
-        conditions, longest = read_conditions(onnx, batch=batch, sequence=sequence, max_sequence=max_sequence)
+        conditions, longest = read_conditions(
+            onnx, batch=batch, sequence=sequence, max_sequence=max_sequence
+        )
         options = EngineOptions(
-            max_batch=max_batch, max_sequence=longest, workspace_mb=workspace_mb, builder_level=builder_level,
-            version_compatible=version_compatible, hardware_compatible=hardware_compatible, store=Store(warn=progress.warn),
-        )  # fmt: skip
+            max_batch=max_batch,
+            max_sequence=longest,
+            workspace_mb=workspace_mb,
+            builder_level=builder_level,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            store=Store(warn=progress.warn),
+        )
         with progress.bar("building the engine", None):
-            path, facts = compile_engine(onnx, out, target=None if target == "auto" else target, options=options,
-                                         conditions=conditions, compute_capabilities=capability or ())  # fmt: skip
+            path, facts = compile_engine(
+                onnx,
+                out,
+                target=None if target == "auto" else target,
+                options=options,
+                conditions=conditions,
+                compute_capabilities=capability or (),
+            )
         progress.stop()
         if json_:
             print_json({"written": str(path), **facts})
@@ -235,10 +473,21 @@ def build_command(
 @app.command("verify")
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="An output folder of prune-export.")],
-    onnx: Annotated[Optional[Path], typer.Option("--onnx", help="Judge accuracy and latency of this file of the same model (a quantized one).")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Write the new evidence and its reports here.")] = None,
-    json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
-) -> None:  # fmt: skip
+    onnx: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--onnx",
+            help="Judge accuracy and latency of this file of the same model (a quantized one).",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", "-o", help="Write the new evidence and its reports here."),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    allow_inconclusive: AllowInconclusive = False,
+) -> None:
     """Measure an existing output again, here: shapes, parity, accuracy and latency."""
     with session(json_, quiet) as progress:
         from rfx.pipeline import verify
@@ -251,12 +500,22 @@ def verify_command(
 @app.command("gate")
 def gate_command(
     evidence: Annotated[Path, typer.Argument(help="evidence.json, or the folder that holds it.")],
-    max_drop: MaxDrop = None, min_speedup: MinSpeedup = None,
-    max_regression: Annotated[float, typer.Option("--max-regression", help="Points that may be lost against --baseline.")] = 0.5,
-    baseline: Annotated[Optional[Path], typer.Option("--baseline", help="Another evidence.json that this one must not be worse than.")] = None,
+    max_drop: MaxDrop = None,
+    min_speedup: MinSpeedup = None,
+    max_regression: Annotated[
+        float, typer.Option("--max-regression", help="Points that may be lost against --baseline.")
+    ] = 0.5,
+    baseline: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--baseline", help="Another evidence.json that this one must not be worse than."
+        ),
+    ] = None,
     junit: Annotated[Optional[Path], typer.Option("--junit", help="Write JUnit XML here.")] = None,
-    json_: Json = False, quiet: Quiet = False, allow_inconclusive: AllowInconclusive = False,
-) -> None:  # fmt: skip
+    json_: Json = False,
+    quiet: Quiet = False,
+    allow_inconclusive: AllowInconclusive = False,
+) -> None:
     """Judge evidence by new limits, from its numbers alone. For CI."""
     with session(json_, quiet):
         from rfx.report import gates as gates_lines
@@ -266,13 +525,20 @@ def gate_command(
         from rfx.verify.gates import check, exit_code, read_evidence
 
         found = read_evidence(evidence)
-        gates = check(found, max_drop=max_drop, min_speedup=min_speedup, max_regression=max_regression,
-                      baseline=read_evidence(baseline) if baseline else None)  # fmt: skip
+        gates = check(
+            found,
+            max_drop=max_drop,
+            min_speedup=min_speedup,
+            max_regression=max_regression,
+            baseline=read_evidence(baseline) if baseline else None,
+        )
         judged = found.model_copy(update={"gates": gates})
         if junit:
             atomic_write_text(junit, render(judged, "junit"))
         if json_:
-            print_json({"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]})
+            print_json(
+                {"outcome": judged.outcome, "gates": [g.model_dump(mode="json") for g in gates]}
+            )
         elif not quiet:
             print_lines(gates_lines(judged))
         publish(judged)
@@ -288,14 +554,19 @@ def env_command(json_: Json = False) -> None:
 
         here, runtimes = environment(), runtimes_report()
         if json_:
-            rows = [dict(zip(("name", "ok", "reason", "next_step", "verified_on_hardware"), row)) for row in runtimes]
+            rows = [
+                dict(zip(("name", "ok", "reason", "next_step", "verified_on_hardware"), row))
+                for row in runtimes
+            ]
             print_json({"environment": here, "runtimes": rows})
         else:
             print_environment(here, runtimes)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         from rfx import __version__
 
@@ -304,17 +575,25 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job cleans up like an interrupted one
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a cancelled CI job cleans up like an interrupted one
     as_json = "--json" in sys.argv[1:]
     try:
-        code = app(standalone_mode=not as_json)  # with --json typer's own refusals come back too, to be one JSON object
+        code = app(
+            standalone_mode=not as_json
+        )  # with --json typer's own refusals come back too, to be one JSON object
         sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPT))
-    except Exception as error:  # a bug of rfx: said in full, and never with the exit code of a failed gate
+    except (
+        Exception
+    ) as error:  # a bug of rfx: said in full, and never with the exit code of a failed gate
         if is_interrupt(error):
             sys.exit(int(ExitCode.INTERRUPT))
-        if hasattr(error, "format_message"):  # typer's: an option that is not there, a value of another type
+        if hasattr(
+            error, "format_message"
+        ):  # typer's: an option that is not there, a value of another type
             _end_json(error.format_message(), ExitCode.USAGE)
         import traceback
 

@@ -1,4 +1,5 @@
-"""What every command does before and after its work: the recipe of a command line, progress, errors and their exit codes."""
+"""What every command does before and after its work: the recipe of a command line, progress, errors
+and their exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from rfx.errors import ExitCode, UsageError, UserError, is_interrupt
 
 @contextmanager
 def session(as_json: bool, quiet: bool) -> Iterator[Any]:
-    """Progress for one command; user errors become a message and their exit code, an interrupt 130."""
+    """Progress for one command; user errors become a message and their exit code, an interrupt
+    130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -30,7 +32,13 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
             yield terminal
     except UserError as error:
         if as_json:
-            print_error(error.what, error.exit_code, got=error.got, allowed=error.allowed, next_step=error.next_step)
+            print_error(
+                error.what,
+                error.exit_code,
+                got=error.got,
+                allowed=error.allowed,
+                next_step=error.next_step,
+            )
         terminal.error(error.render())
         raise typer.Exit(int(error.exit_code)) from None
     except ModuleNotFoundError as error:  # a board that has a runtime and little else
@@ -40,7 +48,11 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
         message = f"This command needs {name}, which is not installed."
         if as_json:
             print_error(message, ExitCode.ENVIRONMENT)
-        terminal.error(message + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or run this on the server")
+        terminal.error(
+            message
+            + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or "
+            "run this on the server"
+        )
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except Exception as error:
         if is_interrupt(error):
@@ -52,7 +64,11 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
             raise
         if as_json:
             print_error(message, ExitCode.ENVIRONMENT)
-        terminal.error(message + "\n  next:    free space or permissions there, then run again; what was measured is kept")
+        terminal.error(
+            message
+            + "\n  next:    free space or permissions there, then run again; what was measured is "
+            "kept"
+        )
         raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
     except KeyboardInterrupt:
         _say_interrupted(as_json, terminal)
@@ -62,20 +78,37 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
 def _say_interrupted(as_json: bool, terminal: Any) -> None:
     if as_json:
         print_error("Interrupted.", ExitCode.INTERRUPT)
-    terminal.error("Interrupted. Nothing half-written is left; what was finished is kept for the next run.")
+    terminal.error(
+        "Interrupted. Nothing half-written is left; what was finished is kept for the next run."
+    )
 
 
 def _disk_problem(error: BaseException) -> str | None:
-    """What the file system refused, or None where the error is of another kind. A write has no file name to give, and
-    libraries written in other languages say it in words of their own."""
+    """What the file system refused, or None where the error is of another kind. A write has no file
+    name to give, and libraries written in other languages say it in words of their own."""
     import errno
 
-    refusals = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+    refusals = (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EIO,
+        errno.EACCES,
+        errno.EPERM,
+    )
     seen = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in refusals:
-            return os.strerror(seen.errno) + (f": {seen.filename}" if seen.filename is not None else "")
-        for words in ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system"):
+            return os.strerror(seen.errno) + (
+                f": {seen.filename}" if seen.filename is not None else ""
+            )
+        for words in (
+            "No space left on device",
+            "File too large",
+            "Disk quota exceeded",
+            "Read-only file system",
+        ):
             if words in str(seen):
                 return words
         seen = seen.__cause__
@@ -92,10 +125,33 @@ def print_error(what: str, code: ExitCode, **parts: Any) -> None:
     print_json({"error": said, "exit_code": int(code)})
 
 
-def recipe_of(source: str | None, *, model=None, task=None, train=None, eval_=None, target=None, latency=None, flops=None,
-            max_drop=None, min_speedup=None, metric=None, method=None, batch=None, sequence=None, threads=None,
-            precision=None, max_length=None, examples=None, seed=None, column=None, labels=None, max_batch=None,
-            max_sequence=None, capability=None):
+def recipe_of(
+    source: str | None,
+    *,
+    model=None,
+    task=None,
+    train=None,
+    eval_=None,
+    target=None,
+    latency=None,
+    flops=None,
+    max_drop=None,
+    min_speedup=None,
+    metric=None,
+    method=None,
+    batch=None,
+    sequence=None,
+    threads=None,
+    precision=None,
+    max_length=None,
+    examples=None,
+    seed=None,
+    column=None,
+    labels=None,
+    max_batch=None,
+    max_sequence=None,
+    capability=None,
+):
     """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
     from rfx.recipe import PRESETS, bundled_recipes, make_recipe, read_recipe
 
@@ -124,22 +180,48 @@ def recipe_of(source: str | None, *, model=None, task=None, train=None, eval_=No
     if latency is not None or flops is not None:
         base["budget"] = {}
     for path, value in {
-        "model": model, "task": task, "data.train": train, "data.eval": eval_, "target": target, "budget.latency": latency,
-        "budget.flops": flops, "max_drop": max_drop, "min_speedup": min_speedup, "metric": metric,
-        "conditions.batch": batch, "conditions.sequence": sequence, "conditions.threads": threads,
-        "conditions.precision": precision, "max_length": max_length, "calibration.examples": examples,
-        "engine.max_batch": max_batch, "engine.max_sequence": max_sequence, "engine.compute_capabilities": capability or None,
-        "calibration.seed": seed, "seed": seed, "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
-    }.items():  # fmt: skip
+        "model": model,
+        "task": task,
+        "data.train": train,
+        "data.eval": eval_,
+        "target": target,
+        "budget.latency": latency,
+        "budget.flops": flops,
+        "max_drop": max_drop,
+        "min_speedup": min_speedup,
+        "metric": metric,
+        "conditions.batch": batch,
+        "conditions.sequence": sequence,
+        "conditions.threads": threads,
+        "conditions.precision": precision,
+        "max_length": max_length,
+        "calibration.examples": examples,
+        "engine.max_batch": max_batch,
+        "engine.max_sequence": max_sequence,
+        "engine.compute_capabilities": capability or None,
+        "calibration.seed": seed,
+        "seed": seed,
+        "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
+    }.items():
         put(path, value)
     if method is not None:
         if method not in PRESETS:
-            raise UsageError("There is no method of this name.", got=method, allowed=", ".join(PRESETS), next_step="give another --method")
+            raise UsageError(
+                "There is no method of this name.",
+                got=method,
+                allowed=", ".join(PRESETS),
+                next_step="give another --method",
+            )
         base["method"] = method
     for pair in column or []:
         role, _, name = pair.partition("=")
         if not role or not name:
-            raise UsageError("--column is not understood.", got=pair, allowed="ROLE=NAME, e.g. --column text=review", next_step="correct it")
+            raise UsageError(
+                "--column is not understood.",
+                got=pair,
+                allowed="ROLE=NAME, e.g. --column text=review",
+                next_step="correct it",
+            )
         put(f"data.columns.{role}", name)
     return make_recipe(base, source or "the command line")
 
@@ -150,13 +232,24 @@ SWEPT = "0.8,0.7,0.6,0.5,0.4"  # targets of a sweep that names none
 def shares_of(latency: str | None, flops: str | None) -> tuple[str, list[float]]:
     """Which budget a sweep goes over, and its targets, from comma separated numbers."""
     if latency is not None and flops is not None:
-        raise UsageError("A sweep goes over latency or over FLOPs.", got="--latency and --flops", allowed="one of them", next_step="leave one out")
+        raise UsageError(
+            "A sweep goes over latency or over FLOPs.",
+            got="--latency and --flops",
+            allowed="one of them",
+            next_step="leave one out",
+        )
     text = flops if flops is not None else latency if latency is not None else SWEPT
     try:
-        return ("flops" if flops is not None else "latency"), [float(t) for t in text.split(",") if t.strip()]
+        return ("flops" if flops is not None else "latency"), [
+            float(t) for t in text.split(",") if t.strip()
+        ]
     except ValueError:
-        raise UsageError("The targets of a sweep are not numbers.", got=text, allowed=f"comma separated shares, e.g. {SWEPT}",
-                         next_step=f"correct --{'flops' if flops is not None else 'latency'}") from None  # fmt: skip
+        raise UsageError(
+            "The targets of a sweep are not numbers.",
+            got=text,
+            allowed=f"comma separated shares, e.g. {SWEPT}",
+            next_step=f"correct --{'flops' if flops is not None else 'latency'}",
+        ) from None
 
 
 def table_of(path: Path | None):
@@ -171,17 +264,25 @@ def task_of(source: str | None) -> str | None:
     if source is None or not config.is_file():
         return None
     try:
-        architecture = (json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""])[0]
+        architecture = (
+            json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""]
+        )[0]
     except (ValueError, AttributeError):
         return None
-    endings = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
-               "ForQuestionAnswering": "question-answering"}  # fmt: skip
-    return next((task for ending, task in endings.items() if architecture.endswith(ending)), "text-classification")
+    endings = {
+        "ForSequenceClassification": "text-classification",
+        "ForTokenClassification": "token-classification",
+        "ForQuestionAnswering": "question-answering",
+    }
+    return next(
+        (task for ending, task in endings.items() if architecture.endswith(ending)),
+        "text-classification",
+    )
 
 
 def publish(evidence: Any) -> None:
-    """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error` lines on stderr where
-    GITHUB_ACTIONS=true."""
+    """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error`
+    lines on stderr where GITHUB_ACTIONS=true."""
     from rfx.report import render
     from rfx.report.facts import interval_text, limit_text, value_text
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Solver:
-    """An array module with the iterative solver on it. `lsmr(A, b, **options)` returns (x, istop, iterations, ...)."""
+    """An array module with the iterative solver on it. `lsmr(A, b, **options)` returns (x, istop,
+    iterations, ...)."""
 
     name: str  # "scipy" | "cupy"
     arrays: Any  # numpy | cupy
@@ -63,14 +64,17 @@ def on_best_device(model: torch.nn.Module) -> Iterator[None]:
 
 
 def solver_module(device: torch.device | None = None) -> Solver:
-    """CuPy where `device` is a CUDA GPU (default: where there is one) and CuPy works on it; SciPy otherwise."""
+    """CuPy where `device` is a CUDA GPU (default: where there is one) and CuPy works on it; SciPy
+    otherwise."""
     device = default_device() if device is None else device
     if device.type == "cuda":
         try:
             import cupy
             from cupyx.scipy.sparse.linalg import lsmr as cupy_lsmr
 
-            cupy.zeros(1) + 1  # a CuPy without its CUDA libraries fails here, not in the middle of the tuning
+            (
+                cupy.zeros(1) + 1
+            )  # a CuPy without its CUDA libraries fails here, not in the middle of the tuning
             return Solver("cupy", cupy, cupy_lsmr)
         except Exception:  # noqa: BLE001 - missing, built for another CUDA, no driver: SciPy solves the same system
             pass

@@ -1,6 +1,8 @@
-"""The frame of the command lines that run where typer and rich are not: `python -m rfx.board`, `python -m rfx.quantize`.
+"""The frame of the command lines that run where typer and rich are not: `python -m rfx.board`,
+`python -m rfx.quantize`.
 
-Standard library only. `rfx` itself has the same rules in rfx/command_line.py, with colours and --json.
+Standard library only. `rfx` itself has the same rules in rfx/command_line.py, with colours and
+--json.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def result(facts: Mapping[str, Any]) -> None:
 
 
 def run_command(command: Callable[[], int], *, interrupted: str) -> int:
-    """The command's exit code; what it raises is said on stderr and becomes that of `rfx.errors.ExitCode`.
+    """The command's exit code; what it raises is said on stderr and becomes that of
+    `rfx.errors.ExitCode`.
 
     Args:
         interrupted: what is left after Ctrl-C, in a sentence.

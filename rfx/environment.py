@@ -1,4 +1,5 @@
-"""On what machine and with what software something was measured: a part of every evidence, and `rfx env`."""
+"""On what machine and with what software something was measured: a part of every evidence, and `rfx
+env`."""
 
 from __future__ import annotations
 
@@ -12,17 +13,37 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = (
-    "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
-    "tensorrt-cu13", "tensorrt-rtx", "openvino", "polygraphy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-ml-py", "numpy", "scipy", "scikit-learn", "safetensors",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx",
+    "openvino",
+    "polygraphy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "nvidia-ml-py",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+)
 
 
 @lru_cache(maxsize=1)
 def cpu_model() -> str:
-    """The CPU's model name and, on x86, its widest vector extension (the kernels a runtime picks depend on it)."""
+    """The CPU's model name and, on x86, its widest vector extension (the kernels a runtime picks
+    depend on it)."""
     name, flags = "", ""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             key, _, value = line.partition(":")
             key, value = key.strip().lower(), value.strip()
             if key in ("model name", "hardware") and not name:
@@ -43,11 +64,15 @@ def gpu_models() -> tuple[str, ...]:
     """Names of the NVIDIA GPUs as nvidia-smi gives them; empty without one."""
     if not shutil.which("nvidia-smi"):
         return ()
-    return tuple(x.strip() for x in _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines())
+    return tuple(
+        x.strip()
+        for x in _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()
+    )
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that matter, read from their metadata: nothing heavy is imported."""
+    """Installed versions of the packages that matter, read from their metadata: nothing heavy is
+    imported."""
     found = {}
     for name in PACKAGES:
         try:
@@ -87,13 +112,15 @@ def environment() -> dict:
     except ImportError:
         pass
     if gpu_models():
-        facts["driver"] = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).split("\n")[0]
+        facts["driver"] = _output(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        ).split("\n")[0]
     return facts
 
 
 def runtimes_report() -> list[tuple[str, bool, str, str, bool]]:
-    """Per registered runtime: name, whether it runs here, why not, what to do, and whether it was ever seen running on the
-    hardware it is for. For `rfx env`."""
+    """Per registered runtime: name, whether it runs here, why not, what to do, and whether it was
+    ever seen running on the hardware it is for. For `rfx env`."""
     from rfx.runtimes import RUNTIMES, runtime_class
 
     report = []
@@ -106,6 +133,8 @@ def runtimes_report() -> list[tuple[str, bool, str, str, bool]]:
 
 def _output(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -1,4 +1,5 @@
-"""User errors: what was wrong, what was got, what is allowed, and the next step; each with its exit code.
+"""User errors: what was wrong, what was got, what is allowed, and the next step; each with its exit
+code.
 
 A `UserError` is expected and never shows a traceback. Anything else is a bug in rfx and does.
 """
@@ -28,8 +29,9 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception is what became of an interrupt: Python wraps one that arrives while a class is being made, libraries
-    wrap what they catch, and PyTorch's C++ keeps no more of it than its name in a text."""
+    """Whether an exception is what became of an interrupt: Python wraps one that arrives while a
+    class is being made, libraries wrap what they catch, and PyTorch's C++ keeps no more of it than
+    its name in a text."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, KeyboardInterrupt) or "KeyboardInterrupt" in str(seen):
@@ -50,7 +52,9 @@ class UserError(Exception):
 
     exit_code: ExitCode = ExitCode.USAGE
 
-    def __init__(self, what: str, *, got: object = None, allowed: object = None, next_step: str | None = None):
+    def __init__(
+        self, what: str, *, got: object = None, allowed: object = None, next_step: str | None = None
+    ):
         self.what, self.got, self.allowed, self.next_step = what, got, allowed, next_step
         super().__init__(self.render())
 

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 class MaskTap:
     """Context manager that masks `sites` of `model` while it is open, and leaves nothing behind.
 
-    `masks[site.name]` is a tensor [units], or [batch, units] for one mask an example (per-example gradients).
-    It is multiplied into the input [B, T, units * width] of the site's output projection; sites without a mask are
-    left alone. Scaling a head's context equals scaling its attention probabilities (Kwon et al. 2022, section 3).
+    `masks[site.name]` is a tensor [units], or [batch, units] for one mask an example (per-example
+    gradients). It is multiplied into the input [B, T, units * width] of the site's output
+    projection; sites without a mask are left alone. Scaling a head's context equals scaling its
+    attention probabilities (Kwon et al. 2022, section 3).
 
     >>> with MaskTap(model, sites, {"layer.0.mha": torch.tensor([0.0, 1.0])}):
     ...     masked = model(**batch).logits
     """
 
-    def __init__(self, model: torch.nn.Module, sites: Sequence[Site], masks: Mapping[str, torch.Tensor]):
+    def __init__(
+        self, model: torch.nn.Module, sites: Sequence[Site], masks: Mapping[str, torch.Tensor]
+    ):
         self.model, self.sites, self.masks = model, sites, masks
         self._handles: list = []
 

@@ -1,4 +1,5 @@
-"""The story, in order: load, measure, score, search, close the loop, rearrange, compensate, shrink, export, verify."""
+"""The story, in order: load, measure, score, search, close the loop, rearrange, compensate, shrink,
+export, verify."""
 
 from __future__ import annotations
 
@@ -20,16 +21,23 @@ from rfx.verify.evidence import Evidence, SearchPart
 from rfx.verify.gates import accuracy_gate, latency_gate, predicted_latency_gate
 
 
-def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None,
-                 table: LatencyTable | None = None) -> Evidence:
+def prune_export(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    table: LatencyTable | None = None,
+) -> Evidence:
     """From a fine-tuned model and a budget to a smaller model in `out`, with the evidence.
 
-    `out` gets model/ (safetensors, config, tokenizer), model.onnx, plan.json, evidence.json, report.html, junit.xml,
-    summary.md and README.md (the model card). It appears whole or not at all; what was there stays until then.
+    `out` gets model/ (safetensors, config, tokenizer), model.onnx, plan.json, evidence.json,
+    report.html, junit.xml, summary.md and README.md (the model card). It appears whole or not at
+    all; what was there stays until then.
 
     Raises:
         UserError: every mistake and missing piece, each with its exit code (see rfx.errors).
-    """  # fmt: skip
+    """
     run = start(recipe, store, progress, table)
     if recipe.engine.compute_capabilities:
         from rfx.runtimes.engine_file import require_capabilities
@@ -42,7 +50,9 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
     dense = measure.baseline(run, loaded, outputs)
     scores = decide.score(run, loaded, workload)
     found = close.search_counts(run, loaded, workload, scores, dense, table)
-    outcome, compensation, tuning = finish.decide_and_compensate(run, loaded, workload, scores, found.result, found.searcher)
+    outcome, compensation, tuning = finish.decide_and_compensate(
+        run, loaded, workload, scores, found.result, found.searcher
+    )
     plan, update = outcome.plan, outcome.update
     predicted = found.predicted_ratio(plan)
 
@@ -54,45 +64,81 @@ def prune_export(recipe: Recipe, out: str | Path, *, store: Store | None = None,
         accuracy = check.accuracy(run, loaded, workload, dense, engine)
         latency = None if run.offline else check.latency(run, loaded, dense, engine, predicted)
         evidence = Evidence(
-            tool=tool(), created=now(), recipe=run.recipe.model_dump(mode="json"), model=loaded.describe(),
-            environment=environment(), data=workload.data, plan=plan.to_json(),
-            dense_layers=Plan.dense(loaded.sites).layers, kept_layers=plan.layers, search=found.search,
-            table=found.table, tuning=tuning, compensation=compensation,
-            gates=[check.shrunk(loaded, done.onnx, plan), same,
-                   accuracy_gate(accuracy, recipe.max_drop), _latency_gate(run, latency, predicted, table)],
-            latency=latency, accuracy=accuracy, parity=differences,
+            tool=tool(),
+            created=now(),
+            recipe=run.recipe.model_dump(mode="json"),
+            model=loaded.describe(),
+            environment=environment(),
+            data=workload.data,
+            plan=plan.to_json(),
+            dense_layers=Plan.dense(loaded.sites).layers,
+            kept_layers=plan.layers,
+            search=found.search,
+            table=found.table,
+            tuning=tuning,
+            compensation=compensation,
+            gates=[
+                check.shrunk(loaded, done.onnx, plan),
+                same,
+                accuracy_gate(accuracy, recipe.max_drop),
+                _latency_gate(run, latency, predicted, table),
+            ],
+            latency=latency,
+            accuracy=accuracy,
+            parity=differences,
             flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
             params_ratio=parameter_count(done.model) / parameter_count(loaded.model),
-            stages=run.stages, files=_hashes(folder), warnings=run.warnings,
-        )  # fmt: skip
+            stages=run.stages,
+            files=_hashes(folder),
+            warnings=run.warnings,
+        )
         write_reports(evidence, folder)
     return evidence
 
 
-def plan_only(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None,
-              table: LatencyTable | None = None) -> tuple[Plan, SearchPart, float | None]:
-    """Score and search only: the plan, how it was found, and its predicted latency as a share of the dense one."""  # fmt: skip
+def plan_only(
+    recipe: Recipe,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    table: LatencyTable | None = None,
+) -> tuple[Plan, SearchPart, float | None]:
+    """Score and search only: the plan, how it was found, and its predicted latency as a share of
+    the dense one."""
     run = start(recipe, store, progress, table)
     ask.require_budget(recipe)
     if recipe.method.schedule != "oneshot":
-        run.warn(f"The {recipe.method.schedule} schedule searches again as it compensates: prune-export's counts will differ from this plan, "
-                 "which is its first search.")  # fmt: skip
+        run.warn(
+            f"The {recipe.method.schedule} schedule searches again as it compensates: "
+            "prune-export's counts will differ from this plan, "
+            "which is its first search."
+        )
     loaded, workload = prepare(run)
     outputs = workload.task.output_names
     scores = decide.score(run, loaded, workload)
     if recipe.budget.flops is not None:
         by_flops = decide.flops_searcher(run, loaded, workload)
         result = by_flops(loaded.sites, scores, recipe.budget.flops * by_flops.dense(loaded.sites))
-        return decide.refined_plan(run, loaded, scores, result), decide.search_part(result, by_flops.unit), None
+        return (
+            decide.refined_plan(run, loaded, scores, result),
+            decide.search_part(result, by_flops.unit),
+            None,
+        )
     dense = measure.baseline(run, loaded, outputs)
     measured, _ = measure.latency_table(run, loaded, dense, outputs, table)
     searcher = decide.LatencySearcher(recipe, measured)
     result = searcher(loaded.sites, scores, recipe.budget.latency * searcher.dense(loaded.sites))
     ratio = searcher.share(loaded.sites, result.counts)
-    return decide.refined_plan(run, loaded, scores, result), decide.search_part(result, searcher.unit), ratio
+    return (
+        decide.refined_plan(run, loaded, scores, result),
+        decide.search_part(result, searcher.unit),
+        ratio,
+    )
 
 
-def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None) -> LatencyTable:
+def profile(
+    recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None
+) -> LatencyTable:
     """Only the latency table of the recipe's model on its target."""
     run = start(recipe, store, progress)
     loaded = prepare_model(run)
@@ -103,8 +149,11 @@ def profile(recipe: Recipe, *, store: Store | None = None, progress: Progress | 
     return measure.latency_table(run, loaded, dense, outputs)[0]
 
 
-def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None) -> int:
-    """Pack the shapes of the recipe's model for a board, which need not be here. Returns the number of graphs."""
+def shapes(
+    recipe: Recipe, out: str | Path, *, store: Store | None = None, progress: Progress | None = None
+) -> int:
+    """Pack the shapes of the recipe's model for a board, which need not be here. Returns the number
+    of graphs."""
     from rfx.stages.pack import pack
     from rfx.tasks import task as task_class
 
@@ -114,15 +163,22 @@ def shapes(recipe: Recipe, out: str | Path, *, store: Store | None = None, progr
     return pack(run, loaded, task_class(run.recipe.task).output_names, Path(out))
 
 
-def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Path | None = None, store: Store | None = None,
-           progress: Progress | None = None) -> Evidence:  # fmt: skip
-    """Measure an existing output again, here: shapes, parity, accuracy and latency against the dense model it was made
-    from. Nothing in `out` is changed.
+def verify(
+    out: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    reports: str | Path | None = None,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Measure an existing output again, here: shapes, parity, accuracy and latency against the
+    dense model it was made from. Nothing in `out` is changed.
 
     Args:
-        onnx: another ONNX file of the same model (a quantized one) whose accuracy and latency are judged in its place;
-            how fast it is beside model.onnx is said in the warnings. Its shapes are proved too, where it names its weights as
-            rfx does; parity stays that of model.onnx.
+        onnx: another ONNX file of the same model (a quantized one) whose accuracy and latency are
+            judged in its place; how fast it is beside model.onnx is said in the warnings. Its
+            shapes are proved too, where it names its weights as rfx does; parity stays that of
+            model.onnx.
         reports: a folder of their own for the new evidence and its reports.
 
     Raises:
@@ -140,14 +196,23 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
     run = start(recipe, store, progress)
     loaded, workload = prepare(run)
     if loaded.hash != before.model.get("hash"):
-        run.warn("The dense model has changed since this output was made; it is compared against the model of today.")
+        run.warn(
+            "The dense model has changed since this output was made; it is compared against the "
+            "model of today."
+        )
     plan = _plan_of(before, loaded)
     file = folder / "model.onnx"
     if onnx is not None and not Path(onnx).is_file():
         raise UsageError("The ONNX file does not exist.", got=str(onnx), allowed="an ONNX file")
     if not file.is_file():
-        raise UsageError("The exported model is gone.", got=str(file), next_step="run rfx prune-export again")
-    changed = [n for n, h in before.files.items() if not (folder / n).is_file() or file_hash(folder / n) != h]
+        raise UsageError(
+            "The exported model is gone.", got=str(file), next_step="run rfx prune-export again"
+        )
+    changed = [
+        n
+        for n, h in before.files.items()
+        if not (folder / n).is_file() or file_hash(folder / n) != h
+    ]
     if changed:
         run.warn(f"Files changed since the evidence was written: {', '.join(sorted(changed)[:5])}.")
     dense = measure.baseline(run, loaded, workload.task.output_names)
@@ -161,13 +226,28 @@ def verify(out: str | Path, *, onnx: str | Path | None = None, reports: str | Pa
         engine = check.other_file(run, loaded, engine, Path(onnx))
         shrunk, same = check.of_other_file(loaded, plan, Path(onnx), shrunk, same)
     accuracy = check.accuracy(run, loaded, workload, dense, engine, fresh=True)
-    latency = check.latency(run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None)
-    evidence = before.model_copy(update=dict(
-        tool=tool(), created=now(), environment=environment(), data=workload.data, parity=differences,
-        gates=[shrunk, same, accuracy_gate(accuracy, recipe.max_drop),
-               _latency_gate(run, latency, None, None)],
-        latency=latency, accuracy=accuracy, stages=run.stages, warnings=run.warnings,
-    ))  # fmt: skip
+    latency = check.latency(
+        run, loaded, dense, engine, before.latency.predicted_ratio if before.latency else None
+    )
+    evidence = before.model_copy(
+        update=dict(
+            tool=tool(),
+            created=now(),
+            environment=environment(),
+            data=workload.data,
+            parity=differences,
+            gates=[
+                shrunk,
+                same,
+                accuracy_gate(accuracy, recipe.max_drop),
+                _latency_gate(run, latency, None, None),
+            ],
+            latency=latency,
+            accuracy=accuracy,
+            stages=run.stages,
+            warnings=run.warnings,
+        )
+    )
     if reports is not None:
         write_reports(evidence, reports)
     return evidence
@@ -177,12 +257,21 @@ def _latency_gate(run: Run, latency, predicted: float | None, table: LatencyTabl
     limits = {"target": run.recipe.budget.latency, "min_speedup": run.recipe.min_speedup}
     if latency is not None:
         return latency_gate(latency, **limits)
-    where = f"the table is of {table.key.version} on {table.key.device}" if table else "no table was given"
-    return predicted_latency_gate(predicted, why=f"{run.served_by.name} cannot run here; {where}; run `rfx verify` there", **limits)
+    where = (
+        f"the table is of {table.key.version} on {table.key.device}"
+        if table
+        else "no table was given"
+    )
+    return predicted_latency_gate(
+        predicted,
+        why=f"{run.served_by.name} cannot run here; {where}; run `rfx verify` there",
+        **limits,
+    )
 
 
 def _verified_engine(run: Run, folder: Path, onnx: Path):
-    """The engine file of the output where there is one for this device (it is what will be served), else one built now."""
+    """The engine file of the output where there is one for this device (it is what will be served),
+    else one built now."""
     kept = folder / run.runtime.engine_file if run.runtime.engine_file else None
     if kept is not None and kept.is_file():
         try:
@@ -190,9 +279,15 @@ def _verified_engine(run: Run, folder: Path, onnx: Path):
             if engine.facts.get("onnx_sha256") in (None, file_hash(onnx)):
                 return engine
             engine.close()
-            run.warn(f"{kept.name} was built from another file than model.onnx: an engine is built from that instead.")
+            run.warn(
+                f"{kept.name} was built from another file than model.onnx: an engine is built "
+                "from that instead."
+            )
         except EnvironmentMissingError as error:
-            run.warn(f"{kept.name} is not of this device and version ({error.got}): an engine is built from model.onnx instead.")
+            run.warn(
+                f"{kept.name} is not of this device and version ({error.got}): an engine is built "
+                "from model.onnx instead."
+            )
     return run.build(onnx)
 
 
@@ -201,14 +296,20 @@ def _plan_of(evidence: Evidence, loaded: load.Model) -> Plan:
     try:
         plan = Plan.from_json(evidence.plan)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError("The plan in the evidence is not valid.", got=f"{type(error).__name__}: {error}") from None
+        raise UsageError(
+            "The plan in the evidence is not valid.", got=f"{type(error).__name__}: {error}"
+        ) from None
     if [(s.name, s.units) for s in plan.sites] != [(s.name, s.units) for s in loaded.sites]:
         raise UsageError(
-            "The plan in the evidence is of another model.", got=f"{len(plan.sites)} sites",
-            allowed=f"the {len(loaded.sites)} sites of {loaded.source}", next_step="run rfx prune-export again",
-        )  # fmt: skip
+            "The plan in the evidence is of another model.",
+            got=f"{len(plan.sites)} sites",
+            allowed=f"the {len(loaded.sites)} sites of {loaded.source}",
+            next_step="run rfx prune-export again",
+        )
     return plan
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()
+    }

@@ -1,7 +1,8 @@
 """The decision: which units stay at which site. Small, readable JSON.
 
-A *site* is one prunable sublayer, a *unit* a head or a filter. Every site masks the same tensor: the input of the
-sublayer's output projection (the attention context before W_O, the activation before the second FFN linear).
+A *site* is one prunable sublayer, a *unit* a head or a filter. Every site masks the same tensor:
+the input of the sublayer's output projection (the attention context before W_O, the activation
+before the second FFN linear).
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ class Kind(str, Enum):
 class Site:
     """One prunable sublayer of a model.
 
-    `inputs` are module paths whose output rows are sliced (q, k, v; or the first FFN linear), `output` is the path
-    of the output projection, whose input columns are sliced. Its input has `units * width` channels.
-    `block` is the module replaced or adjusted when heads go (the self attention), `layer_path` the Transformer layer,
+    `inputs` are module paths whose output rows are sliced (q, k, v; or the first FFN linear),
+    `output` is the path of the output projection, whose input columns are sliced. Its input has
+    `units * width` channels. `block` is the module replaced or adjusted when heads go (the self
+    attention), `layer_path` the Transformer layer,
     `norm` the first LayerNorm run after the output projection: its input is the residual stream.
-    `returns` is what `block.forward` gives: 0 a tensor, n a tuple of n whose first entry is the tensor.
+    `returns` is what `block.forward` gives: 0 a tensor, n a tuple of n whose first entry is the
+    tensor.
     """
 
     name: str
@@ -78,16 +81,26 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Kept units per site, in execution order. `provenance` says how it came to be (search, budget, prediction)."""
+    """Kept units per site, in execution order. `provenance` says how it came to be (search, budget,
+    prediction)."""
 
     sites: tuple[SitePlan, ...]
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object) -> Plan:
+    def of(
+        cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object
+    ) -> Plan:
         return cls(
             tuple(
-                SitePlan(s.name, s.layer, s.kind, s.units, s.width, tuple(sorted(int(u) for u in kept[s.name])))
+                SitePlan(
+                    s.name,
+                    s.layer,
+                    s.kind,
+                    s.units,
+                    s.width,
+                    tuple(sorted(int(u) for u in kept[s.name])),
+                )
                 for s in sites
             ),
             provenance,
@@ -125,17 +138,25 @@ class Plan:
             "schema_version": 1,
             "hash": self.hash,
             "sites": [
-                {"name": s.name, "layer": s.layer, "kind": s.kind.value, "units": s.units, "width": s.width,
-                 "kept": list(s.kept)}
+                {
+                    "name": s.name,
+                    "layer": s.layer,
+                    "kind": s.kind.value,
+                    "units": s.units,
+                    "width": s.width,
+                    "kept": list(s.kept),
+                }
                 for s in self.sites
             ],
             "provenance": dict(self.provenance),
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_json(cls, data: Mapping) -> Plan:
         sites = tuple(
-            SitePlan(s["name"], s["layer"], Kind(s["kind"]), s["units"], s["width"], tuple(s["kept"]))
+            SitePlan(
+                s["name"], s["layer"], Kind(s["kind"]), s["units"], s["width"], tuple(s["kept"])
+            )
             for s in data["sites"]
         )
         return cls(sites, data.get("provenance", {}))
@@ -146,7 +167,8 @@ class Update:
     """The tensors of compensation, by site name.
 
     `scales` float64 [units]: the real-valued mask, 0 where pruned (Kwon et al. 2022, section 4.3).
-    `weights` [d, kept channels] and `biases` [d] replace those of the output projection (scales are then ignored).
+    `weights` [d, kept channels] and `biases` [d] replace those of the output projection (scales are
+    then ignored).
     """
 
     scales: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -155,7 +177,11 @@ class Update:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         parts = {"scales": self.scales, "weights": self.weights, "biases": self.biases}
-        return {f"{part}/{name}": np.ascontiguousarray(a) for part, arrays in parts.items() for name, a in arrays.items()}
+        return {
+            f"{part}/{name}": np.ascontiguousarray(a)
+            for part, arrays in parts.items()
+            for name, a in arrays.items()
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Update:

@@ -1,4 +1,5 @@
-"""The one interface through which the library tells how far it is. The CLI draws it; the default says nothing."""
+"""The one interface through which the library tells how far it is. The CLI draws it; the default
+says nothing."""
 
 from __future__ import annotations
 

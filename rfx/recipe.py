@@ -19,15 +19,19 @@ class _Part(BaseModel):
 
 
 class DataSpec(_Part):
-    """Where the labelled examples are. A file (JSONL, JSON, CSV, TSV, Parquet, SQuAD JSON) or a `datasets` name such
-    as `glue/sst2`."""
+    """Where the labelled examples are. A file (JSONL, JSON, CSV, TSV, Parquet, SQuAD JSON) or a
+    `datasets` name such as `glue/sst2`."""
 
     train: str | None = None
     eval: str | None = None
     train_split: str = "train"  # for `datasets` names
     eval_split: str = "validation"
-    columns: dict[str, str] = Field(default_factory=dict)  # role -> column: text, text_pair, label, tokens, tags, ...
-    labels: list[str] | None = None  # label names in the model's order, where the model does not say
+    columns: dict[str, str] = Field(
+        default_factory=dict
+    )  # role -> column: text, text_pair, label, tokens, tags, ...
+    labels: list[str] | None = (
+        None  # label names in the model's order, where the model does not say
+    )
     limit_train: int | None = Field(None, ge=1)
     limit_eval: int | None = Field(None, ge=1)
 
@@ -44,8 +48,9 @@ class ConditionsSpec(_Part):
 class EngineSpec(_Part):
     """How engines are compiled (TensorRT); the other runtimes take no notice.
 
-    The optimisation profile runs from 1 x 1 over the conditions (its optimum) to `max_batch` x `max_sequence`; by default
-    the conditions' batch, and the longer of their sequence and `max_length`.
+    The optimisation profile runs from 1 x 1 over the conditions (its optimum) to `max_batch` x
+    `max_sequence`; by default the conditions' batch, and the longer of their sequence and
+    `max_length`.
     """
 
     max_batch: int | None = Field(None, ge=1)
@@ -54,7 +59,9 @@ class EngineSpec(_Part):
     builder_level: int | None = Field(None, ge=0, le=5)
     version_compatible: bool = False  # runs under later minor versions; some kernels are forbidden
     hardware_compatible: bool = False  # runs on every GPU from Ampere on; slower
-    compute_capabilities: list[str] = Field(default_factory=list)  # ahead of time, TensorRT-RTX: "8.9", "12.0"
+    compute_capabilities: list[str] = Field(
+        default_factory=list
+    )  # ahead of time, TensorRT-RTX: "8.9", "12.0"
 
 
 class CalibrationSpec(_Part):
@@ -77,15 +84,18 @@ class Budget(_Part):
 
 
 class Method(_Part):
-    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the known combinations; one of these
-    names with other keys beside it starts from that combination, any other name is a label."""
+    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the
+    known combinations; one of these names with other keys beside it starts from that combination,
+    any other name is a label."""
 
     name: str = "custom"
     scorer: str = "output-metric"
     scorer_options: dict[str, int | float | str] = Field(default_factory=dict)
     gradients: Literal["example", "batch"] = "example"
     search: str = "knapsack"
-    interactions: Literal["block", "none"] = "block"  # of removed units in the search: the Fisher block or its diagonal
+    interactions: Literal["block", "none"] = (
+        "block"  # of removed units in the search: the Fisher block or its diagonal
+    )
     refine: Literal["best", "reference", "none"] = "none"
     compensate: str = "affine"
     tuning: Literal["kwon", "kwon-reference"] = "kwon"  # of `scales`
@@ -93,7 +103,9 @@ class Method(_Part):
     rounds: int = Field(2, ge=1, le=8)  # of the iterated schedule
     polish: bool = False  # at the end a step over all units' scales at once, on the output itself
     guard: bool = True  # drop a compensation that takes the output further from the dense model's
-    replacement: bool = False  # draw the calibration examples with replacement, as the reference does
+    replacement: bool = (
+        False  # draw the calibration examples with replacement, as the reference does
+    )
 
 
 PRESETS: dict[str, Method] = {
@@ -101,19 +113,36 @@ PRESETS: dict[str, Method] = {
     "rfx": Method(name="rfx"),
     # Kwon et al. 2022 as their code does it, for parity alone.
     "kwon-reference": Method(
-        name="kwon-reference", scorer="fisher", gradients="batch", interactions="none", refine="reference", compensate="scales",
-        tuning="kwon-reference", guard=False, replacement=True,
+        name="kwon-reference",
+        scorer="fisher",
+        gradients="batch",
+        interactions="none",
+        refine="reference",
+        compensate="scales",
+        tuning="kwon-reference",
+        guard=False,
+        replacement=True,
     ),
     # The paper repaired: dense teacher, every site, per-site acceptance.
     "kwon": Method(name="kwon", scorer="fisher", refine="best", compensate="scales"),
-    # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a ridge, the bias kept.
+    # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a
+    # ridge, the bias kept.
     "kprune": Method(
-        name="kprune", scorer="kprune", interactions="none", refine="none", compensate="projection", schedule="sequential"
+        name="kprune",
+        scorer="kprune",
+        interactions="none",
+        refine="none",
+        compensate="projection",
+        schedule="sequential",
     ),
     # Controls.
-    "magnitude": Method(name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"),
-    "random": Method(name="random", scorer="random", interactions="none", refine="none", compensate="none"),
-}  # fmt: skip
+    "magnitude": Method(
+        name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"
+    ),
+    "random": Method(
+        name="random", scorer="random", interactions="none", refine="none", compensate="none"
+    ),
+}
 
 
 class Recipe(_Part):
@@ -130,7 +159,9 @@ class Recipe(_Part):
     quickstart: bool = False  # the embedded model and data
     target: str = "auto"  # a runtime's name, or the best one of this machine
     budget: Budget = Field(default_factory=Budget)
-    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False)  # points of the metric, 1.0 = one of a hundred
+    max_drop: float | None = Field(
+        None, ge=0, allow_inf_nan=False
+    )  # points of the metric, 1.0 = one of a hundred
     min_speedup: float | None = Field(None, gt=0, allow_inf_nan=False)
     conditions: ConditionsSpec = Field(default_factory=ConditionsSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)
@@ -144,10 +175,16 @@ class Recipe(_Part):
         if isinstance(data, Mapping) and isinstance(data.get("method"), str):
             name = data["method"]
             if name not in PRESETS:
-                raise ValueError(f"method: {name!r} is not a known method; known: {', '.join(PRESETS)}")
+                raise ValueError(
+                    f"method: {name!r} is not a known method; known: {', '.join(PRESETS)}"
+                )
             data = {**data, "method": PRESETS[name].model_copy()}
         elif isinstance(data, Mapping) and isinstance(data.get("method"), Mapping):
-            start = PRESETS.get(data["method"].get("name")) if isinstance(data["method"].get("name"), str) else None
+            start = (
+                PRESETS.get(data["method"].get("name"))
+                if isinstance(data["method"].get("name"), str)
+                else None
+            )
             if start is not None:
                 data = {**data, "method": {**start.model_dump(), **data["method"]}}
         return data
@@ -162,18 +199,35 @@ def bundled_recipes() -> dict[str, Path]:
 
 # Where a value may have come from the command line.
 OPTIONS = {
-    "budget.latency": "--latency", "budget.flops": "--flops", "budget": "--latency, --flops", "max_drop": "--max-drop",
-    "min_speedup": "--min-speedup", "task": "--task", "max_length": "--max-length", "conditions.batch": "--batch",
-    "conditions.sequence": "--sequence", "conditions.threads": "--threads", "conditions.precision": "--precision",
+    "budget.latency": "--latency",
+    "budget.flops": "--flops",
+    "budget": "--latency, --flops",
+    "max_drop": "--max-drop",
+    "min_speedup": "--min-speedup",
+    "task": "--task",
+    "max_length": "--max-length",
+    "conditions.batch": "--batch",
+    "conditions.sequence": "--sequence",
+    "conditions.threads": "--threads",
+    "conditions.precision": "--precision",
     "calibration.examples": "--examples",
-}  # fmt: skip
+}
 
 
 _EXPECTED = {  # what pydantic's errors of kind ask for
-    "bool_parsing": "true or false", "bool_type": "true or false", "int_parsing": "a whole number", "int_type": "a whole number",
-    "int_from_float": "a whole number", "float_parsing": "a number", "float_type": "a number", "string_type": "a text",
-    "list_type": "a list", "dict_type": "a mapping of keys", "model_type": "a mapping of keys", "model_attributes_type": "a mapping of keys",
-}  # fmt: skip
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+    "model_attributes_type": "a mapping of keys",
+}
 
 
 def _section(path: tuple) -> type[BaseModel]:
@@ -181,7 +235,9 @@ def _section(path: tuple) -> type[BaseModel]:
     found: type[BaseModel] = Recipe
     for name in path:
         field = found.model_fields.get(str(name))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
             break
         found = field.annotation
     return found
@@ -211,14 +267,20 @@ def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
                 message, expected = "it is of the wrong kind", _EXPECTED[e["type"]]
                 allowed.append(f"{place}: {expected}")
             elif message.startswith("method: ") and isinstance(given, Mapping):
-                place, given, message = "method", given.get("method"), "there is no method of this name"
+                place, given, message = (
+                    "method",
+                    given.get("method"),
+                    "there is no method of this name",
+                )
                 allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
             problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
             values.append(f"{place} = {given!r:.80}")
         raise UsageError(
-            f"{where} is not valid: " + "; ".join(problems), got="; ".join(values), allowed="; ".join(dict.fromkeys(allowed)) or None,
+            f"{where} is not valid: " + "; ".join(problems),
+            got="; ".join(values),
+            allowed="; ".join(dict.fromkeys(allowed)) or None,
             next_step="correct it; docs/recipes.md has every key",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -233,16 +295,26 @@ def read_recipe(path: str | Path) -> Recipe:
     file = bundled[str(path)] if str(path) in bundled else Path(path)
     if not file.is_file():
         raise UsageError(
-            "The recipe file does not exist.", got=str(path), allowed="a YAML file, or one of " + ", ".join(bundled),
+            "The recipe file does not exist.",
+            got=str(path),
+            allowed="a YAML file, or one of " + ", ".join(bundled),
             next_step="correct the path",
-        )  # fmt: skip
+        )
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not readable as YAML.", got=str(error).replace("\n", " "), next_step="correct the file") from None
+        raise UsageError(
+            f"{file} is not readable as YAML.",
+            got=str(error).replace("\n", " "),
+            next_step="correct the file",
+        ) from None
     if not isinstance(data, Mapping):
-        raise UsageError(f"{file} does not hold a recipe.", got=type(data).__name__, allowed="a mapping of keys",
-                         next_step="correct the file; docs/recipes.md has every key")  # fmt: skip
+        raise UsageError(
+            f"{file} does not hold a recipe.",
+            got=type(data).__name__,
+            allowed="a mapping of keys",
+            next_step="correct the file; docs/recipes.md has every key",
+        )
     recipe = make_recipe(data, str(file))
     return _relative_to(recipe, file.parent)
 
@@ -255,5 +327,7 @@ def _relative_to(recipe: Recipe, folder: Path) -> Recipe:
             return str(folder / value)
         return value
 
-    data = recipe.data.model_copy(update={"train": resolve(recipe.data.train), "eval": resolve(recipe.data.eval)})
+    data = recipe.data.model_copy(
+        update={"train": resolve(recipe.data.train), "eval": resolve(recipe.data.eval)}
+    )
     return recipe.model_copy(update={"data": data, "model": resolve(recipe.model)})

@@ -1,7 +1,8 @@
 """The content-addressed store, and writes that happen whole or not at all.
 
-An entry is a folder `<root>/<kind>/<key>/` with its files and their checksums. It is written beside and renamed, so a
-reader never sees half of one; a corrupt one is removed with a warning and made again.
+An entry is a folder `<root>/<kind>/<key>/` with its files and their checksums. It is written beside
+and renamed, so a reader never sees half of one; a corrupt one is removed with a warning and made
+again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def default_root() -> Path:
 
 
 class Store:
-    """Results by content: the same inputs give the same key, so a repeated or interrupted run finds them again.
+    """Results by content: the same inputs give the same key, so a repeated or interrupted run finds
+    them again.
 
     Args:
         root: where to keep them; default `default_root()`.
@@ -48,7 +50,9 @@ class Store:
     def __init__(self, root: str | Path | None = None, warn: Callable[[str], None] = warnings.warn):
         self.root = (Path(root) if root is not None else default_root()).absolute()
         self.warn = warn
-        with _named_errors("The cache folder cannot be used.", self.root, "set RFX_CACHE to a folder you can write"):
+        with _named_errors(
+            "The cache folder cannot be used.", self.root, "set RFX_CACHE to a folder you can write"
+        ):
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(self.root))
@@ -56,18 +60,26 @@ class Store:
     @staticmethod
     def key(*parts: Any) -> str:
         """Hash of JSON-like parts."""
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[
+            :24
+        ]
 
     def get_json(self, kind: str, key: str) -> Any | None:
         folder = self.get_folder(kind, key)
         try:
-            return None if folder is None else json.loads((folder / "data.json").read_text(encoding="utf-8"))
+            return (
+                None
+                if folder is None
+                else json.loads((folder / "data.json").read_text(encoding="utf-8"))
+            )
         except (OSError, ValueError):
             return self._discard(kind, key, "is not readable")
 
     def put_json(self, kind: str, key: str, data: Any) -> None:
         text = json.dumps(data)
-        self.put_folder(kind, key, lambda f: (f / "data.json").write_text(text, encoding="utf-8") and None)
+        self.put_folder(
+            kind, key, lambda f: (f / "data.json").write_text(text, encoding="utf-8") and None
+        )
 
     def get_arrays(self, kind: str, key: str) -> dict[str, np.ndarray] | None:
         from safetensors import SafetensorError
@@ -87,7 +99,8 @@ class Store:
         self.put_folder(kind, key, lambda f: save_file(whole, f / "data.safetensors"))
 
     def get_folder(self, kind: str, key: str) -> Path | None:
-        """The entry's folder, its checksums verified; None where there is none or it was corrupt."""
+        """The entry's folder, its checksums verified; None where there is none or it was
+        corrupt."""
         folder = self.root / kind / key
         if not folder.is_dir():
             return None
@@ -99,7 +112,8 @@ class Store:
         return folder if intact else self._discard(kind, key, "does not match its checksums")
 
     def put_folder(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
-        """`fill` writes the files of a new entry into the folder it is given; the entry appears when it is done."""
+        """`fill` writes the files of a new entry into the folder it is given; the entry appears
+        when it is done."""
         folder = self.root / kind / key
         with atomic_dir(folder, lock=self._lock(kind, key)) as new:
             fill(new)
@@ -124,7 +138,8 @@ class Store:
 
     @contextmanager
     def work(self, kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """A lock around minutes of work whose result several processes want; another than that of the result itself.
+        """A lock around minutes of work whose result several processes want; another than that of
+        the result itself.
 
         Args:
             waiting: called where another process has it, before this one waits.
@@ -178,20 +193,32 @@ def file_hash(file: Path) -> str:
 def _named_errors(what: str, path: Path, next_step: str) -> Iterator[None]:
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError, FileNotFoundError) as error:
-        raise UsageError(what, got=f"{error.filename or path}: {error.strerror}", next_step=next_step) from None
+    except (
+        PermissionError,
+        NotADirectoryError,
+        FileExistsError,
+        IsADirectoryError,
+        FileNotFoundError,
+    ) as error:
+        raise UsageError(
+            what, got=f"{error.filename or path}: {error.strerror}", next_step=next_step
+        ) from None
     except OSError as error:
         if error.errno != 30:  # a read-only file system
             raise
-        raise UsageError(what, got=f"{error.filename or path}: {error.strerror}", next_step=next_step) from None
+        raise UsageError(
+            what, got=f"{error.filename or path}: {error.strerror}", next_step=next_step
+        ) from None
 
 
 @contextmanager
 def atomic_dir(path: str | Path, *, lock: Any = None) -> Iterator[Path]:
-    """A new folder to write into; it becomes `path` when the block ends well, and is removed when it does not.
+    """A new folder to write into; it becomes `path` when the block ends well, and is removed when
+    it does not.
 
-    A folder that was at `path` stays until then. Parents are made, and removed again if nothing came of it. Where
-    `path` is a mount point, which cannot be renamed, its contents are exchanged instead.
+    A folder that was at `path` stays until then. Parents are made, and removed again if nothing
+    came of it. Where `path` is a mount point, which cannot be renamed, its contents are exchanged
+    instead.
 
     Raises:
         UsageError: the place cannot be written.
@@ -231,7 +258,9 @@ def require_place(path: str | Path) -> None:
         UsageError: a file stands in the way, or the nearest folder above cannot be written.
     """
     path = Path(os.path.realpath(path))
-    with _named_errors("The output folder cannot be made.", path, "give another --out, or make the folder writable"):
+    with _named_errors(
+        "The output folder cannot be made.", path, "give another --out, or make the folder writable"
+    ):
         above = next(p for p in (path, *path.parents) if p.exists())
         if not above.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(above))
@@ -249,7 +278,9 @@ def require_file_place(path: str | Path) -> None:
     if _special(path):
         return
     path = Path(os.path.realpath(path))
-    with _named_errors("The file cannot be written.", path, "give another path, or make the folder writable"):
+    with _named_errors(
+        "The file cannot be written.", path, "give another path, or make the folder writable"
+    ):
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
     require_place(path.parent / f".{path.name}.new")
@@ -310,19 +341,24 @@ def _umask() -> int:
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file beside and rename it: `path` holds the old contents or the new, never half. Parents are made. A link stays
-    a link; a device or a pipe (/dev/stdout) is written to.
+    """Write a file beside and rename it: `path` holds the old contents or the new, never half.
+    Parents are made. A link stays a link; a device or a pipe (/dev/stdout) is written to.
 
     Raises:
         UsageError: the place cannot be written.
     """
     if _special(path):
         # "a": a file that the shell has sent our stream to keeps what it has.
-        with _named_errors("The file cannot be written.", Path(path), "give another path"), open(path, "ab") as stream:
+        with (
+            _named_errors("The file cannot be written.", Path(path), "give another path"),
+            open(path, "ab") as stream,
+        ):
             stream.write(data)
         return
     path = Path(os.path.realpath(path))
-    with _named_errors("The file cannot be written.", path, "give another path, or make the folder writable"):
+    with _named_errors(
+        "The file cannot be written.", path, "give another path, or make the folder writable"
+    ):
         if path.is_dir():
             raise IsADirectoryError(21, "Is a directory", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -338,9 +374,14 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def _special(path: str | Path) -> bool:
-    """Whether `path` is there and neither a file nor a folder, or is the process's own stream: never to be replaced."""
+    """Whether `path` is there and neither a file nor a folder, or is the process's own stream:
+    never to be replaced."""
     path = Path(os.path.abspath(path))
-    return path.exists() and not path.is_dir() and (not path.is_file() or path.parts[1] in ("dev", "proc"))
+    return (
+        path.exists()
+        and not path.is_dir()
+        and (not path.is_file() or path.parts[1] in ("dev", "proc"))
+    )
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -1,7 +1,8 @@
-"""The whole curve: accuracy and measured latency at many targets, from one scoring and one table a seed.
+"""The whole curve: accuracy and measured latency at many targets, from one scoring and one table a
+seed.
 
-Each point is what prune-export would make, built, timed and evaluated, and then thrown away. A point that an interrupted
-sweep has finished is taken from the store.
+Each point is what prune-export would make, built, timed and evaluated, and then thrown away. A
+point that an interrupted sweep has finished is taken from the store.
 """
 
 from __future__ import annotations
@@ -27,8 +28,17 @@ from rfx.verify.curve import Curve, Point
 VERSION = 5  # of a point: those of another are not taken from the store
 
 
-def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str = "latency", seeds: int = 1,
-          store: Store | None = None, progress: Progress | None = None, table: LatencyTable | None = None) -> Curve:
+def sweep(
+    recipe: Recipe,
+    targets: Sequence[float],
+    out: str | Path,
+    *,
+    by: str = "latency",
+    seeds: int = 1,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    table: LatencyTable | None = None,
+) -> Curve:
     """Prune to every target with every seed, and measure.
 
     Args:
@@ -40,7 +50,7 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     Raises:
         UsageError: no targets, one that is no share, a place that holds other things.
         InfeasibleError: not one of the targets can be reached.
-    """  # fmt: skip
+    """
     targets = _checked(targets)
     ask.require_sweep_folder(Path(out))
     first = start(_at(recipe, targets[0], by), store, progress, table)
@@ -48,8 +58,16 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     warnings: list[str] = []
     part, described, data, infeasible = None, {}, None, None
     for number in range(seeds):
-        run = first if number == 0 else start(_at(_reseeded(recipe, number), targets[0], by), first.store, first.progress, table)
-        run.table = first.table  # also one that is too inexact to be kept: all points go by the same
+        run = (
+            first
+            if number == 0
+            else start(
+                _at(_reseeded(recipe, number), targets[0], by), first.store, first.progress, table
+            )
+        )
+        run.table = (
+            first.table
+        )  # also one that is too inexact to be kept: all points go by the same
         loaded, workload = prepare(run)
         dense = measure.baseline(run, loaded, workload.task.output_names)
         try:
@@ -57,12 +75,21 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
             described, data = loaded.describe(), data or workload.data
             for place, target in enumerate(targets, 1 + number * len(targets)):
                 run.recipe = _at(run.recipe, target, by)
-                run.progress.note(f"{by} {target:g}, seed {run.recipe.seed}: {place} of {seeds * len(targets)}")
+                run.progress.note(
+                    f"{by} {target:g}, seed {run.recipe.seed}: {place} of {seeds * len(targets)}"
+                )
                 try:
                     point, found = _point(run, loaded, workload, scores, dense, table)
                 except InfeasibleError as error:
                     infeasible = infeasible or error
-                    point, found = Point(target=target, seed=run.recipe.seed, note=f"{error.what} {error.allowed}"), None
+                    point, found = (
+                        Point(
+                            target=target,
+                            seed=run.recipe.seed,
+                            note=f"{error.what} {error.allowed}",
+                        ),
+                        None,
+                    )
                 part = found or part
                 points.append(point)
         finally:
@@ -72,37 +99,73 @@ def sweep(recipe: Recipe, targets: Sequence[float], out: str | Path, *, by: str 
     if not any(p.accuracy for p in points):
         raise infeasible
     curve = Curve(
-        tool=tool(), created=now(), recipe=first.recipe.model_copy(update={"budget": Budget()}).model_dump(mode="json"),
-        model=described, environment=environment(), data=data, budget=by, table=part, max_drop=recipe.max_drop, points=points, warnings=warnings,
-    )  # fmt: skip
+        tool=tool(),
+        created=now(),
+        recipe=first.recipe.model_copy(update={"budget": Budget()}).model_dump(mode="json"),
+        model=described,
+        environment=environment(),
+        data=data,
+        budget=by,
+        table=part,
+        max_drop=recipe.max_drop,
+        points=points,
+        warnings=warnings,
+    )
     with atomic_dir(Path(out)) as folder:
         write_curve(curve, folder)
     return curve
 
 
-def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores, dense: measure.Baseline,
-           table: LatencyTable | None) -> tuple[Point, dict | None]:
-    """One pruned model, measured; and what the curve says of the table. Taken from the store where it is there."""  # fmt: skip
+def _point(
+    run: Run,
+    loaded: load.Model,
+    workload: load.Workload,
+    scores: Scores,
+    dense: measure.Baseline,
+    table: LatencyTable | None,
+) -> tuple[Point, dict | None]:
+    """One pruned model, measured; and what the curve says of the table. Taken from the store where
+    it is there."""
     recipe, served = run.recipe, run.served_by
     key = run.store.key(  # all that the search, the model and the measurements go by
-        VERSION, tool(), "sweep-point", loaded.hash, decide.features_hash(workload.calibration_features),
-        decide.features_hash(workload.evaluation_features), [[e.hash, e.label] for e in workload.evaluation], recipe.data.labels,
-        recipe.method.model_dump(mode="json"), recipe.metric, recipe.task_options, recipe.conditions.model_dump(mode="json"),
-        vars(served.options) | {"store": None}, recipe.budget.model_dump(mode="json"), recipe.calibration.model_dump(mode="json"),
-        recipe.seed, recipe.max_drop, served.name, served.version(), served.device(), run.runtime.name,
+        VERSION,
+        tool(),
+        "sweep-point",
+        loaded.hash,
+        decide.features_hash(workload.calibration_features),
+        decide.features_hash(workload.evaluation_features),
+        [[e.hash, e.label] for e in workload.evaluation],
+        recipe.data.labels,
+        recipe.method.model_dump(mode="json"),
+        recipe.metric,
+        recipe.task_options,
+        recipe.conditions.model_dump(mode="json"),
+        vars(served.options) | {"store": None},
+        recipe.budget.model_dump(mode="json"),
+        recipe.calibration.model_dump(mode="json"),
+        recipe.seed,
+        recipe.max_drop,
+        served.name,
+        served.version(),
+        served.device(),
+        run.runtime.name,
         table.hash if table else "measured here",
-    )  # fmt: skip
+    )
     kept = run.store.get_json("sweep-point", key)
     if kept is not None:
         run.progress.note("taken from an earlier sweep")
         return Point.model_validate(kept["point"]), kept["table"]
     said = len(run.warnings)
     found = close.search_counts(run, loaded, workload, scores, dense, table)
-    outcome, _, _ = finish.decide_and_compensate(run, loaded, workload, scores, found.result, found.searcher)
+    outcome, _, _ = finish.decide_and_compensate(
+        run, loaded, workload, scores, found.result, found.searcher
+    )
     plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
     folder = run.store.scratch("sweep")
     try:
-        small, file = finish.export(run, loaded, workload, plan, outcome.update, folder / "model.onnx")
+        small, file = finish.export(
+            run, loaded, workload, plan, outcome.update, folder / "model.onnx"
+        )
         engine = run.build(file)
         try:
             accuracy = check.accuracy(run, loaded, workload, dense, engine)
@@ -112,12 +175,21 @@ def _point(run: Run, loaded: load.Model, workload: load.Workload, scores: Scores
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     point = Point(
-        target=recipe.budget.latency or recipe.budget.flops, seed=recipe.seed, latency=latency, accuracy=accuracy,
-        predicted_ratio=predicted, flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
-        params_ratio=parameter_count(small) / parameter_count(loaded.model), kept_layers=plan.layers,
+        target=recipe.budget.latency or recipe.budget.flops,
+        seed=recipe.seed,
+        latency=latency,
+        accuracy=accuracy,
+        predicted_ratio=predicted,
+        flops_ratio=decide.flops_searcher(run, loaded, workload).share(plan.sites, plan.counts),
+        params_ratio=parameter_count(small) / parameter_count(loaded.model),
+        kept_layers=plan.layers,
         warnings=run.warnings[said:],
-    )  # fmt: skip
-    part = found.table and {"key": found.table.key, "hash": found.table.hash, "additivity_error": found.table.additivity_error}
+    )
+    part = found.table and {
+        "key": found.table.key,
+        "hash": found.table.hash,
+        "additivity_error": found.table.additivity_error,
+    }
     run.store.put_json("sweep-point", key, {"point": point.model_dump(mode="json"), "table": part})
     return point, part
 
@@ -137,7 +209,9 @@ def _checked(targets: Sequence[float]) -> list[float]:
     bad = [t for t in targets if not 0 < t < 1]
     if bad or not targets:
         raise UsageError(
-            "The targets of a sweep are shares of the dense model.", got=", ".join(map(str, bad)) or "none",
-            allowed="numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5", next_step="correct --latency or --flops",
-        )  # fmt: skip
+            "The targets of a sweep are shares of the dense model.",
+            got=", ".join(map(str, bad)) or "none",
+            allowed="numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5",
+            next_step="correct --latency or --flops",
+        )
     return sorted(set(targets), reverse=True)

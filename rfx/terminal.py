@@ -1,4 +1,5 @@
-"""What a person sees: progress on stderr (drawn only on a TTY), results on stdout. Colours obey NO_COLOR."""
+"""What a person sees: progress on stderr (drawn only on a TTY), results on stdout. Colours obey
+NO_COLOR."""
 
 from __future__ import annotations
 
@@ -7,10 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-REFRESHES_A_SECOND = 2  # the thread that draws takes from the clock and the cores that latencies are measured with
+REFRESHES_A_SECOND = (
+    2  # the thread that draws takes from the clock and the cores that latencies are measured with
+)
 
 
 class _RichBar:
@@ -45,10 +55,16 @@ class Terminal:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=self.console, transient=True, refresh_per_second=REFRESHES_A_SECOND,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            refresh_per_second=REFRESHES_A_SECOND,
             disable=quiet or not self.console.is_terminal,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> Terminal:
         self._bars.start()
@@ -123,7 +139,10 @@ def print_table(measured, out) -> None:
     console = _out()
     key = measured.key
     console.print(f"{key.version} on {key.device}")
-    console.print(f"batch {key.batch}, {key.sequence} tokens, {key.threads} thread(s), {key.precision}, {key.clock}")
+    console.print(
+        f"batch {key.batch}, {key.sequence} tokens, {key.threads} thread(s), {key.precision}, "
+        f"{key.clock}"
+    )
     for kind, unit in (("mha", "heads"), ("ffn", "filters")):
         curve = measured.curve(kind)
         table = Table(title=f"{kind.upper()}: ms by kept {unit}", title_justify="left")
@@ -132,12 +151,16 @@ def print_table(measured, out) -> None:
         table.add_column("of full", justify="right")
         full = curve[max(curve)]
         for count in sorted(curve):
-            table.add_row(str(count), f"{curve[count]:.4f}", f"{curve[count] / full:.2f}" if full else "-")
+            table.add_row(
+                str(count), f"{curve[count]:.4f}", f"{curve[count] / full:.2f}" if full else "-"
+            )
         console.print(table)
     console.print(f"fixed part: {measured.fixed_ms:.4f} ms; {measured.layers} layers")
     if measured.additivity_error is not None:
         rows = ", ".join(f"{float(r['error']):+.1%}" for r in measured.additivity)
-        console.print(f"additivity error on {len(measured.additivity)} whole models: {rows} (limit 5%)")
+        console.print(
+            f"additivity error on {len(measured.additivity)} whole models: {rows} (limit 5%)"
+        )
     if out:
         console.print(f"written to {out}")
 
@@ -146,13 +169,29 @@ def print_engine(path, facts: dict) -> None:
     """What was built, and for which machines."""
     console = _out()
     low, best, high = (" x ".join(map(str, facts["profile"][k])) for k in ("min", "opt", "max"))
-    where = f"compute capability {', '.join(facts['compute_capabilities'])}" if facts["compute_capabilities"] else facts["device"]
-    weights = f", weights {facts['weights_bytes'] / 2**20:.1f} MiB" if facts.get("weights_bytes") else ""
-    console.print(f"written to {path}: {facts['plan_bytes'] / 2**20:.1f} MiB{weights}; {len(facts['layers'])} layers", markup=False)
-    console.print(f"built in {facts['seconds']:.1f} s by {facts['library']} for {where}; {facts['precision']}", markup=False)
+    where = (
+        f"compute capability {', '.join(facts['compute_capabilities'])}"
+        if facts["compute_capabilities"]
+        else facts["device"]
+    )
+    weights = (
+        f", weights {facts['weights_bytes'] / 2**20:.1f} MiB" if facts.get("weights_bytes") else ""
+    )
+    console.print(
+        f"written to {path}: {facts['plan_bytes'] / 2**20:.1f} MiB{weights}; "
+        f"{len(facts['layers'])} layers",
+        markup=False,
+    )
+    console.print(
+        f"built in {facts['seconds']:.1f} s by {facts['library']} for {where}; "
+        f"{facts['precision']}",
+        markup=False,
+    )
     console.print(f"batch x sequence: {low} to {high}, best at {best}", markup=False)
     if facts["compute_capabilities"]:
-        console.print("not run here: check it on the device with `rfx verify` (unverified on hardware)")
+        console.print(
+            "not run here: check it on the device with `rfx verify` (unverified on hardware)"
+        )
 
 
 def print_environment(here: dict, runtimes) -> None:
@@ -174,7 +213,9 @@ def print_environment(here: dict, runtimes) -> None:
     console.print("runtimes:")
     for name, ok, reason, next_step, verified in runtimes:
         mark = "" if verified else " (unverified on hardware)"
-        console.print(f"  {name}{mark}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False)
+        console.print(
+            f"  {name}{mark}: {'runs here' if ok else 'cannot run here: ' + reason}", markup=False
+        )
         if not ok and next_step:
             console.print(f"    next: {next_step}", markup=False)
 

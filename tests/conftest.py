@@ -20,13 +20,18 @@ PLAIN = "the a film plot actor scene was is with and very quite story sound came
 
 
 def sentences(n: int, seed: int) -> list[dict]:
-    """Sentences whose label is whether good words outnumber bad ones: learnable by a tiny model in seconds."""
+    """Sentences whose label is whether good words outnumber bad ones: learnable by a tiny model in
+    seconds."""
     rng = random.Random(seed)
     rows, seen = [], set()
     while len(rows) < n:
         label = rng.randrange(2)
         strong, weak = (GOOD, BAD) if label else (BAD, GOOD)
-        words = rng.choices(PLAIN, k=rng.randint(3, 9)) + rng.choices(strong, k=3) + rng.choices(weak, k=rng.randint(0, 1))
+        words = (
+            rng.choices(PLAIN, k=rng.randint(3, 9))
+            + rng.choices(strong, k=3)
+            + rng.choices(weak, k=rng.randint(0, 1))
+        )
         rng.shuffle(words)
         text = " ".join(words)
         if text not in seen:
@@ -53,26 +58,37 @@ LONGEST_FIRST = ("test_readme.py", "test_prune_export.py", "test_interrupt.py", 
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """A test of minutes that starts last keeps one process busy while the other has nothing left to do."""
+    """A test of minutes that starts last keeps one process busy while the other has nothing left to
+    do."""
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))  # stable
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> dict[str, Path]:
-    """A tiny BERT (3 x 64, 4 heads, 128 filters) trained to about 95 % here and now, with its train and eval files."""
+    """A tiny BERT (3 x 64, 4 heads, 128 filters) trained to about 95 % here and now, with its train
+    and eval files."""
     import torch
     import transformers
 
     folder = tmp_path_factory.mktemp("trained")
     train = write_jsonl(folder / "train.jsonl", sentences(600, 0))
     known = {r["text"] for r in sentences(600, 0)}
-    evaluation = write_jsonl(folder / "eval.jsonl", [r for r in sentences(420, 1) if r["text"] not in known][:400])
+    evaluation = write_jsonl(
+        folder / "eval.jsonl", [r for r in sentences(420, 1) if r["text"] not in known][:400]
+    )
     tok = tokenizer(folder)
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(
-        vocab_size=len(tok), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=64))  # fmt: skip
+    model = transformers.BertForSequenceClassification(
+        transformers.BertConfig(
+            vocab_size=len(tok),
+            hidden_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=64,
+        )
+    )
     rows = sentences(600, 0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for epoch in range(4):
@@ -92,8 +108,10 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def short_measurements():
-    """The tests' models take well under a millisecond: a second holds a thousand rounds of them. A tiny model's table is
-    all noise, and one that fails its check is measured twice: tests of that set a limit of their own."""
+    """The tests' models take well under a millisecond: a second holds a thousand rounds of them. A
+    tiny model's table is
+    all noise, and one that fails its check is measured twice: tests of that set a limit of their
+    own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rfx.stages.check.FINAL_SECONDS", 1.0)
         patch.setattr("rfx.stages.close.ROUND_SECONDS", 0.5)

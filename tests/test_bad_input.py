@@ -1,4 +1,5 @@
-"""Bad input, one by one: a message and an exit code, no traceback, nothing half-written, nothing lost."""
+"""Bad input, one by one: a message and an exit code, no traceback, nothing half-written, nothing
+lost."""
 
 import json
 import shutil
@@ -17,15 +18,32 @@ def run(*args):
 
 @pytest.fixture
 def call(trained, cache, tmp_path):
-    """prune-export on the trained model with some options replaced; returns exit code and message."""
+    """prune-export on the trained model with some options replaced; returns exit code and
+    message."""
 
     def go(model=None, task="text-classification", train=None, evaluation=None, out=None, extra=()):
         result = run(
-            "prune-export", model or trained["model"], "--task", task, "--train", train or trained["train"],
-            "--eval", evaluation or trained["eval"], "--target", "ort", "--sequence", "16", "--flops", "0.5",
-            "--out", out or tmp_path / "out", *extra,
-        )  # fmt: skip
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+            "prune-export",
+            model or trained["model"],
+            "--task",
+            task,
+            "--train",
+            train or trained["train"],
+            "--eval",
+            evaluation or trained["eval"],
+            "--target",
+            "ort",
+            "--sequence",
+            "16",
+            "--flops",
+            "0.5",
+            "--out",
+            out or tmp_path / "out",
+            *extra,
+        )
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
         assert "Traceback" not in result.output
         if out is None:
             assert not (tmp_path / "out").exists()
@@ -89,13 +107,24 @@ def test_a_model_without_a_head(call, trained, tmp_path):
 def test_an_unsupported_family(call, tmp_path, trained):
     import transformers
 
-    model = transformers.AlbertForSequenceClassification(transformers.AlbertConfig(
-        vocab_size=50, embedding_size=16, hidden_size=32, num_attention_heads=4, intermediate_size=48))  # fmt: skip
+    model = transformers.AlbertForSequenceClassification(
+        transformers.AlbertConfig(
+            vocab_size=50,
+            embedding_size=16,
+            hidden_size=32,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
+    )
     model.save_pretrained(tmp_path / "albert")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(trained["model"] / name, tmp_path / "albert")
     code, text = call(model=tmp_path / "albert")
-    assert code == 5 and "share one set of weights" in text and "got: AlbertForSequenceClassification" in " ".join(text.split())
+    assert (
+        code == 5
+        and "share one set of weights" in text
+        and "got: AlbertForSequenceClassification" in " ".join(text.split())
+    )
 
 
 def test_calibration_and_evaluation_are_one_file(call, trained):
@@ -104,10 +133,25 @@ def test_calibration_and_evaluation_are_one_file(call, trained):
 
 
 def test_budgets_that_cannot_be(trained, cache):
-    assert run("prune-export", trained["model"], "--task", "text-classification", "--latency", "1.5").exit_code == 2
-    assert run("prune-export", trained["model"], "--latency", "0.5", "--flops", "0.5").exit_code == 2
-    nothing = run("prune-export", trained["model"], "--task", "text-classification", "--train", trained["train"],
-                  "--eval", trained["eval"])  # fmt: skip
+    assert (
+        run(
+            "prune-export", trained["model"], "--task", "text-classification", "--latency", "1.5"
+        ).exit_code
+        == 2
+    )
+    assert (
+        run("prune-export", trained["model"], "--latency", "0.5", "--flops", "0.5").exit_code == 2
+    )
+    nothing = run(
+        "prune-export",
+        trained["model"],
+        "--task",
+        "text-classification",
+        "--train",
+        trained["train"],
+        "--eval",
+        trained["eval"],
+    )
     assert nothing.exit_code == 2 and "--latency" in nothing.output
 
 
@@ -119,8 +163,21 @@ def test_unknown_names(call):
 
 
 def test_tensorrt_says_what_is_missing(trained, cache):
-    result = run("prune-export", trained["model"], "--task", "text-classification", "--train", trained["train"],
-                 "--eval", trained["eval"], "--latency", "0.7", "--target", "trt", "--json")  # fmt: skip
+    result = run(
+        "prune-export",
+        trained["model"],
+        "--task",
+        "text-classification",
+        "--train",
+        trained["train"],
+        "--eval",
+        trained["eval"],
+        "--latency",
+        "0.7",
+        "--target",
+        "trt",
+        "--json",
+    )
     assert result.exit_code == 4
     error = json.loads(result.stdout)["error"]
     assert "ort" in error["allowed"] and error["next_step"]
@@ -155,11 +212,16 @@ def test_env_tells_of_every_runtime():
 
 def test_options_the_task_does_not_have(trained, cache, tmp_path):
     file = tmp_path / "r.yaml"
-    text = f"model: {trained['model']}\ntask: text-classification\ndata: {{train: {trained['train']}, eval: {trained['eval']}}}\n"
+    text = (
+        f"model: {trained['model']}\ntask: text-classification\ndata: {{train: "
+        f"{trained['train']}, eval: {trained['eval']}}}\n"
+    )
     for options in ("{doc_stride: 64}", "{docstride: 64}", "{tokenizer: 1}"):
         file.write_text(text + f"task_options: {options}\n")
         result = run("plan", file, "--flops", "0.5")
-        assert result.exit_code == 2 and "task_options" in result.output, result.output + str(result.exception)
+        assert result.exit_code == 2 and "task_options" in result.output, result.output + str(
+            result.exception
+        )
 
 
 def test_label_names_of_another_number(call):
@@ -168,7 +230,10 @@ def test_label_names_of_another_number(call):
 
 
 def test_weights_that_are_damaged_or_only_a_pointer(call, trained, tmp_path):
-    for name, content in (("cut", None), ("pointer", b"version https://git-lfs.github.com/spec/v1\n")):
+    for name, content in (
+        ("cut", None),
+        ("pointer", b"version https://git-lfs.github.com/spec/v1\n"),
+    ):
         shutil.copytree(trained["model"], tmp_path / name)
         file = tmp_path / name / "model.safetensors"
         file.write_bytes(file.read_bytes()[:1000] if content is None else content)
@@ -177,7 +242,11 @@ def test_weights_that_are_damaged_or_only_a_pointer(call, trained, tmp_path):
 
 
 def test_a_model_without_its_tokenizer(call, trained, tmp_path):
-    shutil.copytree(trained["model"], tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*", "special*"))
+    shutil.copytree(
+        trained["model"],
+        tmp_path / "bare",
+        ignore=shutil.ignore_patterns("*token*", "vocab*", "special*"),
+    )
     code, text = call(model=tmp_path / "bare")
     assert code == 2 and "tokenizer" in text
 
@@ -189,7 +258,9 @@ def test_a_recipe_without_a_model(cache, tmp_path, monkeypatch):
         assert result.exit_code == 2 and "--model" in result.output
 
 
-def test_an_output_place_that_cannot_be_written_is_named_before_the_work(call, tmp_path, monkeypatch):
+def test_an_output_place_that_cannot_be_written_is_named_before_the_work(
+    call, tmp_path, monkeypatch
+):
     import os
 
     access = os.access
@@ -199,12 +270,22 @@ def test_an_output_place_that_cannot_be_written_is_named_before_the_work(call, t
 
 
 def test_a_value_out_of_range_names_its_option(trained, cache):
-    for option, value in (("--latency", "1.5"), ("--latency", "0"), ("--threads", "0"), ("--examples", "0"), ("--max-drop", "-1")):
+    for option, value in (
+        ("--latency", "1.5"),
+        ("--latency", "0"),
+        ("--threads", "0"),
+        ("--examples", "0"),
+        ("--max-drop", "-1"),
+    ):
         more = [] if option == "--latency" else ["--latency", "0.7"]
         result = run("prune-export", trained["model"], option, value, *more)
-        assert result.exit_code == 2 and option in result.output and value in result.output, result.output
+        assert result.exit_code == 2 and option in result.output and value in result.output, (
+            result.output
+        )
     result = run("prune-export", trained["model"], "--latency", "0.7", "--flops", "0.5")
-    assert result.exit_code == 2 and "not both" in result.output and "Value error" not in result.output
+    assert (
+        result.exit_code == 2 and "not both" in result.output and "Value error" not in result.output
+    )
 
 
 def test_a_misspelled_key_is_shown_its_neighbour(cache, tmp_path):
@@ -221,8 +302,12 @@ def test_a_name_that_is_nothing_is_said(cache, tmp_path, monkeypatch):
 
 
 def test_names_and_lengths_are_checked_before_the_quickstart_is_trained(cache):
-    for option, value, said in (("--metric", "foo", "foo"), ("--column", "foo=bar", "foo"), ("--sequence", "513", "at most 512 tokens"),
-                                ("--max-length", "100000", "at most 512 tokens")):  # fmt: skip
+    for option, value, said in (
+        ("--metric", "foo", "foo"),
+        ("--column", "foo=bar", "foo"),
+        ("--sequence", "513", "at most 512 tokens"),
+        ("--max-length", "100000", "at most 512 tokens"),
+    ):
         result = run("prune-export", "--latency", "0.7", "--target", "ort", option, value)
         assert result.exit_code == 2 and said in result.output
     assert not (cache / "quickstart").exists()
@@ -251,12 +336,17 @@ def test_an_engine_is_never_written_over_its_model(tmp_path, trained, cache):
         assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("options, said", [
-    (["--batch", "-1"], "--batch is not a size"), (["--sequence", "0"], "--sequence is not a size"),
-    (["--max-batch", "8", "--batch", "16"], "--max-batch is smaller"), (["--max-batch", "8", "--batch", "16"], "raise --max-batch, or lower --batch"),
-    (["--max-sequence", "8", "--sequence", "16"], "--max-sequence is smaller"),
-    (["--target", "xx"], "no such target"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--batch", "-1"], "--batch is not a size"),
+        (["--sequence", "0"], "--sequence is not a size"),
+        (["--max-batch", "8", "--batch", "16"], "--max-batch is smaller"),
+        (["--max-batch", "8", "--batch", "16"], "raise --max-batch, or lower --batch"),
+        (["--max-sequence", "8", "--sequence", "16"], "--max-sequence is smaller"),
+        (["--target", "xx"], "no such target"),
+    ],
+)
 def test_sizes_of_an_engine_are_checked(tmp_path, options, said):
     file = tmp_path / "model.onnx"
     file.write_bytes(_tiny_onnx())
@@ -270,10 +360,16 @@ def test_an_engine_is_not_built_for_more_tokens_than_the_model_has_positions(tmp
     import onnx
 
     model = onnx.load_from_string(_tiny_onnx())
-    onnx.helper.set_model_props(model, {"rfx.positions": "64", "rfx.sequence": "16", "rfx.max_length": "32"})
+    onnx.helper.set_model_props(
+        model, {"rfx.positions": "64", "rfx.sequence": "16", "rfx.max_length": "32"}
+    )
     onnx.save(model, tmp_path / "model.onnx")
     result = run("build", tmp_path / "model.onnx", "--compute-capability", "8.9", option, "65")
-    assert result.exit_code == 2 and f"{option} is longer" in result.output and "64 or less" in result.output, result.output
+    assert (
+        result.exit_code == 2
+        and f"{option} is longer" in result.output
+        and "64 or less" in result.output
+    ), result.output
 
 
 def test_what_is_no_model_is_said(tmp_path):
@@ -289,11 +385,22 @@ def _tiny_onnx() -> bytes:
 
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
 
 
-@pytest.mark.parametrize("options", [["--min-speedup", "0"], ["--min-speedup", "-1"], ["--min-speedup", "nan"], ["--max-drop", "nan"],
-                                     ["--max-drop", "-3"], ["--max-regression", "-1"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--min-speedup", "0"],
+        ["--min-speedup", "-1"],
+        ["--min-speedup", "nan"],
+        ["--max-drop", "nan"],
+        ["--max-drop", "-3"],
+        ["--max-regression", "-1"],
+    ],
+)
 def test_limits_that_are_none_are_refused(tmp_path, options):
     from rfx.report import write_reports
     from tests.evidences import make_evidence
@@ -307,7 +414,10 @@ def test_a_users_file_in_an_output_is_never_lost(call, trained, tmp_path):
     out = tmp_path / "kept"
     code, text = call(out=out)
     assert code == 0, text
-    assert oct((out / "model" / "model.safetensors").stat().st_mode)[-3:] == oct((out / "model.onnx").stat().st_mode)[-3:]
+    assert (
+        oct((out / "model" / "model.safetensors").stat().st_mode)[-3:]
+        == oct((out / "model.onnx").stat().st_mode)[-3:]
+    )
     (out / "mynote.txt").write_text("mine")
     code, text = call(out=out)
     assert code == 2 and "mynote.txt" in text and (out / "mynote.txt").read_text() == "mine"
@@ -324,7 +434,11 @@ def test_a_users_file_in_an_output_is_never_lost(call, trained, tmp_path):
 def test_an_option_that_is_none_is_one_json_object_too(monkeypatch, capsys):
     import rfx.cli
 
-    for args, said in ((["gate", "x", "--max-drop", "abc"], "--max-drop"), (["gate", "--nonsense"], "--nonsense"), (["gate", "no.json"], "no evidence")):
+    for args, said in (
+        (["gate", "x", "--max-drop", "abc"], "--max-drop"),
+        (["gate", "--nonsense"], "--nonsense"),
+        (["gate", "no.json"], "no evidence"),
+    ):
         monkeypatch.setattr(sys, "argv", ["rfx", *args, "--json"])
         with pytest.raises(SystemExit) as ended:
             rfx.cli.main()
@@ -332,11 +446,29 @@ def test_an_option_that_is_none_is_one_json_object_too(monkeypatch, capsys):
         assert ended.value.code == out["exit_code"] == 2 and said in out["error"]["what"]
 
 
-def test_a_table_of_another_runtime_or_condition_is_refused_before_any_work(call, trained, cache, tmp_path):
+def test_a_table_of_another_runtime_or_condition_is_refused_before_any_work(
+    call, trained, cache, tmp_path
+):
     table = tmp_path / "table.json"
-    assert run("profile", trained["model"], "--target", "ort", "--sequence", "16", "--out", table, "--quiet").exit_code == 0
+    assert (
+        run(
+            "profile",
+            trained["model"],
+            "--target",
+            "ort",
+            "--sequence",
+            "16",
+            "--out",
+            table,
+            "--quiet",
+        ).exit_code
+        == 0
+    )
     nowhere = tmp_path / "nowhere.jsonl"  # would be met next
-    for extra, said in ((["--target", "trt"], "runtime: table 'ort'"), (["--batch", "4"], "batch: table 1, asked for 4")):
+    for extra, said in (
+        (["--target", "trt"], "runtime: table 'ort'"),
+        (["--batch", "4"], "batch: table 1, asked for 4"),
+    ):
         code, text = call(train=nowhere, extra=["--table", table, *extra])
         assert code == 2 and said in text.replace("\n", " "), text
 

@@ -1,4 +1,5 @@
-"""The edge split: shapes packed where the model is, a table measured with NumPy and the runtime alone, taken back."""
+"""The edge split: shapes packed where the model is, a table measured with NumPy and the runtime
+alone, taken back."""
 
 import json
 import os
@@ -23,7 +24,19 @@ from rfx.runtimes import runtime, runtime_class
 from rfx.runtimes.base import Conditions
 
 ROOT = Path(__file__).parent.parent
-NOT_ON_A_BOARD = ("torch", "transformers", "onnx", "typer", "rich", "pydantic", "scipy", "sklearn", "pandas", "safetensors", "filelock")
+NOT_ON_A_BOARD = (
+    "torch",
+    "transformers",
+    "onnx",
+    "typer",
+    "rich",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "safetensors",
+    "filelock",
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +45,30 @@ def shapes(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
     os.environ["RFX_CACHE"] = str(folder / "cache")
     try:
-        result = CliRunner().invoke(app, ["shapes", str(trained["model"]), "--target", "ort", "--sequence", "32", "--max-length", "32",
-                                          "--out", str(folder / "shapes.json"), "--json"])  # fmt: skip
+        result = CliRunner().invoke(
+            app,
+            [
+                "shapes",
+                str(trained["model"]),
+                "--target",
+                "ort",
+                "--sequence",
+                "32",
+                "--max-length",
+                "32",
+                "--out",
+                str(folder / "shapes.json"),
+                "--json",
+            ],
+        )
     finally:
         del os.environ["RFX_CACHE"]
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
-    assert said["graphs"] == len(json.loads((folder / "shapes.json").read_text())["graphs"]) and "rfx.board" in said["next"]
+    assert (
+        said["graphs"] == len(json.loads((folder / "shapes.json").read_text())["graphs"])
+        and "rfx.board" in said["next"]
+    )
     return folder / "shapes.json"
 
 
@@ -48,17 +78,29 @@ def test_a_stripped_graph_runs_with_weights_of_its_own(precision, tmp_path):
     model = convert_precision(stack(shape, [(4, 256), (2, 96)]), precision)
     light, sizes = strip(model)
     assert len(light) < model.ByteSize() / 10
-    expected = sum(int(np.prod(i.dims)) * (2 if i.data_type == 10 else 4) for i in model.graph.initializer if i.data_type in (1, 10))
+    expected = sum(
+        int(np.prod(i.dims)) * (2 if i.data_type == 10 else 4)
+        for i in model.graph.initializer
+        if i.data_type in (1, 10)
+    )
     assert 0.95 * expected < sum(sizes.values()) < expected + 4096 * len(model.graph.initializer)
-    offsets = [(e.value, t.external_data[0].value) for t in onnx.load_from_string(light).graph.initializer
-               for e in t.external_data if e.key == "offset"]  # fmt: skip
+    offsets = [
+        (e.value, t.external_data[0].value)
+        for t in onnx.load_from_string(light).graph.initializer
+        for e in t.external_data
+        if e.key == "offset"
+    ]
     assert len(offsets) == len(set(offsets)) > 10, "weights share a place"
 
 
 def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
     bundle = Bundle(shapes)
     shape, ort = BlockShape(**bundle.shape), runtime("ort")
-    asked = {(*p, d) for p in latency.possible_points(shape, ort, "fp32") for d in latency.possible_depths(bundle.layers, ort)[::2]}
+    asked = {
+        (*p, d)
+        for p in latency.possible_points(shape, ort, "fp32")
+        for d in latency.possible_depths(bundle.layers, ort)[::2]
+    }
     assert asked <= bundle.points and shapes.stat().st_size < 300_000
 
 
@@ -70,7 +112,9 @@ def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_p
     assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
         (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
     ]
-    assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {i.name: tuple(i.dims) for i in here.graph.initializer}
+    assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
+        i.name: tuple(i.dims) for i in here.graph.initializer
+    }
     engine = runtime("ort").build(bundle.file((2, 128), 3, tmp_path), Conditions())
     assert np.isfinite(engine.run(stack_inputs(shape, 2, 8))["output"]).all()
 
@@ -85,27 +129,45 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
         "        if name.split('.')[0] in NO: raise ImportError('not on a board: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "import rfx.cost.latency as latency; latency.SECONDS, latency.MIN_ROUNDS = (0.5, 2.0), 8\n"
-        "import rfx.board as board; board.ADDITIVITY_LIMIT = 9.0; sys.exit(board.main())\n"  # a tiny model is all noise
+        # a tiny model is all noise
+        "import rfx.board as board; board.ADDITIVITY_LIMIT = 9.0; sys.exit(board.main())\n"
     )
-    command = [sys.executable, "-c", blocked, "profile", str(shapes), "--out", "table.json", "--sequence", "16"]
+    command = [
+        sys.executable,
+        "-c",
+        blocked,
+        "profile",
+        str(shapes),
+        "--out",
+        "table.json",
+        "--sequence",
+        "16",
+    ]
     env = {**os.environ, "RFX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     table = read_table(tmp_path / "table.json")
     assert table.key.runtime == "ort" and table.key.sequence == 16 and len(table.additivity) == 3
     assert json.loads(done.stdout)["written"] == "table.json"
-    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)  # from the board's cache
+    again = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )  # from the board's cache
     assert again.returncode == 0 and "measuring" not in again.stderr
     assert read_table(tmp_path / "table.json").costs_ms == table.costs_ms
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda d: "nonsense", "no shapes of this version"),
-    (lambda d: {**d, "schema_version": 2}, "no shapes of this version"),
-    (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
-    (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),
-    (lambda d: {**d, "layers": "many"}, "incomplete"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda d: "nonsense", "no shapes of this version"),
+        (lambda d: {**d, "schema_version": 2}, "no shapes of this version"),
+        (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
+        (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),
+        (lambda d: {**d, "layers": "many"}, "incomplete"),
+    ],
+)
 def test_a_broken_bundle_is_named(shapes, tmp_path, change, said, capsys):
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps(change(json.loads(shapes.read_text()))))
@@ -117,7 +179,11 @@ def test_bad_options_are_named(shapes, tmp_path, capsys, cache):
     out = str(tmp_path / "t.json")
     for arguments, code, said in (
         ([str(tmp_path / "none.json"), "--out", out], 2, "No such file"),
-        ([str(shapes), "--out", out, "--precision", "fp16"], 2, "rfx shapes MODEL --precision fp16"),
+        (
+            [str(shapes), "--out", out, "--precision", "fp16"],
+            2,
+            "rfx shapes MODEL --precision fp16",
+        ),
         ([str(shapes), "--out", out, "--sequence", "4096"], 2, "at most 32"),
         ([str(shapes), "--out", str(tmp_path)], 2, "Is a directory"),
     ):
@@ -139,13 +205,33 @@ def board_table(trained, tmp_path_factory):
         patch.setattr(latency, "SECONDS", (0.5, 2.0))
         patch.setattr(latency, "MIN_ROUNDS", 8)
         patch.setenv("RFX_CACHE", str(folder / "cache"))
-        made = CliRunner().invoke(app, ["profile", str(trained["model"]), "--target", "ort", "--sequence", "32", "--out", str(folder / "t.json"), "-q"])
+        made = CliRunner().invoke(
+            app,
+            [
+                "profile",
+                str(trained["model"]),
+                "--target",
+                "ort",
+                "--sequence",
+                "32",
+                "--out",
+                str(folder / "t.json"),
+                "-q",
+            ],
+        )
     assert made.exit_code == 0, made.output
     data = json.loads((folder / "t.json").read_text())
 
     def of(precision: str, **key) -> Path:
-        key = {**data["key"], "runtime": "trt", "version": "tensorrt 11.4.0.106", "device": "NVIDIA Orin (sm87)",
-               "clock": "GPU compute time", "precision": precision, **key}  # fmt: skip
+        key = {
+            **data["key"],
+            "runtime": "trt",
+            "version": "tensorrt 11.4.0.106",
+            "device": "NVIDIA Orin (sm87)",
+            "clock": "GPU compute time",
+            "precision": precision,
+            **key,
+        }
         path = folder / f"{precision}-{key['runtime']}.json"
         path.write_text(json.dumps({**data, "key": key}))
         return path
@@ -154,30 +240,70 @@ def board_table(trained, tmp_path_factory):
 
 
 def prune(trained, out, table, *more, target="trt"):
-    return CliRunner().invoke(app, [
-        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", target,
-        "--sequence", "32", "--max-length", "32", "--examples", "64", "--table", str(table), "--out", str(out), "--json", "--quiet",
-        *more,
-    ])  # fmt: skip
+    return CliRunner().invoke(
+        app,
+        [
+            "prune-export",
+            str(trained["model"]),
+            "--train",
+            str(trained["train"]),
+            "--eval",
+            str(trained["eval"]),
+            "--target",
+            target,
+            "--sequence",
+            "32",
+            "--max-length",
+            "32",
+            "--examples",
+            "64",
+            "--table",
+            str(table),
+            "--out",
+            str(out),
+            "--json",
+            "--quiet",
+            *more,
+        ],
+    )
 
 
 @pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_boards_table_goes_through_to_onnx_without_the_board(trained, board_table, cache, tmp_path, precision):
+def test_a_boards_table_goes_through_to_onnx_without_the_board(
+    trained, board_table, cache, tmp_path, precision
+):
     if precision == "bf16" and not runtime_class("openvino").availability().ok:
         pytest.skip("bf16 is checked with OpenVINO, which is not installed")
     ahead = ["--compute-capability", "8.9"] if precision == "fp16" and _has_rtx() else []
-    result = prune(trained, tmp_path / "out", board_table(precision), "--latency", "0.7", "--precision", precision, *ahead)
+    result = prune(
+        trained,
+        tmp_path / "out",
+        board_table(precision),
+        "--latency",
+        "0.7",
+        "--precision",
+        precision,
+        *ahead,
+    )
     assert result.exit_code == 7, result.output
     evidence = json.loads(result.stdout)
     gates = {g["name"]: g for g in evidence["gates"]}
     assert {n: g["outcome"] for n, g in gates.items()} == {
-        "shrunk": "pass", "same": "pass", "accuracy": "pass", "latency": "inconclusive"}  # fmt: skip
+        "shrunk": "pass",
+        "same": "pass",
+        "accuracy": "pass",
+        "latency": "inconclusive",
+    }
     assert 0.5 < gates["latency"]["value"] <= 0.7 and "Orin" in gates["latency"]["detail"]
     assert evidence["latency"] is None and "rfx verify" in evidence["warnings"][0]
     out = tmp_path / "out"
     assert (out / "model.onnx").is_file() and (out / "report.html").is_file()
-    types = {i.data_type for i in onnx.load(out / "model.onnx").graph.initializer if len(i.dims) == 2 and i.data_type != 7}
+    types = {
+        i.data_type
+        for i in onnx.load(out / "model.onnx").graph.initializer
+        if len(i.dims) == 2 and i.data_type != 7
+    }
     assert types == {{"fp32": 1, "fp16": 10, "bf16": 16}[precision]}
     assert (out / "model.rtx.plan").is_file() == bool(ahead)
     assert list(out.glob("triton/*/1/model.onnx"))
@@ -189,15 +315,33 @@ def test_a_boards_table_goes_through_to_onnx_without_the_board(trained, board_ta
 def test_a_table_of_another_model_or_precision_is_refused(trained, board_table, cache, tmp_path):
     result = prune(trained, tmp_path / "out", board_table("fp16"), "--latency", "0.7")
     assert result.exit_code == 2 and "precision" in json.loads(result.stdout)["error"]["got"]
-    without = CliRunner().invoke(app, ["prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval",
-                                       str(trained["eval"]), "--target", "trt", "--latency", "0.7"])  # fmt: skip
+    without = CliRunner().invoke(
+        app,
+        [
+            "prune-export",
+            str(trained["model"]),
+            "--train",
+            str(trained["train"]),
+            "--eval",
+            str(trained["eval"]),
+            "--target",
+            "trt",
+            "--latency",
+            "0.7",
+        ],
+    )
     assert without.exit_code == 4 and "--target ort" in without.output
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_another_cpu_is_the_boards_and_goes_through(trained, board_table, cache, tmp_path):
-    """ONNX Runtime runs here too, but not on that processor: its table is for it, and nothing is timed here."""
-    table = board_table("fp32", runtime="ort", version="onnxruntime 1.23.0", device="ARM Cortex-A78")
+def test_a_table_of_another_cpu_is_the_boards_and_goes_through(
+    trained, board_table, cache, tmp_path
+):
+    """ONNX Runtime runs here too, but not on that processor: its table is for it, and nothing is
+    timed here."""
+    table = board_table(
+        "fp32", runtime="ort", version="onnxruntime 1.23.0", device="ARM Cortex-A78"
+    )
     result = prune(trained, tmp_path / "out", table, "--latency", "0.7", target="ort")
     assert result.exit_code == 7, result.output
     evidence = json.loads(result.stdout)
@@ -206,18 +350,40 @@ def test_a_table_of_another_cpu_is_the_boards_and_goes_through(trained, board_ta
 
 
 def test_an_old_table_of_this_machine_is_refused(trained, board_table, cache, tmp_path):
-    table = board_table("fp32", runtime="ort", version="onnxruntime 0.1", device=runtime_class("ort")().device())
+    table = board_table(
+        "fp32", runtime="ort", version="onnxruntime 0.1", device=runtime_class("ort")().device()
+    )
     result = prune(trained, tmp_path / "out", table, "--latency", "0.7", target="ort")
     assert result.exit_code == 2 and "version" in json.loads(result.stdout)["error"]["got"]
 
 
 @pytest.mark.parametrize("capability", ["9.9", "eight"])
-def test_a_compute_capability_that_is_unknown_is_said_before_any_work(trained, cache, tmp_path, capability):
+def test_a_compute_capability_that_is_unknown_is_said_before_any_work(
+    trained, cache, tmp_path, capability
+):
     if not _has_rtx():
         pytest.skip("TensorRT-RTX is not installed")
-    result = CliRunner().invoke(app, [
-        "prune-export", str(trained["model"]), "--train", str(tmp_path / "none.jsonl"), "--eval", str(trained["eval"]), "--target", "ort",
-        "--flops", "0.5", "--compute-capability", capability, "--out", str(tmp_path / "out"), "--json", "--quiet"])  # fmt: skip
+    result = CliRunner().invoke(
+        app,
+        [
+            "prune-export",
+            str(trained["model"]),
+            "--train",
+            str(tmp_path / "none.jsonl"),
+            "--eval",
+            str(trained["eval"]),
+            "--target",
+            "ort",
+            "--flops",
+            "0.5",
+            "--compute-capability",
+            capability,
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+            "--quiet",
+        ],
+    )
     error = json.loads(result.stdout)["error"]
     assert result.exit_code == 2 and error["got"] == capability and "8.9" in error["allowed"]
 
@@ -238,10 +404,15 @@ def test_numpy_is_loaded_with_one_thread_a_process():
         "sys.meta_path.insert(0, Watch())\n"
         "sys.argv = ['rfx.board', 'env']\n"
         "try:\n    runpy.run_module('rfx.board', run_name='__main__')\n"
-        "except SystemExit as done:\n    assert seen == ['1'] and done.code == 0, (seen, done.code)\n"
+        "except SystemExit as done:\n    assert seen == ['1'] and done.code == 0, (seen, "
+        "done.code)\n"
     )
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -256,5 +427,13 @@ def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
     import rfx.quantize.__main__ as quantize
 
     monkeypatch.setattr(quantize, "quantize", bug)
-    arguments = ["m.onnx", "--calibration", "c.npz", "--precision", "int8", "--out", str(tmp_path / "q.onnx")]
+    arguments = [
+        "m.onnx",
+        "--calibration",
+        "c.npz",
+        "--precision",
+        "int8",
+        "--out",
+        str(tmp_path / "q.onnx"),
+    ]
     assert quantize.main(arguments) == 6 and "not foreseen" in capsys.readouterr().err

@@ -20,7 +20,15 @@ def test_every_key_is_documented_with_its_default():
     assert set(whole) == set(Recipe.model_fields) - {"schema_version", "quickstart"}
     assert set(method["method"]) == set(Method.model_fields) - {"name"}
     documented, plain = make_recipe(whole | method).model_dump(), Recipe().model_dump()
-    for name in ("max_length", "conditions", "calibration", "target", "min_speedup", "seed", "task_options"):
+    for name in (
+        "max_length",
+        "conditions",
+        "calibration",
+        "target",
+        "min_speedup",
+        "seed",
+        "task_options",
+    ):
         assert documented[name] == plain[name], name
     assert {k: v for k, v in documented["method"].items() if k != "name"} == {
         k: v for k, v in plain["method"].items() if k != "name"
@@ -29,7 +37,15 @@ def test_every_key_is_documented_with_its_default():
 
 
 def test_names_are_all_there():
-    for name in (*PRESETS, *SCORERS, *SEARCHES, *COMPENSATORS, *SCHEDULES, *TASKS, *bundled_recipes()):
+    for name in (
+        *PRESETS,
+        *SCORERS,
+        *SEARCHES,
+        *COMPENSATORS,
+        *SCHEDULES,
+        *TASKS,
+        *bundled_recipes(),
+    ):
         assert name in TEXT, name
     for task in TASKS.values():
         for metric in task.metrics:

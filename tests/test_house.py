@@ -1,4 +1,5 @@
-"""Rules of the house: imports run one way, heavy packages are imported late, the library does not print."""
+"""Rules of the house: imports run one way, heavy packages are imported late, the library does not
+print."""
 
 import ast
 import subprocess
@@ -19,11 +20,28 @@ LAYERS = [
     {"schedule"},
     {"stages"},
     {"pipeline", "sweep"},
-    {"cli", "command_line", "options", "terminal", "board", "quantize", "entry", "__main__", "__init__"},
+    {
+        "cli",
+        "command_line",
+        "options",
+        "terminal",
+        "board",
+        "quantize",
+        "entry",
+        "__main__",
+        "__init__",
+    },
 ]
 LEVEL = {room: i for i, layer in enumerate(LAYERS) for room in layer}
-# What passes between rooms is known to both sides: types only, checked to import nothing above them.
-SHARED_TYPES = {"rfx.tasks.base", "rfx.cost.table", "rfx.scores.base", "rfx.runtimes.base", "rfx.verify.evidence"}
+# What passes between rooms is known to both sides: types only, checked to import nothing above
+# them.
+SHARED_TYPES = {
+    "rfx.tasks.base",
+    "rfx.cost.table",
+    "rfx.scores.base",
+    "rfx.runtimes.base",
+    "rfx.verify.evidence",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -34,9 +52,11 @@ def room_of(path: Path) -> str:
 def imports(path: Path, top_level_only: bool = False):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
-        id(n) for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test) for n in ast.walk(block)
-    }  # fmt: skip
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for n in ast.walk(block)
+    }
     for node in tree.body if top_level_only else ast.walk(tree):
         if id(node) in typing_only:
             continue
@@ -53,7 +73,9 @@ def test_no_room_imports_upwards(path):
     for module in imports(path):
         if module.startswith("rfx.") and module not in SHARED_TYPES:
             other = module.split(".")[1]
-            assert LEVEL[other] <= LEVEL[room], f"{path.relative_to(ROOT)} ({room}) imports {module} from above"
+            assert LEVEL[other] <= LEVEL[room], (
+                f"{path.relative_to(ROOT)} ({room}) imports {module} from above"
+            )
 
 
 def test_what_drives_the_stages_knows_nothing_of_the_others():
@@ -63,7 +85,8 @@ def test_what_drives_the_stages_knows_nothing_of_the_others():
 
 
 def test_scorers_know_of_compensation_and_not_the_other_way():
-    """The damage of a unit depends on what can make up for it; a fit needs no scores but the tokens' weights it is given."""
+    """The damage of a unit depends on what can make up for it; a fit needs no scores but the
+    tokens' weights it is given."""
     for path in (PACKAGE / "compensate").rglob("*.py"):
         assert not [m for m in imports(path) if m.startswith(("rfx.scores", "rfx.schedule"))]
 
@@ -76,7 +99,14 @@ def test_runtimes_and_anatomy_know_nothing_of_pruning(room):
 
 
 def test_reports_know_only_evidence():
-    allowed = ("rfx.verify.evidence", "rfx.verify.curve", "rfx.report", "rfx.store", "rfx.errors", "rfx.plan")
+    allowed = (
+        "rfx.verify.evidence",
+        "rfx.verify.curve",
+        "rfx.report",
+        "rfx.store",
+        "rfx.errors",
+        "rfx.plan",
+    )
     for path in (PACKAGE / "report").rglob("*.py"):
         assert not [m for m in imports(path) if m.startswith("rfx.") and not m.startswith(allowed)]
 
@@ -84,7 +114,11 @@ def test_reports_know_only_evidence():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_does_not_print_and_files_stay_short(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+    calls = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
+    ]
     assert not calls
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
 
@@ -93,7 +127,8 @@ def test_help_loads_nothing_heavy():
     code = (
         "import sys; from typer.testing import CliRunner; from rfx.cli import app; "
         "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output; "
-        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'pandas', 'matplotlib'}; "
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'pandas', "
+        "'matplotlib'}; "
         "loaded = heavy & set(sys.modules); assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

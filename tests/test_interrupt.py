@@ -14,14 +14,41 @@ from typer.testing import CliRunner
 from rfx.cli import app
 from rfx.stages.run import Run
 
-STAGES = ["load", "dense baseline", "score", "search", "reconstruct", "bake, shrink, export", "parity", "accuracy",
-          "latency"]  # fmt: skip
+STAGES = [
+    "load",
+    "dense baseline",
+    "score",
+    "search",
+    "reconstruct",
+    "bake, shrink, export",
+    "parity",
+    "accuracy",
+    "latency",
+]
 
 
 def command(trained, out):
-    return ["prune-export", str(trained["model"]), "--task", "text-classification", "--train", str(trained["train"]),
-            "--eval", str(trained["eval"]), "--target", "ort", "--sequence", "16", "--examples", "64", "--flops", "0.5",
-            "--out", str(out), "--json"]  # fmt: skip
+    return [
+        "prune-export",
+        str(trained["model"]),
+        "--task",
+        "text-classification",
+        "--train",
+        str(trained["train"]),
+        "--eval",
+        str(trained["eval"]),
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--examples",
+        "64",
+        "--flops",
+        "0.5",
+        "--out",
+        str(out),
+        "--json",
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -65,7 +92,9 @@ def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_pat
     assert {"dense baseline", "score"} <= cached
 
 
-def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(trained, cache, tmp_path, monkeypatch):
+def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(
+    trained, cache, tmp_path, monkeypatch
+):
     import rfx.cost.latency as latency
 
     monkeypatch.setattr(latency, "SECONDS", (0.2, 2.0))
@@ -87,7 +116,9 @@ def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(trained, 
             patch.setattr(Run, "stage", interrupted)
             result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 130 and json.loads(result.stdout)["exit_code"] == 130
-        assert [p.name for p in tmp_path.iterdir()] == ["cache"] and not list((cache / "scratch").iterdir())
+        assert [p.name for p in tmp_path.iterdir()] == ["cache"] and not list(
+            (cache / "scratch").iterdir()
+        )
     last = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert "gates" in last
 
@@ -107,17 +138,28 @@ def test_an_interrupt_that_a_library_wrapped_is_still_one(trained, tmp_path, mon
 
     monkeypatch.setattr(Run, "stage", wrapped)
     result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
-    assert result.exit_code == 130 and json.loads(result.stdout)["exit_code"] == 130 and not (tmp_path / "out").exists()
+    assert (
+        result.exit_code == 130
+        and json.loads(result.stdout)["exit_code"] == 130
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
     environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen([sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")], env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               # a suite that was started in the background has it ignored, and its children inherit that
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite that was started in the background has it ignored, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "cache").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (tmp_path / "cache").exists() and time.monotonic() < deadline and process.poll() is None
+    ):
         time.sleep(0.1)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -142,7 +184,8 @@ def test_an_output_that_cannot_be_made_is_named(trained, cache, tmp_path):
 
 
 def limited(size):
-    """A child process that cannot write a file larger than `size` bytes: what a full disk is to a write."""
+    """A child process that cannot write a file larger than `size` bytes: what a full disk is to a
+    write."""
 
     def limit():
         import resource
@@ -155,11 +198,16 @@ def limited(size):
 
 @pytest.mark.parametrize("size", [2_000, 60_000, 300_000])
 def test_a_write_that_the_disk_refuses_is_named(trained, tmp_path, size):
-    """Whatever file meets it first: a message, no traceback, no output, nothing half-written; the next run goes through."""
+    """Whatever file meets it first: a message, no traceback, no output, nothing half-written; the
+    next run goes through."""
     environment = {**os.environ, "RFX_CACHE": str(tmp_path / "cache")}
     run = [sys.executable, "-m", "rfx", *command(trained, tmp_path / "out")]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, preexec_fn=limited(size))
+    done = subprocess.run(
+        run, env=environment, capture_output=True, text=True, preexec_fn=limited(size)
+    )
     assert done.returncode == 4, done.stderr + done.stdout
     assert "Traceback" not in done.stderr and "File too large" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
-    assert not [p for p in (tmp_path / "cache").rglob("*") if ".new-" in p.name or p.name.endswith(".tmp")]
+    assert not [
+        p for p in (tmp_path / "cache").rglob("*") if ".new-" in p.name or p.name.endswith(".tmp")
+    ]

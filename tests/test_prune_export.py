@@ -21,8 +21,21 @@ def run(*args):
 
 
 def options(trained):
-    return [trained["model"], "--task", "text-classification", "--train", trained["train"], "--eval", trained["eval"],
-            "--target", "ort", "--sequence", "16", "--examples", "256"]  # fmt: skip
+    return [
+        trained["model"],
+        "--task",
+        "text-classification",
+        "--train",
+        trained["train"],
+        "--eval",
+        trained["eval"],
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--examples",
+        "256",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +44,17 @@ def built(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RFX_CACHE", str(folder / "cache"))
-        result = run("prune-export", *options(trained), "--flops", "0.5", "--max-drop", "20", "--out", folder / "out", "--json")
+        result = run(
+            "prune-export",
+            *options(trained),
+            "--flops",
+            "0.5",
+            "--max-drop",
+            "20",
+            "--out",
+            folder / "out",
+            "--json",
+        )
     assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
     return folder, json.loads(result.stdout)
 
@@ -42,18 +65,29 @@ def test_the_model_is_smaller_in_every_form(built, trained):
     plan = Plan.from_json(json.loads((folder / "out" / "plan.json").read_text()))
     config = json.loads((folder / "out" / "model" / "config.json").read_text())
     assert config["pruned_layers"] == plan.layers
-    sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in config["rfx"]["sites"]]
+    sites = [
+        Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in config["rfx"]["sites"]
+    ]
     for name, modules in site_shapes(folder / "out" / "model.onnx", sites).items():
         assert set(modules.values()) == {plan[name].count * plan[name].width}
-    facts = ort.InferenceSession(str(folder / "out" / "model.onnx")).get_modelmeta().custom_metadata_map
-    assert int(facts["rfx.positions"]) == json.loads((trained["model"] / "config.json").read_text())["max_position_embeddings"]
-    assert (folder / "out" / "model.onnx").stat().st_size < (trained["model"] / "model.safetensors").stat().st_size * 1.2
+    facts = (
+        ort.InferenceSession(str(folder / "out" / "model.onnx")).get_modelmeta().custom_metadata_map
+    )
+    assert (
+        int(facts["rfx.positions"])
+        == json.loads((trained["model"] / "config.json").read_text())["max_position_embeddings"]
+    )
+    assert (folder / "out" / "model.onnx").stat().st_size < (
+        trained["model"] / "model.safetensors"
+    ).stat().st_size * 1.2
 
 
 def test_the_gates_that_need_no_clock_pass(built):
     _, evidence = built
     outcome = {g["name"]: g["outcome"] for g in evidence["gates"]}
-    assert outcome["shrunk"] == "pass" and outcome["same"] == "pass" and outcome["accuracy"] == "pass"
+    assert (
+        outcome["shrunk"] == "pass" and outcome["same"] == "pass" and outcome["accuracy"] == "pass"
+    )
     assert set(outcome) == {"shrunk", "same", "accuracy", "latency"}
     assert evidence["data"]["overlap"] == 0
     assert evidence["accuracy"]["dense"] > 0.9
@@ -65,8 +99,14 @@ def test_the_checkpoint_and_the_engine_agree(built, trained):
 
     folder, _ = built
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "out" / "model")
-    inputs = tokenizer(["a good great film", "bad awful sad plot with a very sad scene"], padding=True, return_tensors="pt")
-    session = ort.InferenceSession(str(folder / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    inputs = tokenizer(
+        ["a good great film", "bad awful sad plot with a very sad scene"],
+        padding=True,
+        return_tensors="pt",
+    )
+    session = ort.InferenceSession(
+        str(folder / "out" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     fed = {i.name: inputs[i.name].numpy() for i in session.get_inputs()}
     with torch.no_grad():
         logits = rfx.load(folder / "out")(**inputs).logits
@@ -77,7 +117,14 @@ def test_the_checkpoint_and_the_engine_agree(built, trained):
 def test_every_report_is_there(built):
     folder, _ = built
     out = folder / "out"
-    assert {"evidence.json", "report.html", "junit.xml", "README.md", "plan.json", "model.onnx"} <= {p.name for p in out.iterdir()}
+    assert {
+        "evidence.json",
+        "report.html",
+        "junit.xml",
+        "README.md",
+        "plan.json",
+        "model.onnx",
+    } <= {p.name for p in out.iterdir()}
     assert len(ET.parse(out / "junit.xml").getroot().findall(".//testcase")) == 4
     assert "<svg" in (out / "report.html").read_text()
     assert not [p for p in folder.iterdir() if "tmp" in p.name]
@@ -88,13 +135,17 @@ def test_a_second_run_takes_scores_and_baseline_from_the_store(built, trained, m
     monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
     evaluated, evaluate = [], check.evaluate
     monkeypatch.setattr(check, "evaluate", lambda *a: evaluated.append(a[-1]) or evaluate(*a))
-    result = run("prune-export", *options(trained), "--flops", "0.3", "--out", folder / "second", "--json")
+    result = run(
+        "prune-export", *options(trained), "--flops", "0.3", "--out", folder / "second", "--json"
+    )
     evidence = json.loads(result.stdout)
     stages = {s["name"]: s["cached"] for s in evidence["stages"]}
     assert stages["score"] and stages["dense baseline"]
     assert evaluated == ["evaluating the pruned model"]  # the dense one's outputs are in the store
     assert evidence["accuracy"]["dense"] == first["accuracy"]["dense"]
-    assert 0 < first["accuracy"]["divergence"] < evidence["accuracy"]["divergence"]  # half of the FLOPs kept, and 0.3
+    assert (
+        0 < first["accuracy"]["divergence"] < evidence["accuracy"]["divergence"]
+    )  # half of the FLOPs kept, and 0.3
 
 
 def test_verify_measures_again(built, monkeypatch):
@@ -112,10 +163,16 @@ def test_verify_judges_another_file_of_the_same_model(built, monkeypatch, tmp_pa
     monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
     dense = next((folder / "cache" / "dense").rglob("model.onnx"))
     evidence = json.loads(run("verify", folder / "out", "--onnx", dense, "--json").stdout)
-    assert evidence["accuracy"]["drop"] == 0 and evidence["accuracy"]["divergence"] < 1e-9 and any("keep model.onnx" in w for w in evidence["warnings"])
+    assert (
+        evidence["accuracy"]["drop"] == 0
+        and evidence["accuracy"]["divergence"] < 1e-9
+        and any("keep model.onnx" in w for w in evidence["warnings"])
+    )
     assert 0.8 < evidence["latency"]["ratio"] < 1.25
     gates = {g["name"]: g for g in evidence["gates"]}
-    assert gates["shrunk"]["outcome"] == "fail" and gates["shrunk"]["detail"].startswith("model.onnx: ")  # of the same name: it is the dense one
+    assert gates["shrunk"]["outcome"] == "fail" and gates["shrunk"]["detail"].startswith(
+        "model.onnx: "
+    )  # of the same name: it is the dense one
     assert gates["same"]["outcome"] == "pass" and gates["same"]["detail"].startswith("model.onnx: ")
     missing = run("verify", folder / "out", "--onnx", tmp_path / "no.onnx")
     assert missing.exit_code == 2 and "no.onnx" in missing.output
@@ -148,7 +205,9 @@ def test_verify_writes_reports_only_where_nothing_else_is(built, monkeypatch, tm
     assert {p: p.stat().st_mtime_ns for p in (folder / "out").rglob("*")} == before
     assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     result = run("verify", folder / "out", "--out", tmp_path / "new" / "reports")
-    assert result.exit_code in (0, 1, 7) and "model.onnx" not in result.stdout.split("written to")[1]
+    assert (
+        result.exit_code in (0, 1, 7) and "model.onnx" not in result.stdout.split("written to")[1]
+    )
     assert (tmp_path / "new" / "reports" / "evidence.json").is_file()
 
 
@@ -187,19 +246,25 @@ def test_verify_names_evidence_that_is_damaged(built, monkeypatch, tmp_path, dam
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
 
 
-def test_scores_depend_on_labels_and_not_on_where_the_model_lies(built, trained, monkeypatch, tmp_path):
+def test_scores_depend_on_labels_and_not_on_where_the_model_lies(
+    built, trained, monkeypatch, tmp_path
+):
     import shutil
 
     folder, evidence = built
     monkeypatch.setenv("RFX_CACHE", str(folder / "cache"))
     shutil.copytree(trained["model"], tmp_path / "elsewhere")
     rows = [json.loads(line) for line in trained["train"].read_text().splitlines()]
-    (tmp_path / "flipped.jsonl").write_text("".join(json.dumps({**r, "label": 1 - r["label"]}) + "\n" for r in rows))
+    (tmp_path / "flipped.jsonl").write_text(
+        "".join(json.dumps({**r, "label": 1 - r["label"]}) + "\n" for r in rows)
+    )
 
     def scored(*more):
         arguments = options(trained)
         arguments[0] = tmp_path / "elsewhere"
-        result = run("prune-export", *arguments, "--flops", "0.5", "--out", tmp_path / "out", "--json", *more)
+        result = run(
+            "prune-export", *arguments, "--flops", "0.5", "--out", tmp_path / "out", "--json", *more
+        )
         found = json.loads(result.stdout)
         return found["model"]["hash"], {s["name"]: s["cached"] for s in found["stages"]}["score"]
 
@@ -207,9 +272,12 @@ def test_scores_depend_on_labels_and_not_on_where_the_model_lies(built, trained,
     assert scored("--train", tmp_path / "flipped.jsonl") == (evidence["model"]["hash"], False)
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "ernie", "esm", "token-classification"])
+@pytest.mark.parametrize(
+    "family", ["roberta", "electra", "distilbert", "ernie", "esm", "token-classification"]
+)
 def test_every_family_goes_through(family, trained, tmp_path, cache):
-    """Untrained models of each family, and the task that has no recipe, from the checkpoint to the engine."""
+    """Untrained models of each family, and the task that has no recipe, from the checkpoint to the
+    engine."""
     import torch
 
     from rfx.anatomy import find_sites, layout
@@ -219,7 +287,12 @@ def test_every_family_goes_through(family, trained, tmp_path, cache):
     tok = tokenizer(tmp_path)
     task = "token-classification" if family == "token-classification" else "text-classification"
     torch.manual_seed(0)
-    model = make("distilbert" if task == family else family, task, vocab_size=len(tok), pad_token_id=tok.pad_token_id)
+    model = make(
+        "distilbert" if task == family else family,
+        task,
+        vocab_size=len(tok),
+        pad_token_id=tok.pad_token_id,
+    )
     assert layout(find_sites(model)) == ("pre-ln" if family == "esm" else "post-ln")
     model.save_pretrained(tmp_path / "model")
     tok.save_pretrained(tmp_path / "model")
@@ -227,10 +300,30 @@ def test_every_family_goes_through(family, trained, tmp_path, cache):
     for name in ("train", "eval"):
         rows = [json.loads(line) for line in trained[name].read_text().splitlines()[:40]]
         if task == family:
-            rows = [{"tokens": r["text"].split(), "tags": [len(w) % 2 for w in r["text"].split()]} for r in rows]
+            rows = [
+                {"tokens": r["text"].split(), "tags": [len(w) % 2 for w in r["text"].split()]}
+                for r in rows
+            ]
         files[name] = write_jsonl(tmp_path / f"{name}.jsonl", rows)
-    result = run("prune-export", tmp_path / "model", "--task", task, "--train", files["train"], "--eval", files["eval"],
-                 "--target", "ort", "--sequence", "16", "--flops", "0.6", "--out", tmp_path / "out", "--json")  # fmt: skip
+    result = run(
+        "prune-export",
+        tmp_path / "model",
+        "--task",
+        task,
+        "--train",
+        files["train"],
+        "--eval",
+        files["eval"],
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--flops",
+        "0.6",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
     assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
     gates = {g["name"]: g["outcome"] for g in json.loads(result.stdout)["gates"]}
     assert gates["shrunk"] == gates["same"] == "pass"
@@ -256,8 +349,11 @@ def test_plan_writes_nothing(built, trained, monkeypatch, tmp_path):
 
 
 def test_a_latency_target_closes_its_loop(trained, cache, tmp_path):
-    """The real runtime, a real table; what the clock says is for the benchmark, what is recorded is tested here."""
-    result = run("prune-export", *options(trained), "--latency", "0.8", "--out", tmp_path / "out", "--json")
+    """The real runtime, a real table; what the clock says is for the benchmark, what is recorded is
+    tested here."""
+    result = run(
+        "prune-export", *options(trained), "--latency", "0.8", "--out", tmp_path / "out", "--json"
+    )
     assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
     evidence = json.loads(result.stdout)
     assert evidence["table"]["additivity"] and len(evidence["table"]["additivity"]) >= 3
@@ -265,14 +361,38 @@ def test_a_latency_target_closes_its_loop(trained, cache, tmp_path):
     counts = {int(n) for n in evidence["table"]["costs_ms"]["mha"]}
     assert counts == set(range(5))
     assert evidence["latency"]["target"] == 0.8 and evidence["latency"]["clock"]
-    profile = run("profile", trained["model"], "--target", "ort", "--sequence", "16", "--out", tmp_path / "table.json", "--json")
+    profile = run(
+        "profile",
+        trained["model"],
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--out",
+        tmp_path / "table.json",
+        "--json",
+    )
     assert profile.exit_code == 0, profile.output
     assert json.loads((tmp_path / "table.json").read_text())["key"] == evidence["table"]["key"]
-    again = run("plan", *options(trained), "--latency", "0.8", "--table", tmp_path / "table.json", "--json")
+    again = run(
+        "plan", *options(trained), "--latency", "0.8", "--table", tmp_path / "table.json", "--json"
+    )
     assert again.exit_code == 0 and json.loads(again.stdout)["predicted_ratio"] <= 0.8
-    # A sequential plan's counts are its own, not those of the search it began with: so is what is predicted of it.
-    made = run("prune-export", *options(trained), "--latency", "0.6", "--method", "kprune", "--table", tmp_path / "table.json",
-               "--out", tmp_path / "kprune", "--json")  # fmt: skip
+    # A sequential plan's counts are its own, not those of the search it began with: so is what is
+    # predicted of it.
+    made = run(
+        "prune-export",
+        *options(trained),
+        "--latency",
+        "0.6",
+        "--method",
+        "kprune",
+        "--table",
+        tmp_path / "table.json",
+        "--out",
+        tmp_path / "kprune",
+        "--json",
+    )
     assert made.exit_code in (0, 1, 7), made.output
     evidence, table = json.loads(made.stdout), read_table(tmp_path / "table.json")
     sites = Plan.from_json(evidence["plan"]).sites

@@ -1,4 +1,5 @@
-"""What README says to type works as written: every command of its blocks is run here, on small things."""
+"""What README says to type works as written: every command of its blocks is run here, on small
+things."""
 
 import importlib.util
 import re
@@ -26,7 +27,10 @@ def commands(block: str) -> list[list[str]]:
 
 def run(arguments: list[str]) -> int:
     result = CliRunner().invoke(app, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), (
+        arguments,
+        result.exception,
+    )
     assert result.exit_code != 2, (arguments, result.output)
     return result.exit_code
 
@@ -52,30 +56,55 @@ def test_the_quickstart_block(tmp_path, cache, monkeypatch):
         monkeypatch.setattr(quickstart, name, value)
     monkeypatch.setattr(latency, "SECONDS", (0.5, 8.0))
     monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
-    monkeypatch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)  # so few rounds prove nothing: once is enough
+    monkeypatch.setattr(
+        "rfx.stages.measure.ADDITIVITY_LIMIT", 9.0
+    )  # so few rounds prove nothing: once is enough
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"<!-- quickstart -->\n```bash\n(.*?)```", TEXT, re.S)
     install, prune = commands(block)
-    assert install[:3] == ["pip", "install", "torch==2.13.0"] and install[3:] == ["-e", ".[quickstart]"]
+    assert install[:3] == ["pip", "install", "torch==2.13.0"] and install[3:] == [
+        "-e",
+        ".[quickstart]",
+    ]
     assert prune == ["rfx", "prune-export", "--latency", "0.7"]
     assert run(prune[1:]) in (0, 1, 7)  # so little training promises no accuracy
     files = {p.name for p in (tmp_path / "rfx-out").iterdir()}
     named = re.search(r"`rfx-out/` then holds:\n\n(.*?)\n\n", TEXT, re.S).group(1)
-    assert files == set(re.findall(r"`([\w.-]+?)/?`", " ".join(row.split("|")[1] for row in named.splitlines()[2:])))
+    assert files == set(
+        re.findall(r"`([\w.-]+?)/?`", " ".join(row.split("|")[1] for row in named.splitlines()[2:]))
+    )
 
 
 def test_the_commands_for_an_own_model(place):
     own, others = (commands(b) for b in blocks("bash")[1:3])
     assert run(own[0][1:]) in (0, 1, 7) and (place / "build" / "model.onnx").is_file()
-    shared = ["--task", "text-classification", "--train", "train.jsonl", "--eval", "dev.jsonl", "--target", "ort", "--latency", "0.7"]
+    shared = [
+        "--task",
+        "text-classification",
+        "--train",
+        "train.jsonl",
+        "--eval",
+        "dev.jsonl",
+        "--target",
+        "ort",
+        "--latency",
+        "0.7",
+    ]
     names = []
     for command in others:
         names.append(command[1])
         arguments = [a for c in command[1:] for a in (shared if c == "..." else [c])]
         code = run(arguments)
-        allowed = {"verify": (0, 1, 7), "gate": (0, 1, 7), "build": (0,) if importlib.util.find_spec("tensorrt_rtx") else (4,)}
+        allowed = {
+            "verify": (0, 1, 7),
+            "gate": (0, 1, 7),
+            "build": (0,) if importlib.util.find_spec("tensorrt_rtx") else (4,),
+        }
         assert code in allowed.get(command[1], (0,)), command
-    assert names == ["plan", "profile", "sweep", "verify", "gate", "shapes", "build", "env"] and (place / "table.json").is_file()
+    assert (
+        names == ["plan", "profile", "sweep", "verify", "gate", "shapes", "build", "env"]
+        and (place / "table.json").is_file()
+    )
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), scope := {})
     assert scope["evidence"].latency.target == 0.7 and scope["model"].config.pruned_layers

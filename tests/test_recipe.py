@@ -9,7 +9,12 @@ from rfx.recipe import PRESETS, make_recipe, read_recipe
 
 def test_defaults_are_the_stated_ones():
     recipe = make_recipe({})
-    assert recipe.conditions.model_dump() == {"batch": 1, "sequence": 128, "threads": 1, "precision": "fp32"}
+    assert recipe.conditions.model_dump() == {
+        "batch": 1,
+        "sequence": 128,
+        "threads": 1,
+        "precision": "fp32",
+    }
     assert recipe.method == PRESETS["rfx"] and recipe.calibration.examples == 2048
 
 
@@ -19,7 +24,14 @@ def test_a_method_is_named_by_its_preset(name):
 
 
 def test_round_trip(tmp_path):
-    recipe = make_recipe({"model": "m", "task": "text-classification", "budget": {"latency": 0.7}, "method": "kwon-reference"})
+    recipe = make_recipe(
+        {
+            "model": "m",
+            "task": "text-classification",
+            "budget": {"latency": 0.7},
+            "method": "kwon-reference",
+        }
+    )
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert read_recipe(tmp_path / "r.yaml") == recipe
 
@@ -58,7 +70,9 @@ def test_a_missing_file_names_the_bundled_ones():
 
 def test_files_beside_a_recipe_are_found(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "train.jsonl").write_text("{}")  # of the same name, where the command is run
+    (tmp_path / "elsewhere" / "train.jsonl").write_text(
+        "{}"
+    )  # of the same name, where the command is run
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "train.jsonl").write_text("{}")
     (tmp_path / "r.yaml").write_text("data: {train: train.jsonl, eval: glue/sst2}")
@@ -75,13 +89,24 @@ def test_a_known_method_with_changes_starts_from_that_method():
         assert make_recipe({"method": preset.model_dump()}).method == preset
 
 
-@pytest.mark.parametrize("method, said, allowed", [
-    ({"serch": "knapsack"}, "did you mean search?", "compensate"), ({"polish": "maybe"}, "method.polish", "true or false"),
-    (["rfx"], "method", "a mapping of keys"), (None, "method", "a mapping of keys"), ("rfxx", "no method of this name", "kprune"),
-    ({"rounds": 2.5}, "method.rounds", "a whole number"), ({"scorer_options": 3}, "scorer_options", "a mapping of keys"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, said, allowed",
+    [
+        ({"serch": "knapsack"}, "did you mean search?", "compensate"),
+        ({"polish": "maybe"}, "method.polish", "true or false"),
+        (["rfx"], "method", "a mapping of keys"),
+        (None, "method", "a mapping of keys"),
+        ("rfxx", "no method of this name", "kprune"),
+        ({"rounds": 2.5}, "method.rounds", "a whole number"),
+        ({"scorer_options": 3}, "scorer_options", "a mapping of keys"),
+    ],
+)
 def test_a_mistake_in_the_method_is_answered_with_what_is_allowed_there(method, said, allowed):
     with pytest.raises(UsageError) as error:
         make_recipe({"method": method})
-    assert said in error.value.what and allowed in error.value.allowed and "schema_version" not in error.value.allowed
+    assert (
+        said in error.value.what
+        and allowed in error.value.allowed
+        and "schema_version" not in error.value.allowed
+    )
     assert "Method" not in error.value.what and len(str(error.value.got)) < 160

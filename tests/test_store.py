@@ -42,7 +42,13 @@ def test_what_is_kept_is_found_again(store):
 
 
 def test_keys_depend_on_every_part():
-    keys = {Store.key("a", 1), Store.key("a", 2), Store.key("b", 1), Store.key("a", 1, None), Store.key("a1")}
+    keys = {
+        Store.key("a", 1),
+        Store.key("a", 2),
+        Store.key("b", 1),
+        Store.key("a", 1, None),
+        Store.key("a1"),
+    }
     assert len(keys) == 5 and Store.key("a", {"x": 1, "y": 2}) == Store.key("a", {"y": 2, "x": 1})
 
 
@@ -202,7 +208,9 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError):
         atomic_write_text(tmp_path / "new" / "x.json", "half")
-    assert names(tmp_path / "new") == ["x.json"] and "ü" in (tmp_path / "new" / "x.json").read_text(encoding="utf-8")
+    assert names(tmp_path / "new") == ["x.json"] and "ü" in (tmp_path / "new" / "x.json").read_text(
+        encoding="utf-8"
+    )
     with pytest.raises(UsageError, match="directory"):
         atomic_write_text(tmp_path / "new", "x")
 
@@ -218,8 +226,13 @@ def test_a_link_stays_a_link_and_what_it_names_is_written(tmp_path):
         with atomic_dir(tmp_path / "folder") as new:
             (new / "x").write_text("x")
     assert (tmp_path / "file").is_symlink() and (tmp_path / "folder").is_symlink()
-    assert (tmp_path / "far" / "file").read_text() == "text" and names(tmp_path / "far" / "folder") == ["x"]
-    assert names(tmp_path) == ["far", "file", "folder"] and names(tmp_path / "far") == ["file", "folder"]
+    assert (tmp_path / "far" / "file").read_text() == "text" and names(
+        tmp_path / "far" / "folder"
+    ) == ["x"]
+    assert names(tmp_path) == ["far", "file", "folder"] and names(tmp_path / "far") == [
+        "file",
+        "folder",
+    ]
 
 
 def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
@@ -236,10 +249,13 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
 def test_a_redirected_stream_keeps_what_it_has(tmp_path):
-    """`rfx ... --out /dev/stdout >> log`: /dev/stdout is then a file, and the log is not ours to empty."""
+    """`rfx ... --out /dev/stdout >> log`: /dev/stdout is then a file, and the log is not ours to
+    empty."""
     log = tmp_path / "log"
     log.write_text("before\n")
     with log.open("a") as stream:
-        program = "from rfx.store import atomic_write_text; atomic_write_text('/dev/stdout', 'table\\n')"
+        program = (
+            "from rfx.store import atomic_write_text; atomic_write_text('/dev/stdout', 'table\\n')"
+        )
         subprocess.run([sys.executable, "-c", program], stdout=stream, check=True)
     assert log.read_text() == "before\ntable\n"

@@ -1,4 +1,5 @@
-"""BERT and the families that share its layer: MiniLM is BERT; RoBERTa, XLM-R, CamemBERT and ELECTRA copy it."""
+"""BERT and the families that share its layer: MiniLM is BERT; RoBERTa, XLM-R, CamemBERT and ELECTRA
+copy it."""
 
 from rfx.anatomy.family import Family
 

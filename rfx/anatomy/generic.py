@@ -1,8 +1,9 @@
 """Sites of a model that no family file describes, read off one forward pass.
 
-In each Transformer layer the Linear modules are seen in the order they run: three that read one tensor are q, k and v,
-the next that reads as many channels as v gives is the output projection, and the pair hidden -> N -> hidden after it
-is the FFN. What is found here is only a guess: `rfx.surgery.prove` masks, slices and compares before it is believed.
+In each Transformer layer the Linear modules are seen in the order they run: three that read one
+tensor are q, k and v, the next that reads as many channels as v gives is the output projection, and
+the pair hidden -> N -> hidden after it is the FFN. What is found here is only a guess:
+`rfx.surgery.prove` masks, slices and compares before it is believed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 _HEAD_DIMS = ("attention_head_size", "head_dim", "head_size")
 
 
-def probe_inputs(model: torch.nn.Module, batch: int = 2, tokens: int = 8) -> dict[str, torch.Tensor]:
-    """Random token ids [batch, tokens], the last tokens of the second row padded. Seeded, global RNG untouched."""
+def probe_inputs(
+    model: torch.nn.Module, batch: int = 2, tokens: int = 8
+) -> dict[str, torch.Tensor]:
+    """Random token ids [batch, tokens], the last tokens of the second row padded. Seeded, global
+    RNG untouched."""
     import torch
 
     vocabulary = int(getattr(model.config, "vocab_size", 32))
     generator = torch.Generator().manual_seed(0)
-    # Ids from 3 up: the low ones are padding and special tokens in most vocabularies (RoBERTa counts positions by them).
+    # Ids from 3 up: the low ones are padding and special tokens in most vocabularies (RoBERTa
+    # counts positions by them).
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (batch, tokens), generator=generator)
     mask = torch.ones_like(ids)
     if batch > 1 and tokens > 4:
@@ -33,10 +38,13 @@ def probe_inputs(model: torch.nn.Module, batch: int = 2, tokens: int = 8) -> dic
 
 
 def generic_sites(model: torch.nn.Module) -> list[Site]:
-    """Sites found by watching one forward pass, in execution order; [] where the pattern does not fit."""
+    """Sites found by watching one forward pass, in execution order; [] where the pattern does not
+    fit."""
     import torch
 
-    calls: list[tuple[str, torch.nn.Module, torch.Tensor]] = []  # Linear and norm modules as they ran, with their input
+    calls: list[
+        tuple[str, torch.nn.Module, torch.Tensor]
+    ] = []  # Linear and norm modules as they ran, with their input
     returns: dict[str, int] = {}
     names = {m: n for n, m in model.named_modules()}
 
@@ -58,7 +66,9 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     layers = [n for n, m in model.named_modules() if _is_layer(n, model)]
     found: list[Site] = []
     for i, at in enumerate(layers):
-        inside = [c for c in calls if c[0].startswith(at + ".") and isinstance(c[1], torch.nn.Linear)]
+        inside = [
+            c for c in calls if c[0].startswith(at + ".") and isinstance(c[1], torch.nn.Linear)
+        ]
         pair = _layer_sites(model, i, at, inside, calls, returns)
         if pair is None:
             return []
@@ -67,7 +77,8 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
 
 
 def reads_ahead(model: torch.nn.Module, layer_path: str) -> bool:
-    """Whether the first token's hidden state after a layer depends on the last token: false of decoders."""
+    """Whether the first token's hidden state after a layer depends on the last token: false of
+    decoders."""
     import torch
 
     inputs = {k: v[:1] for k, v in probe_inputs(model).items()}
@@ -94,7 +105,8 @@ def _is_norm(module) -> bool:
 
 
 def _is_layer(name: str, model) -> bool:
-    """Whether `name` is an entry of the ModuleList of Transformer layers: its length is the config's layer count."""
+    """Whether `name` is an entry of the ModuleList of Transformer layers: its length is the
+    config's layer count."""
     import torch
 
     parent, _, index = name.rpartition(".")
@@ -106,14 +118,19 @@ def _is_layer(name: str, model) -> bool:
 
 
 def _layer_sites(model, i: int, at: str, linears, calls, returns) -> list[Site] | None:
-    if len(linears) != 6:  # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here
+    if (
+        len(linears) != 6
+    ):  # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here
         return None
     (q, qm, qx), (k, km, kx), (v, vm, vx), (o, om, _), (f1, f1m, _), (f2, f2m, _) = linears
     if not (qx is kx and kx is vx):
         return None
     if not (om.in_features == vm.out_features == qm.out_features == km.out_features):
         return None
-    if f2m.in_features != f1m.out_features or om.out_features != f1m.in_features != f2m.out_features:
+    if (
+        f2m.in_features != f1m.out_features
+        or om.out_features != f1m.in_features != f2m.out_features
+    ):
         return None
     block = q.rpartition(".")[0]
     attention = model.get_submodule(block)
@@ -130,7 +147,30 @@ def _layer_sites(model, i: int, at: str, linears, calls, returns) -> list[Site] 
         return next((n for n, m, _ in later if _is_norm(m)), "")
 
     return [
-        Site(f"layer.{i}.mha", i, Kind.MHA, om.in_features // width, width, (q, k, v), o, block, at, norm_after(o),
-             returns.get(block, 0)),
-        Site(f"layer.{i}.ffn", i, Kind.FFN, f2m.in_features, 1, (f1,), f2, f2.rpartition(".")[0], at, norm_after(f2), 0),
-    ]  # fmt: skip
+        Site(
+            f"layer.{i}.mha",
+            i,
+            Kind.MHA,
+            om.in_features // width,
+            width,
+            (q, k, v),
+            o,
+            block,
+            at,
+            norm_after(o),
+            returns.get(block, 0),
+        ),
+        Site(
+            f"layer.{i}.ffn",
+            i,
+            Kind.FFN,
+            f2m.in_features,
+            1,
+            (f1,),
+            f2,
+            f2.rpartition(".")[0],
+            at,
+            norm_after(f2),
+            0,
+        ),
+    ]

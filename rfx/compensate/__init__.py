@@ -1,4 +1,5 @@
-"""Compensations: how the kept units make up for the others. A new one is a class registered in `COMPENSATORS`."""
+"""Compensations: how the kept units make up for the others. A new one is a class registered in
+`COMPENSATORS`."""
 
 from __future__ import annotations
 
@@ -7,13 +8,20 @@ from rfx.compensate.projection import Affine, Projection
 from rfx.compensate.scales import Scales
 from rfx.errors import UsageError
 
-COMPENSATORS: dict[str, type[Compensator]] = {c.name: c for c in (Scales, Projection, Affine, NoCompensation)}
+COMPENSATORS: dict[str, type[Compensator]] = {
+    c.name: c for c in (Scales, Projection, Affine, NoCompensation)
+}
 
 
 def compensator(name: str) -> type[Compensator]:
     """The compensator class called `name`."""
     if name not in COMPENSATORS:
-        raise UsageError("There is no such compensation.", got=name, allowed=", ".join(COMPENSATORS), next_step="correct method.compensate")
+        raise UsageError(
+            "There is no such compensation.",
+            got=name,
+            allowed=", ".join(COMPENSATORS),
+            next_step="correct method.compensate",
+        )
     return COMPENSATORS[name]
 
 

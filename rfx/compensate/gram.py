@@ -1,9 +1,11 @@
-"""The one statistic behind every compensation: streamed Gram matrices of a site's features and of what they miss.
+"""The one statistic behind every compensation: streamed Gram matrices of a site's features and of
+what they miss.
 
-With features Z [T, n] (the kept channels that the output projection reads), the student's residual stream S and the
-teacher's stream X' [T, d], both before the LayerNorm, the error that a compensation can repair is E = X' - S. Kept are
-C = [Z, 1]^T [Z, 1] and [Z, 1]^T E, which give D = [Z, 1]^T R for the projection's target R = X' - S + (Z W^T + b) as
-D = [Z, 1]^T E + C [W, b]^T. Summing E and not R spares the digits that R shares with the projection itself.
+With features Z [T, n] (the kept channels that the output projection reads), the student's residual
+stream S and the teacher's stream X' [T, d], both before the LayerNorm, the error that a
+compensation can repair is E = X' - S. Kept are C = [Z, 1]^T [Z, 1] and [Z, 1]^T E, which give D =
+[Z, 1]^T R for the projection's target R = X' - S + (Z W^T + b) as D = [Z, 1]^T E + C [W, b]^T.
+Summing E and not R spares the digits that R shares with the projection itself.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ _BLOCK = 512  # columns; only blocks on and above the diagonal of Z^T Z are comp
 
 
 class Gram:
-    """Sums over rows (tokens): products in float32 over some thousand rows, sums of them in float64.
+    """Sums over rows (tokens): products in float32 over some thousand rows, sums of them in
+    float64.
 
     Args:
-        features: n, channels of Z. hidden: d, channels of the residual stream. device: where the rows come from.
+        features: n, channels of Z. hidden: d, channels of the residual stream. device: where the
+            rows come from.
     """
 
     def __init__(self, features: int, hidden: int, device: torch.device | str = "cpu"):
@@ -37,8 +41,11 @@ class Gram:
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._count = 0
 
-    def add(self, z: torch.Tensor, error: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        """Rows z [t, n] and error [t, d], padding removed; with `weights` [t] every sum is a weighted one."""
+    def add(
+        self, z: torch.Tensor, error: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> None:
+        """Rows z [t, n] and error [t, d], padding removed; with `weights` [t] every sum is a
+        weighted one."""
         if not len(z):
             return
         if weights is not None:
@@ -55,8 +62,16 @@ class Gram:
 
         if not self._waiting:
             return
-        z = torch.cat([a for a, _ in self._waiting]) if len(self._waiting) > 1 else self._waiting[0][0]
-        e = torch.cat([b for _, b in self._waiting]) if len(self._waiting) > 1 else self._waiting[0][1]
+        z = (
+            torch.cat([a for a, _ in self._waiting])
+            if len(self._waiting) > 1
+            else self._waiting[0][0]
+        )
+        e = (
+            torch.cat([b for _, b in self._waiting])
+            if len(self._waiting) > 1
+            else self._waiting[0][1]
+        )
         self._waiting, self._count = [], 0
         if z.dtype in (torch.float16, torch.bfloat16):
             z, e = z.float(), e.float()
@@ -128,12 +143,13 @@ class Gram:
 class ScaleSystem:
     """The normal equations of one real scale a unit (Kwon et al. 2022, section 4.3, equation 12).
 
-    Column u of A is vec(z_u w_u^T), the unit's own output. With m = 1 + r on the kept units the error is
+    Column u of A is vec(z_u w_u^T), the unit's own output. With m = 1 + r on the kept units the
+    error is
     || A r - vec(E) ||^2 = r^T G r - 2 r^T g + ||E||^2.
 
-    `normal` G = A^T A [K, K], the unit blocks of (Z^T Z) o (W^T W); `right` g = A^T vec(E) = A^T b - A^T A 1 [K].
-    `ones` are the reference's further column, one constant for all tokens and channels: its products with A [K], with
-    itself, and with E.
+    `normal` G = A^T A [K, K], the unit blocks of (Z^T Z) o (W^T W); `right` g = A^T vec(E) = A^T b
+    - A^T A 1 [K]. `ones` are the reference's further column, one constant for all tokens and
+    channels: its products with A [K], with itself, and with E.
     """
 
     def __init__(self, gram: Gram, weight: torch.Tensor, width: int):

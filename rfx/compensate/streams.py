@@ -1,7 +1,9 @@
-"""Running a model layer by layer, teacher beside student, with what a compensation needs to see of every layer.
+"""Running a model layer by layer, teacher beside student, with what a compensation needs to see of
+every layer.
 
-The layers are called as the model itself calls them: the first layer's arguments are caught from a forward pass that
-stops there. Between layers only hidden states are kept, in half precision where they are many.
+The layers are called as the model itself calls them: the first layer's arguments are caught from a
+forward pass that stops there. Between layers only hidden states are kept, in half precision where
+they are many.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from rfx.plan import Kind, Site
 if TYPE_CHECKING:
     import torch
 
-_FULL_PRECISION_BYTES = 256 << 20  # a store of hidden states larger than this goes to half precision
+_FULL_PRECISION_BYTES = (
+    256 << 20
+)  # a store of hidden states larger than this goes to half precision
 
 
 class _Stop(Exception):
@@ -43,7 +47,8 @@ class Call:
 
 
 class HiddenStates:
-    """Hidden states [B, T, d] by batch: as they come while they are few, in float16 once they are many."""
+    """Hidden states [B, T, d] by batch: as they come while they are few, in float16 once they are
+    many."""
 
     def __init__(self) -> None:
         self._states: list[torch.Tensor] = []
@@ -77,7 +82,9 @@ class HiddenStates:
         import torch
 
         half = hidden.half()
-        return half if bool(torch.isfinite(half).all()) else hidden  # beyond float16's range: as it is
+        return (
+            half if bool(torch.isfinite(half).all()) else hidden
+        )  # beyond float16's range: as it is
 
 
 def catch_first_layer(
@@ -106,7 +113,11 @@ def catch_first_layer(
                 pass
         args, kwargs, states = _without_hidden(*caught[0])
         real = inputs.get("attention_mask")
-        real = torch.ones(states.shape[:2], dtype=torch.bool, device=device) if real is None else real.bool()
+        real = (
+            torch.ones(states.shape[:2], dtype=torch.bool, device=device)
+            if real is None
+            else real.bool()
+        )
         hidden.append(states)
         calls.append(Call(args, kwargs, real, seen, in_tuple))
         seen += len(states)
@@ -116,15 +127,20 @@ def catch_first_layer(
 
 
 def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inputs: dict) -> bool:
-    """One whole forward pass of one batch: every layer must get the same arguments beside its hidden states. Returns
-    whether layers give tuples."""
+    """One whole forward pass of one batch: every layer must get the same arguments beside its
+    hidden states. Returns whether layers give tuples."""
     caught: list[tuple[tuple, dict]] = []
     handles = [
-        model.get_submodule(p).register_forward_pre_hook(_catcher(caught), with_kwargs=True) for p in layer_paths
+        model.get_submodule(p).register_forward_pre_hook(_catcher(caught), with_kwargs=True)
+        for p in layer_paths
     ]
     given: list[bool] = []
     last = model.get_submodule(layer_paths[-1])
-    handles.append(last.register_forward_hook(lambda _module, _args, output: given.append(isinstance(output, tuple))))
+    handles.append(
+        last.register_forward_hook(
+            lambda _module, _args, output: given.append(isinstance(output, tuple))
+        )
+    )
     try:
         model(**{k: v[:2] for k, v in inputs.items()})
     finally:
@@ -134,7 +150,8 @@ def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inp
     for other in caught[1:]:
         if len(caught) != len(layer_paths) or not _equal(first, _without_hidden(*other)[:2]):
             raise UnsupportedModelError(
-                "The layers of this model are called with arguments that differ from layer to layer.",
+                "The layers of this model are called with arguments that differ from layer to "
+                "layer.",
                 got=type(model).__name__,
                 next_step="prune it without compensation (compensate: none)",
             )
@@ -142,27 +159,41 @@ def _require_equal_calls(model: torch.nn.Module, layer_paths: Sequence[str], inp
 
 
 class Resumed:
-    """A model that begins at one of its layers, from hidden states that are kept: the layers before it do nothing.
+    """A model that begins at one of its layers, from hidden states that are kept: the layers before
+    it do nothing.
 
     Args:
         before: paths of the layers that have been run. layer: path of the one that comes next.
-        hidden: its input, by batch. in_tuple: whether a layer gives its output as the first of a tuple.
+        hidden: its input, by batch. in_tuple: whether a layer gives its output as the first of a
+            tuple.
     """
 
-    def __init__(self, model: torch.nn.Module, before: Sequence[str], layer: str, hidden: HiddenStates, in_tuple: bool):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        before: Sequence[str],
+        layer: str,
+        hidden: HiddenStates,
+        in_tuple: bool,
+    ):
         self._before = [model.get_submodule(p) for p in before]
         self._layer, self._hidden, self._in_tuple = model.get_submodule(layer), hidden, in_tuple
 
     @contextmanager
     def rows(self, number: int, start: int, stop: int):
-        """While open, a forward pass of the examples `start` to `stop` of batch `number` begins at the layer."""
+        """While open, a forward pass of the examples `start` to `stop` of batch `number` begins at
+        the layer."""
         hidden = self._hidden[number][start:stop]
 
         def pass_on(hidden_states, *_, **__):
             return (hidden_states,) if self._in_tuple else hidden_states
 
         def swap(_module, args, kwargs):
-            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+            return (
+                ((hidden, *args[1:]), kwargs)
+                if args
+                else (args, {**kwargs, "hidden_states": hidden})
+            )
 
         with ExitStack() as stack:
             for module in self._before:
@@ -220,8 +251,9 @@ def _equal(a: Any, b: Any) -> bool:
 
 @dataclass
 class Trace:
-    """What one layer showed. By site name: `features` the output projection's input before any mask [B, T, channels],
-    `streams` the residual stream after the site's sublayer and before the LayerNorm [B, T, d]. `output` [B, T, d]."""
+    """What one layer showed. By site name: `features` the output projection's input before any mask
+    [B, T, channels], `streams` the residual stream after the site's sublayer and before the
+    LayerNorm [B, T, d]. `output` [B, T, d]."""
 
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     streams: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -229,7 +261,8 @@ class Trace:
 
 
 def stream_is_output(site: Site) -> bool:
-    """Whether the site's stream is the layer's output: no LayerNorm of the layer follows (pre-LN)."""
+    """Whether the site's stream is the layer's output: no LayerNorm of the layer follows
+    (pre-LN)."""
     return not site.norm.startswith(site.layer_path + ".")
 
 
@@ -242,7 +275,8 @@ def run_layer(
     *,
     until: Site | None = None,
 ) -> Trace:
-    """Run the layer of `sites` on `hidden` [B, T, d] with `masks` (site name -> [units]) on its projections' inputs.
+    """Run the layer of `sites` on `hidden` [B, T, d] with `masks` (site name -> [units]) on its
+    projections' inputs.
 
     With `until` the run ends at that site's stream and `output` stays None where it could.
     """
@@ -251,7 +285,9 @@ def run_layer(
 
     def watch_features(site: Site):
         mask = masks.get(site.name)
-        mask = None if mask is None else mask.to(hidden.dtype).repeat_interleave(site.width)  # [channels]
+        mask = (
+            None if mask is None else mask.to(hidden.dtype).repeat_interleave(site.width)
+        )  # [channels]
 
         def see(_module, args):
             if site.name in trace.features:
@@ -274,9 +310,13 @@ def run_layer(
 
     try:
         for site in sites:
-            handles.append(model.get_submodule(site.output).register_forward_pre_hook(watch_features(site)))
+            handles.append(
+                model.get_submodule(site.output).register_forward_pre_hook(watch_features(site))
+            )
             if not stream_is_output(site):
-                handles.append(model.get_submodule(site.norm).register_forward_pre_hook(watch_stream(site)))
+                handles.append(
+                    model.get_submodule(site.norm).register_forward_pre_hook(watch_stream(site))
+                )
         trace.output = call.run(model.get_submodule(sites[0].layer_path), hidden)
         for site in sites:
             if stream_is_output(site):
@@ -290,9 +330,12 @@ def run_layer(
 
 
 @contextmanager
-def sliced_ffn(model: torch.nn.Module, site: Site, kept: torch.Tensor, scale: torch.Tensor | None = None):
-    """While open, the FFN has only its `kept` filters (int64 [K]), their outputs times `scale` [K]: what the masked one
-    computes, for a part of the work. Yields whether it could be done; the modules are as before afterwards."""
+def sliced_ffn(
+    model: torch.nn.Module, site: Site, kept: torch.Tensor, scale: torch.Tensor | None = None
+):
+    """While open, the FFN has only its `kept` filters (int64 [K]), their outputs times `scale` [K]:
+    what the masked one computes, for a part of the work. Yields whether it could be done; the
+    modules are as before afterwards."""
     import torch
 
     inputs = [model.get_submodule(p) for p in site.inputs]

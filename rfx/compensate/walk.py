@@ -1,8 +1,9 @@
-"""The walk of every compensation: site by site from the first, the pruned student's activations against the dense
-teacher's residual stream, earlier sites already compensated.
+"""The walk of every compensation: site by site from the first, the pruned student's activations
+against the dense teacher's residual stream, earlier sites already compensated.
 
-One layer at a time, three passes over the batches: the teacher and the student's attention; the student's FFN; the
-student's output with what was found. What is fitted to the statistics is a subclass's business.
+One layer at a time, three passes over the batches: the teacher and the student's attention; the
+student's FFN; the student's output with what was found. What is fitted to the statistics is a
+subclass's business.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ HELD_OUT = 5  # every fifth example is held out
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What came of a site's fit. Errors are mean squares of the residual stream against the teacher's, a token (by its
-    weight, where tokens have weights) and channel: on the held-out examples, and on those fitted. None where nothing was
-    fitted or held out. `ridge` is the one chosen, as a share of the features' mean square."""
+    """What came of a site's fit. Errors are mean squares of the residual stream against the
+    teacher's, a token (by its weight, where tokens have weights) and channel: on the held-out
+    examples, and on those fitted. None where nothing was fitted or held out. `ridge` is the one
+    chosen, as a share of the features' mean square."""
 
     site: str
     accepted: bool
@@ -64,9 +66,16 @@ class Fit:
     held_out: Gram | None
     sliced: bool = False  # the features come with the kept channels only
 
-    def add(self, z: torch.Tensor, error: torch.Tensor, positions: torch.Tensor, held_out: torch.Tensor,
-            weights: torch.Tensor | None = None) -> None:
-        """z [B, T, channels], error [B, T, d] at `positions` (bool [B, T]); `held_out` bool [B]; `weights` [B, T]."""
+    def add(
+        self,
+        z: torch.Tensor,
+        error: torch.Tensor,
+        positions: torch.Tensor,
+        held_out: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> None:
+        """z [B, T, channels], error [B, T, d] at `positions` (bool [B, T]); `held_out` bool [B];
+        `weights` [B, T]."""
         for gram, examples in ((self.fit, ~held_out), (self.held_out, held_out)):
             if gram is not None:
                 rows = positions & examples[:, None]  # [B, T]
@@ -80,32 +89,49 @@ class Walk(ABC):
 
     Args:
         model: the dense model; as it was once `run` has ended.
-        masks: 0/1 by site name, [units]; or a function that gives a site's when its turn comes, called with the site and
-            the student as far as it has come, while the model's earlier sites are the compensated student's.
+        masks: 0/1 by site name, [units]; or a function that gives a site's when its turn comes,
+            called with the site and the student as far as it has come, while the model's earlier
+            sites are the compensated student's.
         batches: (inputs, targets); the targets are not read.
-        head_positions: which positions of the last layer the model's head reads, "first" or "all": its FFN is fitted there.
+        head_positions: which positions of the last layer the model's head reads, "first" or "all":
+            its FFN is fitted there.
         token_weights: by site name, [real tokens] in the order of the batches.
     """
 
     hold_out = True
-    narrow_attention = False  # whether the last layer's attention too is fitted where the head reads, and nowhere else
+    # whether the last layer's attention too is fitted where the head reads, and nowhere else
+    narrow_attention = False
 
-    def __init__(self, model: torch.nn.Module, sites: Sequence[Site],
-                 masks: Mapping[str, np.ndarray] | Decide, batches: Iterable[Batch],
-                 head_positions: str = "all", token_weights: Mapping[str, np.ndarray] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        sites: Sequence[Site],
+        masks: Mapping[str, np.ndarray] | Decide,
+        batches: Iterable[Batch],
+        head_positions: str = "all",
+        token_weights: Mapping[str, np.ndarray] | None = None,
+    ):
         if head_positions not in HEAD_POSITIONS:
-            raise UsageError("There are no such head positions.", got=head_positions, allowed=", ".join(HEAD_POSITIONS),
-                             next_step="correct head_positions of the task")  # fmt: skip
+            raise UsageError(
+                "There are no such head positions.",
+                got=head_positions,
+                allowed=", ".join(HEAD_POSITIONS),
+                next_step="correct head_positions of the task",
+            )
         if not callable(masks):
             check_masks(sites, masks)
         self.model, self.sites, self.batches = model, sites, batches
         self.head_positions, self.token_weights = head_positions, token_weights or {}
         self.decide = masks if callable(masks) else lambda site, _: masks[site.name]
         self.device = model_device(model)
-        self.masks: dict[str, torch.Tensor] = {}  # the student's, of the sites whose turn has come: float64 [units]
+        self.masks: dict[
+            str, torch.Tensor
+        ] = {}  # the student's, of the sites whose turn has come: float64 [units]
         self.teacher_masks: dict[str, torch.Tensor] = {}
         self.records: list[SiteRecord] = []
-        self._patched: list[tuple[torch.nn.Module, torch.nn.Parameter, torch.nn.Parameter | None]] = []
+        self._patched: list[
+            tuple[torch.nn.Module, torch.nn.Parameter, torch.nn.Parameter | None]
+        ] = []
 
     @abstractmethod
     def solve(self, site: Site, fit: Fit) -> None:
@@ -116,10 +142,12 @@ class Walk(ABC):
         return "" if len(kept) else "the sublayer is empty"
 
     def left_out(self, site: Site) -> None:  # noqa: B027 - nothing to do where masks say it all
-        """Put in place what a site that is not fitted is to the student; the dense model has been through its layer by then."""
+        """Put in place what a site that is not fitted is to the student; the dense model has been
+        through its layer by then."""
 
     def patch(self, site: Site, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Give the student's output projection these, [d, channels] and [d], until the walk ends."""
+        """Give the student's output projection these, [d, channels] and [d], until the walk
+        ends."""
         import torch
 
         module = self.model.get_submodule(site.output)
@@ -155,11 +183,15 @@ class Walk(ABC):
         student = teacher.copy()
         with progress.bar(title, total=len(layers)) as bar:
             for number, layer in enumerate(layers):
-                self.resumed = Resumed(self.model, paths[:number], paths[number], student, self.calls[0].in_tuple)
+                self.resumed = Resumed(
+                    self.model, paths[:number], paths[number], student, self.calls[0].in_tuple
+                )
                 self._layer(layer, teacher, student, last=number == len(layers) - 1)
                 bar.advance()
 
-    def _layer(self, layer: list[Site], teacher: HiddenStates, student: HiddenStates, last: bool) -> None:
+    def _layer(
+        self, layer: list[Site], teacher: HiddenStates, student: HiddenStates, last: bool
+    ) -> None:
         """Fit the sites of one layer; then `teacher` and `student` hold the next layer's inputs."""
         mha = next((s for s in layer if s.kind is Kind.MHA), None)
         ffn = next((s for s in layer if s.kind is Kind.FFN), None)
@@ -174,7 +206,9 @@ class Walk(ABC):
                 seen = run_layer(self.model, layer, student[i], call, self.masks, until=mha)
                 error = trace.streams[mha.name] - seen.streams[mha.name]  # [B, T, d]
                 positions = self._positions(call, last and self.narrow_attention)
-                fit.add(seen.features[mha.name], error, positions, self._held_out(call), weights(call))
+                fit.add(
+                    seen.features[mha.name], error, positions, self._held_out(call), weights(call)
+                )
             if ffn is not None:
                 targets[i] = self._ffn_target(ffn, trace)
             outputs.put(i, trace, teacher, targets)
@@ -191,7 +225,13 @@ class Walk(ABC):
                 for i, call in enumerate(self.calls):
                     seen = run_layer(self.model, layer, student[i], call, masks, until=ffn)
                     error = targets[i] - seen.streams[ffn.name]  # [B, T, d]
-                    fit.add(seen.features[ffn.name], error, self._positions(call, last), self._held_out(call), weights(call))
+                    fit.add(
+                        seen.features[ffn.name],
+                        error,
+                        self._positions(call, last),
+                        self._held_out(call),
+                        weights(call),
+                    )
             self.solve(ffn, fit)
         elif ffn is not None:
             self.left_out(ffn)
@@ -201,24 +241,30 @@ class Walk(ABC):
             self._student_output(layer, ffn, student)
 
     def _begin(self, site: Site | None) -> Fit | None:
-        """Empty statistics of a site that is to be fitted; None, and a record, for one that is not."""
+        """Empty statistics of a site that is to be fitted; None, and a record, for one that is
+        not."""
         import torch
 
         if site is None:
             return None
-        self.masks[site.name] = torch.tensor(np.asarray(self.decide(site, self.resumed), dtype=np.float64), device=self.device)
+        self.masks[site.name] = torch.tensor(
+            np.asarray(self.decide(site, self.resumed), dtype=np.float64), device=self.device
+        )
         kept = torch.nonzero(self.masks[site.name]).flatten()  # [K]
         reason = self.skip(site, kept)
         if reason:
             self.records.append(SiteRecord(site.name, False, reason=reason))
             return None
-        channels = torch.tensor(site.channels_of(kept.tolist()), dtype=torch.long, device=kept.device)
+        channels = torch.tensor(
+            site.channels_of(kept.tolist()), dtype=torch.long, device=kept.device
+        )
         hidden = self.model.get_submodule(site.output).weight.shape[0]
         grams = [Gram(len(channels), hidden, self.device) for _ in range(2 if self.hold_out else 1)]
         return Fit(kept, channels, grams[0], grams[1] if self.hold_out else None)
 
     def _weights(self, site: Site | None) -> Callable[[Call], torch.Tensor | None]:
-        """A function that gives the next batch's token weights [B, T], 0 on padding, at a mean of 1 over all."""
+        """A function that gives the next batch's token weights [B, T], 0 on padding, at a mean of 1
+        over all."""
         import torch
 
         array = self.token_weights.get(site.name) if site is not None else None
@@ -244,8 +290,14 @@ class Walk(ABC):
 
         rows = slice(call.first_row, call.first_row + len(call.real))
         known = getattr(self.batches, "numbers", None)
-        numbers = torch.arange(rows.start, rows.stop) if known is None else torch.tensor(known[rows])
-        held_out = numbers % HELD_OUT == HELD_OUT - 1 if self.hold_out else torch.zeros(len(numbers), dtype=torch.bool)
+        numbers = (
+            torch.arange(rows.start, rows.stop) if known is None else torch.tensor(known[rows])
+        )
+        held_out = (
+            numbers % HELD_OUT == HELD_OUT - 1
+            if self.hold_out
+            else torch.zeros(len(numbers), dtype=torch.bool)
+        )
         return held_out.to(self.device)
 
     def _positions(self, call: Call, last: bool) -> torch.Tensor:
@@ -259,7 +311,8 @@ class Walk(ABC):
         return positions
 
     def _ffn_target(self, ffn: Site, trace) -> torch.Tensor:
-        """The teacher's stream after the FFN. The reference's teacher has its FFN whole here, on a pruned prefix."""
+        """The teacher's stream after the FFN. The reference's teacher has its FFN whole here, on a
+        pruned prefix."""
         import torch
 
         stream = trace.streams[ffn.name]  # [B, T, d]
@@ -268,22 +321,31 @@ class Walk(ABC):
             return stream
         output = self.model.get_submodule(ffn.output)
         missing = (1.0 - mask).to(stream.dtype)  # [units]
-        return stream + torch.nn.functional.linear(trace.features[ffn.name] * missing, output.weight)
+        return stream + torch.nn.functional.linear(
+            trace.features[ffn.name] * missing, output.weight
+        )
 
     def _student_output(self, layer: list[Site], ffn: Site | None, student: HiddenStates) -> None:
         """The student's hidden states after the layer, with what was found."""
         import torch
 
-        kept = torch.nonzero(self.masks[ffn.name]).flatten() if ffn is not None else torch.empty(0, dtype=torch.int64)
-        with sliced_ffn(self.model, ffn or layer[0], kept, self.masks[ffn.name][kept] if ffn else None) as sliced:
+        kept = (
+            torch.nonzero(self.masks[ffn.name]).flatten()
+            if ffn is not None
+            else torch.empty(0, dtype=torch.int64)
+        )
+        with sliced_ffn(
+            self.model, ffn or layer[0], kept, self.masks[ffn.name][kept] if ffn else None
+        ) as sliced:
             masks = {s.name: self.masks[s.name] for s in layer if not (sliced and s is ffn)}
             for i, call in enumerate(self.calls):
                 student[i] = run_layer(self.model, layer, student[i], call, masks).output
 
 
 class _Outputs:
-    """Keeps the teacher's next hidden states without a third store: the FFN's target stream gives them by the layer's
-    own LayerNorm, or is them (pre-LN). Where neither holds (a masked teacher) they are kept themselves."""
+    """Keeps the teacher's next hidden states without a third store: the FFN's target stream gives
+    them by the layer's own LayerNorm, or is them (pre-LN). Where neither holds (a masked teacher)
+    they are kept themselves."""
 
     def __init__(self, model: torch.nn.Module, ffn: Site | None):
         self.model, self.ffn, self.how = model, ffn, ""
@@ -316,7 +378,9 @@ class _Outputs:
                 teacher[i] = targets[i]
 
 
-def check_masks(sites: Sequence[Site], masks: Mapping[str, np.ndarray], *, all_sites: bool = True) -> None:
+def check_masks(
+    sites: Sequence[Site], masks: Mapping[str, np.ndarray], *, all_sites: bool = True
+) -> None:
     """Raises UsageError unless every site has a mask of 0 and 1, [units]."""
     for site in sites:
         mask = np.asarray(masks[site.name]) if site.name in masks else None
@@ -324,6 +388,7 @@ def check_masks(sites: Sequence[Site], masks: Mapping[str, np.ndarray], *, all_s
             continue
         if mask is None or mask.shape != (site.units,) or not np.isin(mask, (0, 1)).all():
             raise UsageError(
-                f"The mask of {site.name} does not fit.", got="none" if mask is None else f"shape {mask.shape}",
+                f"The mask of {site.name} does not fit.",
+                got="none" if mask is None else f"shape {mask.shape}",
                 allowed=f"0 or 1 for each of its {site.units} units",
-            )  # fmt: skip
+            )

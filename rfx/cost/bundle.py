@@ -1,9 +1,11 @@
-"""A measurement in a suitcase: what a board needs to measure a latency table with NumPy and its runtime alone.
+"""A measurement in a suitcase: what a board needs to measure a latency table with NumPy and its
+runtime alone.
 
-`pack` runs where the model is. It takes the very ONNX files that a measurement there would time (stacks, the dense model,
-the emptied one, some pruned ones), at the precision asked for, and strips them of their weights; what is left is graphs,
-some hundred kilobytes in one JSON file. `Bundle` reads it on the board and gives every graph random weights as external
-data. Latency does not depend on their values.
+`pack` runs where the model is. It takes the very ONNX files that a measurement there would time
+(stacks, the dense model, the emptied one, some pruned ones), at the precision asked for, and strips
+them of their weights; what is left is graphs, some hundred kilobytes in one JSON file. `Bundle`
+reads it on the board and gives every graph random weights as external data. Latency does not depend
+on their values.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _POOL = 1_000_003  # random numbers; no round number, so that no two layers get 
 
 
 def strip(model: onnx.ModelProto) -> tuple[bytes, dict[str, int]]:
-    """The graph with its large weights as references into files that are made later, and the size of each file in bytes.
+    """The graph with its large weights as references into files that are made later, and the size
+    of each file in bytes.
 
     Every weight has a place of its own: shared ones would be read from a warm cache.
     """
@@ -62,11 +65,14 @@ def encode(data: bytes) -> str:
     return base64.b85encode(zlib.compress(data, 9)).decode()
 
 
-def write_bundle(path: Path, *, graphs: Mapping[str, tuple[bytes, dict[str, int]]], facts: Mapping[str, Any]) -> None:
+def write_bundle(
+    path: Path, *, graphs: Mapping[str, tuple[bytes, dict[str, int]]], facts: Mapping[str, Any]
+) -> None:
     """One JSON file.
 
     Args:
-        graphs: by name (`stack/HEADS/FILTERS/DEPTH`, `dense`, `emptied`, `plan/N`), as `strip` gives them.
+        graphs: by name (`stack/HEADS/FILTERS/DEPTH`, `dense`, `emptied`, `plan/N`), as `strip`
+            gives them.
         facts: what `Bundle` reads beside them.
 
     Raises:
@@ -76,8 +82,13 @@ def write_bundle(path: Path, *, graphs: Mapping[str, tuple[bytes, dict[str, int]
     for _, own in graphs.values():
         for name, size in own.items():
             sizes[name] = max(size, sizes.get(name, 0))
-    data = {"schema_version": SCHEMA, "kind": "rfx shapes", **facts, "weights": sizes,
-            "graphs": {name: encode(graph) for name, (graph, _) in graphs.items()}}  # fmt: skip
+    data = {
+        "schema_version": SCHEMA,
+        "kind": "rfx shapes",
+        **facts,
+        "weights": sizes,
+        "graphs": {name: encode(graph) for name, (graph, _) in graphs.items()},
+    }
     atomic_write_text(path, json.dumps(data) + "\n")
 
 
@@ -90,38 +101,78 @@ class Bundle:
 
     def __init__(self, path: str | Path):
         file = Path(path)
-        allowed, again = "a JSON file of `rfx shapes`", "make it again on the server: rfx shapes MODEL --out shapes.json"
+        allowed, again = (
+            "a JSON file of `rfx shapes`",
+            "make it again on the server: rfx shapes MODEL --out shapes.json",
+        )
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise UsageError("The shapes cannot be read.", got=f"{file}: {error.strerror}", allowed=allowed) from None
+            raise UsageError(
+                "The shapes cannot be read.", got=f"{file}: {error.strerror}", allowed=allowed
+            ) from None
         except ValueError as error:
-            raise UsageError("The shapes are not valid JSON.", got=f"{file}: {error}", allowed=allowed, next_step=again) from None
-        if not isinstance(data, dict) or data.get("kind") != "rfx shapes" or data.get("schema_version") != SCHEMA:
-            raise UsageError("These are no shapes of this version of rfx.", got=str(file), allowed=allowed, next_step=again)
+            raise UsageError(
+                "The shapes are not valid JSON.",
+                got=f"{file}: {error}",
+                allowed=allowed,
+                next_step=again,
+            ) from None
+        if (
+            not isinstance(data, dict)
+            or data.get("kind") != "rfx shapes"
+            or data.get("schema_version") != SCHEMA
+        ):
+            raise UsageError(
+                "These are no shapes of this version of rfx.",
+                got=str(file),
+                allowed=allowed,
+                next_step=again,
+            )
         try:
             self.target, self.precision = str(data["target"]), str(data["precision"])
-            self.batch, self.sequence, self.max_sequence = (int(data[k]) for k in ("batch", "sequence", "max_sequence"))
-            self.layers, self.vocab_size, self.model_hash = int(data["layers"]), int(data["vocab_size"]), str(data["model_hash"])
+            self.batch, self.sequence, self.max_sequence = (
+                int(data[k]) for k in ("batch", "sequence", "max_sequence")
+            )
+            self.layers, self.vocab_size, self.model_hash = (
+                int(data["layers"]),
+                int(data["vocab_size"]),
+                str(data["model_hash"]),
+            )
             self.shape: dict[str, Any] = dict(data["shape"])
             self.sites = [Site.from_json(s) for s in data["sites"]]
             self.plans = [Plan.from_json(p) for p in data["plans"]]
             self._graphs = {str(n): str(g) for n, g in data["graphs"].items()}
             self._sizes = {str(n): int(s) for n, s in data["weights"].items()}
-            missing = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))} - set(self._graphs)
+            missing = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))} - set(
+                self._graphs
+            )
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
             from rfx.export.blocks import BlockShape
 
             BlockShape(**self.shape)
             numbers = {k: v for k, v in self.shape.items() if k not in ("layout", "activation")}
-            sizes = {**numbers, "batch": self.batch, "sequence": self.sequence, "layers": self.layers, "weights": len(self._sizes)}
-            bad = [f"{k} {v!r}" for k, v in sizes.items() if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]
+            sizes = {
+                **numbers,
+                "batch": self.batch,
+                "sequence": self.sequence,
+                "layers": self.layers,
+                "weights": len(self._sizes),
+            }
+            bad = [
+                f"{k} {v!r}"
+                for k, v in sizes.items()
+                if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0
+            ]
             if bad:
                 raise ValueError(", ".join(bad))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                "The shapes are incomplete.", got=f"{file}: {type(error).__name__}: {error}", allowed=allowed, next_step=again
+                "The shapes are incomplete.",
+                got=f"{file}: {type(error).__name__}: {error}",
+                allowed=allowed,
+                next_step=again,
             ) from None
         self._path = file
 
@@ -136,7 +187,8 @@ class Bundle:
         return found
 
     def file(self, point: tuple[int, int], depth: int, folder: Path) -> Path:
-        """An ONNX file of `depth` blocks of (heads, filters), in `folder`, its weights beside it."""
+        """An ONNX file of `depth` blocks of (heads, filters), in `folder`, its weights beside
+        it."""
         return self.model(f"stack/{point[0]}/{point[1]}/{depth}", folder)
 
     def model(self, name: str, folder: Path) -> Path:
@@ -147,15 +199,20 @@ class Bundle:
         """
         if name not in self._graphs:
             raise UsageError(
-                "The shapes have no such graph: they were made for another grid.", got=name,
+                "The shapes have no such graph: they were made for another grid.",
+                got=name,
                 allowed=f"{len(self._graphs)} graphs for the target {self.target!r}",
-                next_step="make them again on the server with this version: rfx shapes MODEL --target TARGET",
-            )  # fmt: skip
+                next_step="make them again on the server with this version: rfx shapes MODEL "
+                "--target TARGET",
+            )
         try:
             graph = zlib.decompress(base64.b85decode(self._graphs[name]))
         except (ValueError, zlib.error) as error:
-            raise UsageError("A graph of the shapes is damaged.", got=f"{self._path}: {name}: {error}",
-                             next_step="copy the file again") from None  # fmt: skip
+            raise UsageError(
+                "A graph of the shapes is damaged.",
+                got=f"{self._path}: {name}: {error}",
+                next_step="copy the file again",
+            ) from None
         self._write_weights(folder)
         path = folder / f"{name.replace('/', '-')}.onnx"
         path.write_bytes(graph)
@@ -167,7 +224,9 @@ class Bundle:
             path = folder / name
             if path.exists() and path.stat().st_size == size:
                 continue
-            pool = np.random.default_rng(0).standard_normal(_POOL, dtype=np.float32) * np.float32(0.02)
+            pool = np.random.default_rng(0).standard_normal(_POOL, dtype=np.float32) * np.float32(
+                0.02
+            )
             block = _typed(pool, name).tobytes()
             with path.open("wb") as stream:
                 for start in range(0, size, len(block)):

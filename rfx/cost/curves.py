@@ -1,4 +1,5 @@
-"""The algebra of a latency table: from slopes of stacks to the costs of sublayers. No clock and no runtime here."""
+"""The algebra of a latency table: from slopes of stacks to the costs of sublayers. No clock and no
+runtime here."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ Point = tuple[int, int]  # heads, filters
 
 
 def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
-    """Counts halfway between two measured ones where latency rises most, at most 8. Between two edges of equal cost every
+    """Counts halfway between two measured ones where latency rises most, at most 8. Between two
+    edges of equal cost every
     count is dominated by the upper edge: it is skipped.
 
     Args:
@@ -26,7 +28,12 @@ def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
         rise = slopes[high] - slopes[low]
         noise = float(np.std(rise[1:])) if len(rise) > 1 else 0.0
         middle = (low + high) // 2
-        if float(rise[0]) > max(3 * noise, 0.0) and low > 0 and middle % 8 == 0 and middle not in slopes:
+        if (
+            float(rise[0]) > max(3 * noise, 0.0)
+            and low > 0
+            and middle % 8 == 0
+            and middle not in slopes
+        ):
             rises.append((float(rise[0]), middle))
     return sorted(middle for _, middle in sorted(rises, reverse=True)[:MAX_MIDPOINTS])
 
@@ -44,7 +51,9 @@ def split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smo
     errors: dict[str, dict[int, float]] = {}
     for kind, curve in curves.items():
         values = np.asarray([curve[n][0] for n in sorted(curve)])
-        spread = np.asarray([np.ptp(np.percentile(curve[n][1:], (2.5, 97.5))) / 2 for n in sorted(curve)])
+        spread = np.asarray(
+            [np.ptp(np.percentile(curve[n][1:], (2.5, 97.5))) / 2 for n in sorted(curve)]
+        )
         if smooth:
             values = monotone(values)
         costs[kind] = {n: max(0.0, float(v)) for n, v in zip(sorted(curve), values)}
@@ -54,7 +63,8 @@ def split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smo
 
 
 def monotone(values: np.ndarray) -> np.ndarray:
-    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the clock's noise.
+    """Isotonic regression: more units never cost less, as on a CPU; what is left of that is the
+    clock's noise.
 
     Pool adjacent violators, written out: a board has neither scikit-learn nor SciPy.
     """
@@ -68,17 +78,21 @@ def monotone(values: np.ndarray) -> np.ndarray:
 
 
 def anchor(curves, errors, layers: int, dense: Point, dense_ms: float, emptied_ms: float):
-    """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the emptied model is
-    dense - emptied, and the curves are stretched to that. The factor says how well stacks speak for the model."""
+    """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the
+    emptied model is dense - emptied, and the curves are stretched to that. The factor says how well
+    stacks speak for the model."""
     H, F = dense
     empty = curves[Kind.MHA.value][0] + curves[Kind.FFN.value][0]
     rise = curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F] - empty
     if rise <= 0 or dense_ms <= emptied_ms:  # too small to be told from the clock's noise
         return curves, errors, max(0.0, dense_ms - layers * (rise + empty)), {"anchor_factor": None}
     factor = (dense_ms - emptied_ms) / (layers * rise)
-    each = min(empty, emptied_ms / layers) / 2  # an empty sublayer's cost stays what it was, but for the fixed part's sign
+    each = (
+        min(empty, emptied_ms / layers) / 2
+    )  # an empty sublayer's cost stays what it was, but for the fixed part's sign
     moved = {
-        kind: {n: max(0.0, each + factor * (ms - curve[0])) for n, ms in curve.items()} for kind, curve in curves.items()
+        kind: {n: max(0.0, each + factor * (ms - curve[0])) for n, ms in curve.items()}
+        for kind, curve in curves.items()
     }
     errors = {kind: {n: factor * e for n, e in curve.items()} for kind, curve in errors.items()}
     return moved, errors, emptied_ms - layers * 2 * each, {"anchor_factor": factor}

@@ -1,4 +1,5 @@
-"""The latency table: what keeping n units of a sublayer costs, measured on one runtime under stated conditions."""
+"""The latency table: what keeping n units of a sublayer costs, measured on one runtime under stated
+conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class TableKey:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds by kind of sublayer and kept count; count 0 is the empty sublayer (residual and norm stay).
+    """Milliseconds by kind of sublayer and kept count; count 0 is the empty sublayer (residual and
+    norm stay).
 
     `fixed_ms` is everything that cannot be pruned: embeddings, head, the runtime's own overhead.
     `additivity` has the whole-model checks: `[{plan, predicted_ms, measured_ms, error}]`.
@@ -45,7 +47,9 @@ class LatencyTable:
     costs_ms: Mapping[str, Mapping[int, float]]  # Kind value -> {count: ms}
     fixed_ms: float
     layers: int
-    errors_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # half-width of the interval of a cost
+    errors_ms: Mapping[str, Mapping[int, float]] = field(
+        default_factory=dict
+    )  # half-width of the interval of a cost
     additivity: tuple[Mapping[str, object], ...] = ()
     measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
 
@@ -53,7 +57,8 @@ class LatencyTable:
         return dict(self.costs_ms[Kind(kind).value])
 
     def choices(self, kind: Kind | str) -> dict[int, float]:
-        """The counts worth choosing: those that no larger count undercuts or equals (latency goes in steps of tiles)."""
+        """The counts worth choosing: those that no larger count undercuts or equals (latency goes
+        in steps of tiles)."""
         kept: dict[int, float] = {}
         for count, ms in sorted(self.curve(kind).items(), reverse=True):
             if not kept or ms < min(kept.values()):
@@ -61,8 +66,8 @@ class LatencyTable:
         return dict(sorted(kept.items()))
 
     def predict_ms(self, sites: list[Site], counts: Counts) -> float:
-        """Predicted latency of a whole model: the fixed part and the sum over its sites. Counts between measured
-        ones are interpolated linearly (a search only chooses measured ones)."""
+        """Predicted latency of a whole model: the fixed part and the sum over its sites. Counts
+        between measured ones are interpolated linearly (a search only chooses measured ones)."""
         import numpy as np
 
         total = self.fixed_ms
@@ -99,6 +104,11 @@ class LatencyTable:
             return {k: {int(n): float(v) for n, v in c.items()} for k, c in part.items()}
 
         return cls(
-            TableKey(**data["key"]), curves(data["costs_ms"]), float(data["fixed_ms"]), int(data["layers"]),
-            curves(data.get("errors_ms", {})), tuple(data.get("additivity", ())), data.get("measured", {}),
-        )  # fmt: skip
+            TableKey(**data["key"]),
+            curves(data["costs_ms"]),
+            float(data["fixed_ms"]),
+            int(data["layers"]),
+            curves(data.get("errors_ms", {})),
+            tuple(data.get("additivity", ())),
+            data.get("measured", {}),
+        )

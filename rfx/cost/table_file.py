@@ -1,4 +1,5 @@
-"""A latency table as one JSON file that can be shared: written whole, read with every mistake named."""
+"""A latency table as one JSON file that can be shared: written whole, read with every mistake
+named."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def read_table(path: str | Path) -> LatencyTable:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            "The latency table cannot be read.", got=f"{file}: {error.strerror}", allowed="a JSON file of `rfx profile --out`"
+            "The latency table cannot be read.",
+            got=f"{file}: {error.strerror}",
+            allowed="a JSON file of `rfx profile --out`",
         ) from None
     except ValueError as error:
         raise _corrupt(file, f"not JSON ({error})") from None
@@ -55,16 +58,29 @@ def parse_table(data: Any, where: str) -> LatencyTable:
     except KeyError as error:
         raise _corrupt(where, f"{error.args[0]} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise _corrupt(where, f"a number or a list of counts and milliseconds is not what it should be ({error})") from None
+        raise _corrupt(
+            where,
+            f"a number or a list of counts and milliseconds is not what it should be ({error})",
+        ) from None
     if set(table.costs_ms) != {k.value for k in Kind}:
         raise _corrupt(where, f"costs_ms needs {' and '.join(k.value for k in Kind)}")
     for kind, units in ((Kind.MHA, table.key.heads), (Kind.FFN, table.key.filters)):
         curve = table.curve(kind)
-        bad = [n for n, ms in curve.items() if not 0 <= n <= units or not (math.isfinite(ms) and ms >= 0)]
+        bad = [
+            n
+            for n, ms in curve.items()
+            if not 0 <= n <= units or not (math.isfinite(ms) and ms >= 0)
+        ]
         if bad:
-            raise _corrupt(where, f"{kind.value}: counts {bad[:5]} are outside 0..{units} or have no valid latency")
+            raise _corrupt(
+                where,
+                f"{kind.value}: counts {bad[:5]} are outside 0..{units} or have no valid latency",
+            )
         if 0 not in curve or units not in curve:
-            raise _corrupt(where, f"{kind.value}: the empty and the full sublayer (0 and {units}) must be there")
+            raise _corrupt(
+                where,
+                f"{kind.value}: the empty and the full sublayer (0 and {units}) must be there",
+            )
     if not math.isfinite(table.fixed_ms) or table.fixed_ms < 0 or table.layers < 1:
         raise _corrupt(where, f"fixed_ms {table.fixed_ms}, layers {table.layers}")
     return table
@@ -72,6 +88,8 @@ def parse_table(data: Any, where: str) -> LatencyTable:
 
 def _corrupt(where: str | Path, why: str) -> UsageError:
     return UsageError(
-        "This is not a valid latency table.", got=f"{where}: {why}", allowed="a JSON file of `rfx profile --out`",
+        "This is not a valid latency table.",
+        got=f"{where}: {why}",
+        allowed="a JSON file of `rfx profile --out`",
         next_step="measure it again: rfx profile MODEL --out table.json",
-    )  # fmt: skip
+    )

@@ -1,7 +1,9 @@
-"""PyTorch -> ONNX: named inputs, dynamic batch and sequence, checked, with the plan in its metadata.
+"""PyTorch -> ONNX: named inputs, dynamic batch and sequence, checked, with the plan in its
+metadata.
 
-The exporter folds the transposes of Linear weights into anonymous constants; they get their module's name back here
-(`<module>.weight.T`), so that the shapes in the file can be held against the plan.
+The exporter folds the transposes of Linear weights into anonymous constants; they get their
+module's name back here (`<module>.weight.T`), so that the shapes in the file can be held against
+the plan.
 """
 
 from __future__ import annotations
@@ -19,19 +21,30 @@ from rfx.export.precision import convert_precision
 from rfx.plan import Plan, Site
 
 LARGEST_FILE = 2 * 2**30  # bytes: protobuf's
-OPSET = 20  # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which RTX refuses
+# LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which
+# RTX refuses
+OPSET = 20
 METADATA_PREFIX = "rfx."
 
 
-def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: Sequence[str],
-                metadata: Mapping[str, str] | None = None, precision: str = "fp32") -> Path:
-    """Write `model` (eval mode, fp32) to `path`, its products at `precision` (see `precision.convert_precision`).
+def export_onnx(
+    model,
+    path: Path,
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str] | None = None,
+    precision: str = "fp32",
+) -> Path:
+    """Write `model` (eval mode, fp32) to `path`, its products at `precision` (see
+    `precision.convert_precision`).
 
-    Inputs are int64 [batch, sequence], both dynamic; outputs are the fields `output_names` of the model's output.
+    Inputs are int64 [batch, sequence], both dynamic; outputs are the fields `output_names` of the
+    model's output.
 
     Raises:
         InternalCheckError: the exporter failed, or its result does not pass the checker.
-    """  # fmt: skip
+    """
     import onnx
     import torch
 
@@ -49,31 +62,47 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
     implementation = model.config._attn_implementation
     limit = int(getattr(model.config, "max_position_embeddings", 512) or 512)
     # RoBERTa keeps two positions for itself: stay clear of the end.
-    batch, sequence = torch.export.Dim("batch", min=1, max=65535), torch.export.Dim("sequence", min=1, max=limit - 2)
-    example = tuple(torch.ones(2, 8, dtype=torch.long) * (name != "token_type_ids") for name in input_names)
-    model.config._attn_implementation = "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
+    batch, sequence = (
+        torch.export.Dim("batch", min=1, max=65535),
+        torch.export.Dim("sequence", min=1, max=limit - 2),
+    )
+    example = tuple(
+        torch.ones(2, 8, dtype=torch.long) * (name != "token_type_ids") for name in input_names
+    )
+    model.config._attn_implementation = (
+        "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
+    )
     try:
         with _quiet():
             program = torch.onnx.export(
-                Wrapper().eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=list(input_names), output_names=list(output_names),
+                Wrapper().eval(),
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=list(input_names),
+                output_names=list(output_names),
                 dynamic_shapes=(tuple({0: batch, 1: sequence} for _ in input_names),),
-            )  # fmt: skip
+            )
         proto = program.model_proto
     except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
         if is_interrupt(error):
             raise KeyboardInterrupt from None
         raise InternalCheckError(
-            f"The ONNX export of {type(model).__name__} failed.", got=first_line(error),
+            f"The ONNX export of {type(model).__name__} failed.",
+            got=first_line(error),
             next_step="report it with `rfx env` and the model's configuration",
-        ) from error  # fmt: skip
+        ) from error
     finally:
         model.config._attn_implementation = implementation
 
     name_weights(proto)
     proto = convert_precision(proto, precision)
     _require_size(sum(len(i.raw_data) for i in proto.graph.initializer), precision)
-    onnx.helper.set_model_props(proto, {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()})
+    onnx.helper.set_model_props(
+        proto,
+        {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()},
+    )
     for node in proto.graph.node:  # stack traces of the exporter name files of this machine
         del node.metadata_props[:]
         node.doc_string = ""
@@ -94,24 +123,33 @@ def export_onnx(model, path: Path, *, input_names: Sequence[str], output_names: 
 
 
 def _require_size(size: int, precision: str) -> None:
-    """`size` bytes of weights. One file holds at most 2 GiB (protobuf), and weights beside it are not what rfx writes."""
+    """`size` bytes of weights. One file holds at most 2 GiB (protobuf), and weights beside it are
+    not what rfx writes."""
     if size >= LARGEST_FILE:
         raise UnsupportedModelError(
-            "The model does not fit into one ONNX file.", got=f"{size / 2**30:.2f} GiB of weights at {precision}",
-            allowed=f"less than {LARGEST_FILE / 2**30:.3g} GiB", next_step="start from a smaller model" if precision != "fp32" else
-            "export it with --precision fp16, or start from a smaller model",
-        )  # fmt: skip
+            "The model does not fit into one ONNX file.",
+            got=f"{size / 2**30:.2f} GiB of weights at {precision}",
+            allowed=f"less than {LARGEST_FILE / 2**30:.3g} GiB",
+            next_step="start from a smaller model"
+            if precision != "fp32"
+            else "export it with --precision fp16, or start from a smaller model",
+        )
 
 
 def name_weights(proto) -> None:
-    """Rename folded weights after their module: the scope of the MatMul or Gemm that reads one says which."""
+    """Rename folded weights after their module: the scope of the MatMul or Gemm that reads one says
+    which."""
     initializers = {i.name: i for i in proto.graph.initializer}
     renames: dict[str, str] = {}
     for node in proto.graph.node:
         if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
             continue
         weight = node.input[1]
-        if weight not in initializers or weight in renames or not re.fullmatch(r"val_\d+|t_?\d*|.*_t", weight):
+        if (
+            weight not in initializers
+            or weight in renames
+            or not re.fullmatch(r"val_\d+|t_?\d*|.*_t", weight)
+        ):
             continue
         scope = _scope(node)
         if scope:
@@ -122,7 +160,11 @@ def name_weights(proto) -> None:
         for i, name in enumerate(node.input):
             if name in renames:
                 node.input[i] = renames[name]
-    strip = {i.name: i.name.removeprefix("model.") for i in proto.graph.initializer if i.name.startswith("model.")}
+    strip = {
+        i.name: i.name.removeprefix("model.")
+        for i in proto.graph.initializer
+        if i.name.startswith("model.")
+    }
     for initializer in proto.graph.initializer:
         initializer.name = strip.get(initializer.name, initializer.name)
     for node in proto.graph.node:
@@ -136,7 +178,8 @@ def name_weights(proto) -> None:
 
 
 def _scope(node) -> str:
-    """Path of the module a node came from, e.g. `bert.encoder.layer.0.attention.self.query`; "" where not known."""
+    """Path of the module a node came from, e.g. `bert.encoder.layer.0.attention.self.query`; ""
+    where not known."""
     import ast
 
     for prop in node.metadata_props:
@@ -152,12 +195,15 @@ def _scope(node) -> str:
 def site_shapes(path: Path, sites: Sequence[Site]) -> dict[str, dict[str, int]]:
     """Channels of each site as they stand in an exported file: {site: {module path: channels}}.
 
-    For q, k, v and the first FFN linear the output channels, for the output projection its input channels; a module
-    without a weight in the file counts 0 (an emptied sublayer).
+    For q, k, v and the first FFN linear the output channels, for the output projection its input
+    channels; a module without a weight in the file counts 0 (an emptied sublayer).
     """
     import onnx
 
-    shapes = {i.name: list(i.dims) for i in onnx.load(str(path), load_external_data=False).graph.initializer}
+    shapes = {
+        i.name: list(i.dims)
+        for i in onnx.load(str(path), load_external_data=False).graph.initializer
+    }
 
     def outputs_inputs(module: str) -> tuple[int, int]:
         if f"{module}.weight.T" in shapes:
@@ -176,11 +222,16 @@ def site_shapes(path: Path, sites: Sequence[Site]) -> dict[str, dict[str, int]]:
 
 
 def shape_mismatches(path: Path, sites: Sequence[Site], plan: Plan) -> list[str]:
-    """What the file has against what the plan says, one sentence a module; [] is the proof that it is shrunk."""
+    """What the file has against what the plan says, one sentence a module; [] is the proof that it
+    is shrunk."""
     wrong = []
     for name, modules in site_shapes(path, sites).items():
         expected = plan[name].count * plan[name].width
-        wrong += [f"{m} has {n} channels, the plan keeps {expected}" for m, n in modules.items() if n != expected]
+        wrong += [
+            f"{m} has {n} channels, the plan keeps {expected}"
+            for m, n in modules.items()
+            if n != expected
+        ]
     return wrong + _unnamed_weights(path)
 
 

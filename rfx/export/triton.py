@@ -1,10 +1,12 @@
-"""A model repository for NVIDIA's Triton Inference Server: NAME/config.pbtxt and NAME/1/model.onnx or model.plan.
+"""A model repository for NVIDIA's Triton Inference Server: NAME/config.pbtxt and NAME/1/model.onnx
+or model.plan.
 
-The configuration says everything, so that Triton loads the model with auto-completion switched off. It is held against
-Triton's own schema (tritonclient's model_config.proto) and the rules of its core and backends in tests/export/test_triton.py.
+The configuration says everything, so that Triton loads the model with auto-completion switched off.
+It is held against Triton's own schema (tritonclient's model_config.proto) and the rules of its core
+and backends in tests/export/test_triton.py.
 
-Triton's TensorRT backend reads engines of TensorRT alone, not those of TensorRT-RTX, and only those that the same
-version of TensorRT built on the same kind of GPU.
+Triton's TensorRT backend reads engines of TensorRT alone, not those of TensorRT-RTX, and only those
+that the same version of TensorRT built on the same kind of GPU.
 """
 
 from __future__ import annotations
@@ -21,21 +23,38 @@ from typing import Literal
 from rfx.errors import UsageError, first_line
 from rfx.store import atomic_dir
 
-MARK = "# Written by rfx"  # the first words of every config.pbtxt of ours: only such a folder is replaced
-PLATFORMS = {"onnxruntime": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
+# the first words of every config.pbtxt of ours: only such a folder is replaced
+MARK = "# Written by rfx"
+PLATFORMS = {
+    "onnxruntime": ("onnxruntime_onnx", "model.onnx"),
+    "tensorrt": ("tensorrt_plan", "model.plan"),
+}
 TYPES = {
-    "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
-    "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64", "float16": "TYPE_FP16",
-    "bfloat16": "TYPE_BF16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
-}  # fmt: skip
+    "bool": "TYPE_BOOL",
+    "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+    "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64",
+    "int8": "TYPE_INT8",
+    "int16": "TYPE_INT16",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+}
 WARMUP_COUNT = 3  # the first run allocates, the next ones are as fast as served ones
-BATCHED_DELAY_US = 500  # how long a request waits for others, where the model was measured in batches
+BATCHED_DELAY_US = (
+    500  # how long a request waits for others, where the model was measured in batches
+)
 LARGEST = 2**31 - 1  # Triton's sizes are int32
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its numpy-like type ("int64", "float32", ...) and its shape, batch first, None where dynamic."""
+    """One input or output: its numpy-like type ("int64", "float32", ...) and its shape, batch
+    first, None where dynamic."""
 
     name: str
     dtype: str
@@ -45,14 +64,16 @@ class TensorSpec:
 def triton_name(name: str) -> str:
     """`name` as Triton and its URLs take it.
 
-    Letters and digits of ASCII, "_", "-" and "." stay; every run of other characters becomes one "_"; "_", "-" and "."
-    at either end go; what is longer than 100 characters is cut. Where nothing is left it is "model".
+    Letters and digits of ASCII, "_", "-" and "." stay; every run of other characters becomes one
+    "_"; "_", "-" and "." at either end go; what is longer than 100 characters is cut. Where nothing
+    is left it is "model".
     """
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")[:100].rstrip("_.-") or "model"
 
 
 def specs_of(onnx_path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs of an ONNX file, in its order. Weights that the graph lists as inputs are none.
+    """Inputs and outputs of an ONNX file, in its order. Weights that the graph lists as inputs are
+    none.
 
     Raises:
         UsageError: no such file, or not an ONNX file; a tensor of a type that has no name in numpy.
@@ -74,53 +95,88 @@ def specs_of(onnx_path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
         except KeyError:
-            raise UsageError("The model has an input or output that is no tensor.", got=value.name, allowed=allowed) from None
-        return TensorSpec(value.name, dtype, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim))
+            raise UsageError(
+                "The model has an input or output that is no tensor.",
+                got=value.name,
+                allowed=allowed,
+            ) from None
+        return TensorSpec(
+            value.name,
+            dtype,
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim),
+        )
 
     weights = {i.name for i in graph.initializer}
     return [spec(v) for v in graph.input if v.name not in weights], [spec(v) for v in graph.output]
 
 
 def write_triton(
-    root: Path, *, name: str, model_file: Path, backend: Literal["onnxruntime", "tensorrt"], inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec], max_batch: int, warmup: tuple[int, int], on_gpu: bool, threads: int | None = None,
+    root: Path,
+    *,
+    name: str,
+    model_file: Path,
+    backend: Literal["onnxruntime", "tensorrt"],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch: int,
+    warmup: tuple[int, int],
+    on_gpu: bool,
+    threads: int | None = None,
     queue_delay_us: int | None = None,
-) -> Path:  # fmt: skip
-    """Write `root`/NAME/config.pbtxt and `root`/NAME/1/MODEL, with NAME the `triton_name` of `name`.
+) -> Path:
+    """Write `root`/NAME/config.pbtxt and `root`/NAME/1/MODEL, with NAME the `triton_name` of
+    `name`.
 
-    The model file is hard-linked where the file system can, else copied; never a symbolic link, which would point
-    nowhere inside a container. A folder of rfx's that stands there is replaced.
+    The model file is hard-linked where the file system can, else copied; never a symbolic link,
+    which would point nowhere inside a container. A folder of rfx's that stands there is replaced.
 
     Args:
         root: the model repository; made where it is missing.
         model_file: an ONNX file for "onnxruntime", a TensorRT engine for "tensorrt".
         inputs, outputs: as the model has them (`specs_of`), batch first.
-        max_batch: the largest batch Triton may form; for an engine, the most that its optimisation profile takes.
-        warmup: batch and sequence of the warm-up: what latency was measured at. For an engine within its profile.
+        max_batch: the largest batch Triton may form; for an engine, the most that its optimisation
+            profile takes.
+        warmup: batch and sequence of the warm-up: what latency was measured at. For an engine
+            within its profile.
         on_gpu: run on the GPUs of the server, one instance on each, or on its CPU.
-        threads: threads of one inference; taken by "onnxruntime" on the CPU alone. None: as many as there are cores.
-        queue_delay_us: how long a request may wait for others to fill a batch. None: not at all where the warm-up's
-            batch is 1 (a lone request is what was measured; under load the queue fills batches all the same), else 500.
+        threads: threads of one inference; taken by "onnxruntime" on the CPU alone. None: as many as
+            there are cores.
+        queue_delay_us: how long a request may wait for others to fill a batch. None: not at all
+            where the warm-up's batch is 1 (a lone request is what was measured; under load the
+            queue fills batches all the same), else 500.
 
     Returns:
         The model's folder.
 
     Raises:
-        UsageError: a size that is no whole number or out of range, a tensor that Triton cannot batch, a model file that
-            is missing or of the other backend, a folder in the way that rfx did not write.
+        UsageError: a size that is no whole number or out of range, a tensor that Triton cannot
+            batch, a model file that is missing or of the other backend, a folder in the way that
+            rfx did not write.
     """
     config = _config(
-        triton_name(name), backend, inputs, outputs, max_batch=max_batch, warmup=warmup, on_gpu=on_gpu, threads=threads,
+        triton_name(name),
+        backend,
+        inputs,
+        outputs,
+        max_batch=max_batch,
+        warmup=warmup,
+        on_gpu=on_gpu,
+        threads=threads,
         queue_delay_us=queue_delay_us,
-    )  # fmt: skip
+    )
     source = Path(model_file)
     if not source.is_file():
-        raise UsageError("The model file for Triton does not exist.", got=str(source), allowed="model.onnx or a TensorRT engine")
+        raise UsageError(
+            "The model file for Triton does not exist.",
+            got=str(source),
+            allowed="model.onnx or a TensorRT engine",
+        )
     if (source.suffix == ".onnx") != (backend == "onnxruntime"):
         raise UsageError(
-            f"Triton's backend {backend!r} cannot read this file.", got=str(source),
+            f"Triton's backend {backend!r} cannot read this file.",
+            got=str(source),
             allowed="an ONNX file (.onnx) for onnxruntime, an engine (.plan) for tensorrt",
-        )  # fmt: skip
+        )
     folder = Path(root) / triton_name(name)
     _require_ours(folder)
     with atomic_dir(folder) as new:
@@ -145,31 +201,56 @@ def _require_ours(folder: Path) -> None:
         ours = False
     if not ours and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
-            "The model repository holds a model of this name that rfx did not write.", got=str(folder),
-            allowed="a new name, or a model that rfx wrote", next_step="give another name, or remove the folder",
-        )  # fmt: skip
+            "The model repository holds a model of this name that rfx did not write.",
+            got=str(folder),
+            allowed="a new name, or a model that rfx wrote",
+            next_step="give another name, or remove the folder",
+        )
 
 
-def _config(name: str, backend: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, max_batch: int,
-            warmup: tuple[int, int], on_gpu: bool, threads: int | None, queue_delay_us: int | None) -> str:  # fmt: skip
+def _config(
+    name: str,
+    backend: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    max_batch: int,
+    warmup: tuple[int, int],
+    on_gpu: bool,
+    threads: int | None,
+    queue_delay_us: int | None,
+) -> str:
     """The text of config.pbtxt."""
     from rfx import __version__
 
     if backend not in PLATFORMS:
-        raise UsageError("rfx writes no configuration for this Triton backend.", got=backend, allowed=", ".join(PLATFORMS))
+        raise UsageError(
+            "rfx writes no configuration for this Triton backend.",
+            got=backend,
+            allowed=", ".join(PLATFORMS),
+        )
     if backend == "tensorrt" and not on_gpu:
-        raise UsageError("Triton's TensorRT backend runs on GPUs alone.", got="on_gpu=False", allowed="on_gpu=True")
+        raise UsageError(
+            "Triton's TensorRT backend runs on GPUs alone.",
+            got="on_gpu=False",
+            allowed="on_gpu=True",
+        )
     max_batch = _whole("The largest batch", max_batch)
     batch, sequence = warmup
     batch = _whole("The batch of the warm-up", batch, most=max_batch)
     sequence = _whole("The sequence of the warm-up", sequence)
-    delay = (BATCHED_DELAY_US if batch > 1 else 0) if queue_delay_us is None else _whole("The queue delay", queue_delay_us, least=0)
+    delay = (
+        (BATCHED_DELAY_US if batch > 1 else 0)
+        if queue_delay_us is None
+        else _whole("The queue delay", queue_delay_us, least=0)
+    )
     _require_tensors("inputs", inputs)
     _require_tensors("outputs", outputs)
 
     platform, file_name = PLATFORMS[backend]
     lines = [
-        f"{MARK} {__version__}. Shapes are without the batch, which Triton puts first; -1 is dynamic.",
+        f"{MARK} {__version__}. Shapes are without the batch, which Triton puts first; -1 is "
+        "dynamic.",
         f"name: {_quoted(name)}",
         f'platform: "{platform}"',
         f'backend: "{backend}"',
@@ -184,16 +265,32 @@ def _config(name: str, backend: str, inputs: Sequence[TensorSpec], outputs: Sequ
     if max_batch > 1:  # with batches of one there is nothing to fill, and waiting would only cost
         # A batch goes off at once when it has the size that was measured, or the largest one.
         preferred = sorted({batch, max_batch} - {1})
-        lines += ["dynamic_batching {", f"  preferred_batch_size: [ {', '.join(map(str, preferred))} ]",
-                  f"  max_queue_delay_microseconds: {delay}", "}"]  # fmt: skip
+        lines += [
+            "dynamic_batching {",
+            f"  preferred_batch_size: [ {', '.join(map(str, preferred))} ]",
+            f"  max_queue_delay_microseconds: {delay}",
+            "}",
+        ]
     if threads is not None and backend == "onnxruntime" and not on_gpu:
         threads = _whole("The number of threads", threads)
-        lines += [f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{threads}" }} }}']
-    # Zeros and not random data: Triton fills those with random bytes, and a random token is out of any vocabulary.
-    lines += ["model_warmup [", "  {", '    name: "measured"', f"    batch_size: {batch}", f"    count: {WARMUP_COUNT}"]
+        lines += [
+            f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{threads}" }} }}'
+        ]
+    # Zeros and not random data: Triton fills those with random bytes, and a random token is out of
+    # any vocabulary.
+    lines += [
+        "model_warmup [",
+        "  {",
+        '    name: "measured"',
+        f"    batch_size: {batch}",
+        f"    count: {WARMUP_COUNT}",
+    ]
     for spec in inputs:
         dims = ", ".join(str(sequence if d is None else d) for d in spec.shape[1:])
-        lines += [f"    inputs {{ key: {_quoted(spec.name)} value {{ data_type: {TYPES[spec.dtype]} dims: [ {dims} ] zero_data: true }} }}"]
+        lines += [
+            f"    inputs {{ key: {_quoted(spec.name)} value {{ data_type: {TYPES[spec.dtype]} "
+            f"dims: [ {dims} ] zero_data: true }} }}"
+        ]
     return "\n".join([*lines, "  }", "]"]) + "\n"
 
 
@@ -201,7 +298,9 @@ def _tensors(field: str, specs: Sequence[TensorSpec]) -> list[str]:
     rows = []
     for spec in specs:
         dims = ", ".join("-1" if d is None else str(d) for d in spec.shape[1:])
-        rows.append(f"  {{ name: {_quoted(spec.name)} data_type: {TYPES[spec.dtype]} dims: [ {dims} ] }}")
+        rows.append(
+            f"  {{ name: {_quoted(spec.name)} data_type: {TYPES[spec.dtype]} dims: [ {dims} ] }}"
+        )
     return [f"{field} [", ",\n".join(rows), "]"]
 
 
@@ -209,17 +308,30 @@ def _require_tensors(kind: str, specs: Sequence[TensorSpec]) -> None:
     """What Triton asks of tensors of a model that it batches."""
     names = [s.name for s in specs]
     if not names or "" in names or len(set(names)) < len(names):
-        raise UsageError(f"The {kind} for Triton need names of their own.", got=", ".join(map(repr, names)) or "none")
+        raise UsageError(
+            f"The {kind} for Triton need names of their own.",
+            got=", ".join(map(repr, names)) or "none",
+        )
     for spec in specs:
         if spec.dtype not in TYPES:
-            raise UsageError("Triton has no such type of tensor.", got=f"{spec.name}: {spec.dtype}", allowed=", ".join(TYPES))
-        sizes = spec.shape[1:]
-        if len(spec.shape) < 2 or spec.shape[0] is not None or any(d is not None and not _is_whole(d, 1) for d in sizes):
             raise UsageError(
-                "Triton cannot batch this tensor.", got=f"{spec.name} {list(spec.shape)}",
-                allowed="a dynamic batch (None) first and at least one dimension after it, each at least 1 or dynamic",
+                "Triton has no such type of tensor.",
+                got=f"{spec.name}: {spec.dtype}",
+                allowed=", ".join(TYPES),
+            )
+        sizes = spec.shape[1:]
+        if (
+            len(spec.shape) < 2
+            or spec.shape[0] is not None
+            or any(d is not None and not _is_whole(d, 1) for d in sizes)
+        ):
+            raise UsageError(
+                "Triton cannot batch this tensor.",
+                got=f"{spec.name} {list(spec.shape)}",
+                allowed="a dynamic batch (None) first and at least one dimension after it, each "
+                "at least 1 or dynamic",
                 next_step="export the model with a dynamic batch, as rfx does",
-            )  # fmt: skip
+            )
 
 
 def _is_whole(value: object, least: int, most: int = LARGEST) -> bool:
@@ -228,11 +340,18 @@ def _is_whole(value: object, least: int, most: int = LARGEST) -> bool:
 
 def _whole(what: str, value: object, *, least: int = 1, most: int = LARGEST) -> int:
     if not _is_whole(value, least, most):
-        raise UsageError(f"{what} for Triton is not valid.", got=repr(value), allowed=f"a whole number from {least} to {most}")
+        raise UsageError(
+            f"{what} for Triton is not valid.",
+            got=repr(value),
+            allowed=f"a whole number from {least} to {most}",
+        )
     return int(value)  # type: ignore[call-overload]
 
 
 def _quoted(text: str) -> str:
     """A string of protobuf's text format."""
-    plain = (chr(b) if 32 <= b < 127 and chr(b) not in '"\\' else f"\\{b:03o}" for b in text.encode("utf-8"))
+    plain = (
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\' else f"\\{b:03o}"
+        for b in text.encode("utf-8")
+    )
     return '"' + "".join(plain) + '"'

@@ -1,4 +1,5 @@
-"""Reports, each rendered from an `Evidence` alone: terminal, HTML page, JUnit XML, Markdown, model card."""
+"""Reports, each rendered from an `Evidence` alone: terminal, HTML page, JUnit XML, Markdown, model
+card."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from rfx.store import atomic_write_text
 from rfx.verify.evidence import Evidence
 
 FORMATS = ("json", "html", "junit", "markdown", "card")
-FILES = {"evidence.json": "json", "report.html": "html", "junit.xml": "junit", "summary.md": "markdown", "README.md": "card"}
+FILES = {
+    "evidence.json": "json",
+    "report.html": "html",
+    "junit.xml": "junit",
+    "summary.md": "markdown",
+    "README.md": "card",
+}
 
 __all__ = ["FILES", "FORMATS", "gates", "render", "summary", "write_reports"]
 
@@ -39,7 +46,8 @@ def render(evidence: Evidence, form: str) -> str:
 
 
 def write_reports(evidence: Evidence, folder: str | Path) -> list[Path]:
-    """Write evidence.json, report.html, junit.xml, summary.md and README.md (the model card) into `folder`."""
+    """Write evidence.json, report.html, junit.xml, summary.md and README.md (the model card) into
+    `folder`."""
     written = []
     for name, form in FILES.items():
         atomic_write_text(Path(folder) / name, render(evidence, form))

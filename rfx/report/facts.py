@@ -21,14 +21,23 @@ def model_name(evidence: Evidence) -> str:
     source = str(evidence.model.get("source") or evidence.recipe.get("name") or "model")
     if Path(source).is_absolute() or source.count("/") != 1 or Path(source).exists():
         name = Path(source).name
-        return str(evidence.recipe.get("name")) if name in ("model", "") and evidence.recipe.get("name") else name
+        return (
+            str(evidence.recipe.get("name"))
+            if name in ("model", "") and evidence.recipe.get("name")
+            else name
+        )
     return source
 
 
 def hub_name(evidence: Evidence) -> str | None:
     """The dense model's name on the hub, None for a local folder."""
     source = str(evidence.model.get("source") or "")
-    local = source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1 or Path(source).exists()
+    local = (
+        source.startswith((".", "/", "~"))
+        or "\\" in source
+        or source.count("/") > 1
+        or Path(source).exists()
+    )
     return None if local or not source else source
 
 
@@ -42,7 +51,11 @@ def value_text(gate: Gate) -> str:
         return "not a number" if gate.outcome == "fail" else ""
     if gate.unit == "mismatches":
         return f"{gate.value:.0f} mismatches"
-    return f"{gate.value:.1e} {gate.unit}" if 0 < abs(gate.value) < 1e-3 else f"{gate.value:.3f} {gate.unit}"
+    return (
+        f"{gate.value:.1e} {gate.unit}"
+        if 0 < abs(gate.value) < 1e-3
+        else f"{gate.value:.3f} {gate.unit}"
+    )
 
 
 def interval_text(gate: Gate) -> str:
@@ -57,10 +70,15 @@ def headline(evidence: Evidence) -> str:
     """One sentence: how much faster, how much less accurate."""
     parts = []
     if evidence.latency:
-        parts.append(f"{evidence.latency.speedup:.2f}x as fast ({evidence.latency.ratio:.3f} of dense latency)")
+        parts.append(
+            f"{evidence.latency.speedup:.2f}x as fast ({evidence.latency.ratio:.3f} of dense "
+            "latency)"
+        )
     if evidence.accuracy:
         a = evidence.accuracy
-        parts.append(f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({0.0 - a.drop:+.2f} points)")
+        parts.append(
+            f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({0.0 - a.drop:+.2f} points)"
+        )
     parts.append(f"{evidence.params_ratio:.0%} of the parameters")
     parts.append(f"{evidence.flops_ratio:.0%} of the FLOPs")
     return ", ".join(parts)
@@ -82,8 +100,10 @@ def conditions_text(evidence: Evidence) -> str:
     c = evidence.latency.conditions
     threads = c.get("threads", 1)
     return (
-        f"{c.get('version', c.get('runtime', '?'))} on {c.get('device', '?')}, batch {c.get('batch')}, "
-        f"{c.get('sequence')} tokens, {threads} thread{'s' if threads != 1 else ''}, {c.get('precision')}; "
+        f"{c.get('version', c.get('runtime', '?'))} on {c.get('device', '?')}, batch "
+        f"{c.get('batch')}, "
+        f"{c.get('sequence')} tokens, {threads} thread{'s' if threads != 1 else ''}, "
+        f"{c.get('precision')}; "
         f"{evidence.latency.clock}"
     )
 
@@ -92,6 +112,12 @@ def layer_rows(evidence: Evidence) -> list[tuple[int, int, int, int, int]]:
     """(layer, kept heads, heads, kept filters, filters)."""
     rows = zip(evidence.kept_layers, evidence.dense_layers, strict=True)
     return [
-        (i, kept.get("heads", 0), dense.get("heads", 0), kept.get("filters", 0), dense.get("filters", 0))
+        (
+            i,
+            kept.get("heads", 0),
+            dense.get("heads", 0),
+            kept.get("filters", 0),
+            dense.get("filters", 0),
+        )
         for i, (kept, dense) in enumerate(rows)
     ]

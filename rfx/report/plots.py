@@ -13,9 +13,14 @@ from rfx.verify.evidence import Evidence
 _KEPT, _DENSE, _LIMIT = "#2563eb", "#d4d8df", "#b91c1c"
 _OUTCOME = {"pass": "#15803d", "fail": "#b91c1c", "inconclusive": "#b45309", "no limit": "#5b6472"}
 _STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.titlesize": 11, "axes.titlelocation": "left",
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+}
 
 
 def _figure(width: float, height: float, columns: int):
@@ -26,7 +31,8 @@ def _figure(width: float, height: float, columns: int):
 
 
 def _svg(figure, salt: str) -> str:
-    """The figure as an `<svg>` element; `salt` keeps the ids of several figures on one page apart."""
+    """The figure as an `<svg>` element; `salt` keeps the ids of several figures on one page
+    apart."""
     import matplotlib
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
@@ -82,21 +88,41 @@ def kept_units(evidence: Evidence):
 
 @_styled
 def table_curves(evidence: Evidence):
-    """Cost by kept count as measured, with the counts that were chosen; None under a FLOPs budget."""
+    """Cost by kept count as measured, with the counts that were chosen; None under a FLOPs
+    budget."""
     if evidence.table is None:
         return None
     figure, axes = _figure(9.6, 3.0, 2)
-    chosen = {"mha": Counter(r[1] for r in layer_rows(evidence)), "ffn": Counter(r[3] for r in layer_rows(evidence))}
+    chosen = {
+        "mha": Counter(r[1] for r in layer_rows(evidence)),
+        "ffn": Counter(r[3] for r in layer_rows(evidence)),
+    }
     for ax, kind, unit in ((axes[0], "mha", "heads"), (axes[1], "ffn", "filters")):
         curve = evidence.table.costs_ms[kind]
         counts = sorted(curve)
-        ax.plot(counts, [curve[n] for n in counts], ".-", color="#6b7280", markersize=3, linewidth=1, label="measured")
+        ax.plot(
+            counts,
+            [curve[n] for n in counts],
+            ".-",
+            color="#6b7280",
+            markersize=3,
+            linewidth=1,
+            label="measured",
+        )
         points = [(n, times) for n, times in chosen[kind].items() if n in curve]
         ax.scatter(
-            [n for n, _ in points], [curve[n] for n, _ in points], s=[30 + 22 * (t - 1) for _, t in points],
-            color=_KEPT, zorder=3, label="chosen (larger: several layers)",
-        )  # fmt: skip
-        ax.set(title=f"one {'attention' if kind == 'mha' else 'FFN'} sublayer", xlabel=f"{unit} kept", ylabel="ms")
+            [n for n, _ in points],
+            [curve[n] for n, _ in points],
+            s=[30 + 22 * (t - 1) for _, t in points],
+            color=_KEPT,
+            zorder=3,
+            label="chosen (larger: several layers)",
+        )
+        ax.set(
+            title=f"one {'attention' if kind == 'mha' else 'FFN'} sublayer",
+            xlabel=f"{unit} kept",
+            ylabel="ms",
+        )
         ax.set_ylim(bottom=0)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
@@ -104,11 +130,19 @@ def table_curves(evidence: Evidence):
 
 @_styled
 def intervals(evidence: Evidence):
-    """Latency ratio and accuracy drop with their intervals and limits; None where neither was measured."""
+    """Latency ratio and accuracy drop with their intervals and limits; None where neither was
+    measured."""
     gates = {g.name: g for g in evidence.gates}
     parts = []
     if evidence.latency is not None and "latency" in gates:
-        parts.append((gates["latency"], evidence.latency.ratio, evidence.latency.interval, "latency, share of dense"))
+        parts.append(
+            (
+                gates["latency"],
+                evidence.latency.ratio,
+                evidence.latency.interval,
+                "latency, share of dense",
+            )
+        )
     if evidence.accuracy is not None and "accuracy" in gates:
         title = f"drop of {evidence.accuracy.metric}, points"
         parts.append((gates["accuracy"], evidence.accuracy.drop, evidence.accuracy.interval, title))
@@ -120,14 +154,32 @@ def intervals(evidence: Evidence):
         colour = _OUTCOME[verdict(gate)]
         ax.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
         ax.plot([value], [0], "o", color=colour, markersize=8)
-        ax.annotate(f"{value:.3f}", (value, 0), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=9)
+        ax.annotate(
+            f"{value:.3f}",
+            (value, 0),
+            textcoords="offset points",
+            xytext=(0, 10),
+            ha="center",
+            fontsize=9,
+        )
         marks = [(0.0, "dense")] if gate.name == "accuracy" else [(1.0, "dense")]
         if gate.limit is not None and gate.limit != marks[0][0]:
             marks.append((gate.limit, f"limit {gate.limit:g}"))
         for x, text in marks:
-            ax.axvline(x, color=_LIMIT if text.startswith("limit") else "#6b7280", linestyle="--", linewidth=1)
-            ax.annotate(text, (x, -0.85), fontsize=8, ha="center", annotation_clip=False,
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+            ax.axvline(
+                x,
+                color=_LIMIT if text.startswith("limit") else "#6b7280",
+                linestyle="--",
+                linewidth=1,
+            )
+            ax.annotate(
+                text,
+                (x, -0.85),
+                fontsize=8,
+                ha="center",
+                annotation_clip=False,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
         xs = [low, high, value, *(x for x, _ in marks)]
         pad = 0.12 * (max(xs) - min(xs) or 1.0)
         ax.set(title=title, yticks=[], ylim=(-1.1, 1.1), xlim=(min(xs) - pad, max(xs) + pad))

@@ -15,7 +15,7 @@ from rfx.report.facts import (
     model_name,
     value_text,
     verdict,
-)  # fmt: skip
+)
 from rfx.verify.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -30,11 +30,20 @@ def gates_table(evidence: Evidence) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"gates: {evidence.outcome}", style=f"bold {_STYLE[evidence.outcome]}"), title_justify="left")
+    table = Table(
+        title=Text(f"gates: {evidence.outcome}", style=f"bold {_STYLE[evidence.outcome]}"),
+        title_justify="left",
+    )
     for column in ("gate", "outcome", "measured", "95 % interval", "limit"):
         table.add_column(column, no_wrap=True)
     for g in evidence.gates:
-        table.add_row(g.name, Text(verdict(g), style=_STYLE[verdict(g)]), value_text(g), interval_text(g), limit_text(g))
+        table.add_row(
+            g.name,
+            Text(verdict(g), style=_STYLE[verdict(g)]),
+            value_text(g),
+            interval_text(g),
+            limit_text(g),
+        )
     return table
 
 
@@ -42,8 +51,13 @@ def gates(evidence: Evidence) -> list[Table | Text]:
     """The gates and what there is to say of each."""
     from rich.text import Text
 
-    return [gates_table(evidence),
-            *(Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome]) for g in evidence.gates)]  # fmt: skip
+    return [
+        gates_table(evidence),
+        *(
+            Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome])
+            for g in evidence.gates
+        ),
+    ]
 
 
 def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
@@ -68,8 +82,11 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
     s = evidence.search
     if s.value_kept is not None and s.optimality_gap is not None and s.price is not None:
         unit = "ms" if s.budget_unit == "ms" else "MAC"
-        say(f"search: {s.method}, {s.value_kept:.2%} of the importance kept, at most {s.optimality_gap:.1e} from the optimum, "
-            f"one {unit} more would buy {s.price:.3g}")  # fmt: skip
+        say(
+            f"search: {s.method}, {s.value_kept:.2%} of the importance kept, at most "
+            f"{s.optimality_gap:.1e} from the optimum, "
+            f"one {unit} more would buy {s.price:.3g}"
+        )
     if evidence.table is not None and evidence.table.additivity_error is not None:
         say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
     for i, r in enumerate(evidence.search.rounds, 1):
@@ -79,5 +96,8 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
         say(f"warning: {warning}", "yellow")
     if out is not None:
         model = "model.onnx, model/, triton/, " if (out / "model.onnx").is_file() else ""
-        say(f"written to {out}: {model}report.html, evidence.json, junit.xml, README.md (model card)")
+        say(
+            f"written to {out}: {model}report.html, evidence.json, junit.xml, README.md (model "
+            "card)"
+        )
     return lines

@@ -1,4 +1,5 @@
-"""The runtimes, by name. A new one is a file with a `Runtime` class and a line here; nothing is imported early."""
+"""The runtimes, by name. A new one is a file with a `Runtime` class and a line here; nothing is
+imported early."""
 
 from __future__ import annotations
 
@@ -8,9 +9,17 @@ from rfx.errors import EnvironmentMissingError, UsageError
 from rfx.runtimes.base import Availability, BoundRun, Conditions, Engine, EngineOptions, Runtime
 
 __all__ = [
-    "RUNTIMES", "Availability", "BoundRun", "Conditions", "Engine", "EngineOptions", "Runtime", "best_runtime", "runtime",
+    "RUNTIMES",
+    "Availability",
+    "BoundRun",
+    "Conditions",
+    "Engine",
+    "EngineOptions",
+    "Runtime",
+    "best_runtime",
+    "runtime",
     "runtime_class",
-]  # fmt: skip
+]
 
 # name -> "module:class", the best first: `best_runtime` takes the first that runs here
 RUNTIMES: dict[str, str] = {
@@ -29,18 +38,24 @@ def runtime_class(name: str) -> type[Runtime]:
         UsageError: no runtime has this name.
     """
     if name not in RUNTIMES:
-        raise UsageError("There is no runtime of this name.", got=name, allowed=", ".join(["auto", *RUNTIMES]),
-                         next_step="give one of these with --target; `rfx env` says which run here")  # fmt: skip
+        raise UsageError(
+            "There is no runtime of this name.",
+            got=name,
+            allowed=", ".join(["auto", *RUNTIMES]),
+            next_step="give one of these with --target; `rfx env` says which run here",
+        )
     module, cls = RUNTIMES[name].split(":")
     return getattr(import_module(module), cls)
 
 
 def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
-    """The runtime `name`, ready to build engines as `options` say; "auto" is the best one of this machine.
+    """The runtime `name`, ready to build engines as `options` say; "auto" is the best one of this
+    machine.
 
     Raises:
         UsageError: no runtime has this name.
-        EnvironmentMissingError: it cannot run here; the message says what is missing and what would run instead.
+        EnvironmentMissingError: it cannot run here; the message says what is missing and what would
+            run instead.
     """
     if name == "auto":
         return best_runtime(options)
@@ -48,11 +63,17 @@ def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
     here = cls.availability()
     if not here.ok:
         others = [n for n in RUNTIMES if n != name and runtime_class(n).availability().ok]
-        would_run = f"would run here: {', '.join(f'--target {n}' for n in others)}" if others else "none runs here"
+        would_run = (
+            f"would run here: {', '.join(f'--target {n}' for n in others)}"
+            if others
+            else "none runs here"
+        )
         raise EnvironmentMissingError(
-            f"The runtime {name!r} cannot run on this machine.", got=here.reason, allowed=would_run,
+            f"The runtime {name!r} cannot run on this machine.",
+            got=here.reason,
+            allowed=would_run,
             next_step=here.next_step or None,
-        )  # fmt: skip
+        )
     return cls(options)
 
 
@@ -70,5 +91,7 @@ def best_runtime(options: EngineOptions | None = None) -> Runtime:
             return cls(options)
         reasons.append(f"{name}: {here.reason}")
     raise EnvironmentMissingError(
-        "No runtime can run on this machine.", got="; ".join(reasons), next_step="pip install onnxruntime"
+        "No runtime can run on this machine.",
+        got="; ".join(reasons),
+        next_step="pip install onnxruntime",
     )

@@ -1,4 +1,5 @@
-"""What a runtime is: it says whether it can run here, builds an engine from an ONNX file, runs it and times it.
+"""What a runtime is: it says whether it can run here, builds an engine from an ONNX file, runs it
+and times it.
 
 Nothing here knows of pruning.
 """
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from rfx.store import Store
 
 Arrays = Mapping[str, np.ndarray]
-GPU_GRID = {"fp32": 32, "fp16": 64, "bf16": 64}  # FFN widths at which the tiles of matrix products end, by precision
+GPU_GRID = {
+    "fp32": 32,
+    "fp16": 64,
+    "bf16": 64,
+}  # FFN widths at which the tiles of matrix products end, by precision
 GROUP_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a latency is measured; a part of every table's validity key and of the evidence."""
+    """Under which conditions a latency is measured; a part of every table's validity key and of the
+    evidence."""
 
     batch: int = 1
     sequence: int = 128
@@ -40,9 +46,10 @@ class Conditions:
 class EngineOptions:
     """How engines are compiled, where a runtime compiles any; the others take no notice.
 
-    `max_batch` and `max_sequence` bound the optimisation profile (None: what the conditions say; the least is always
-    1 x 1). `version_compatible` lets an engine run under later minor versions, `hardware_compatible` on every GPU from
-    Ampere on; both forbid kernels and cost speed. `store` keeps the timing cache.
+    `max_batch` and `max_sequence` bound the optimisation profile (None: what the conditions say;
+    the least is always 1 x 1). `version_compatible` lets an engine run under later minor versions,
+    `hardware_compatible` on every GPU from Ampere on; both forbid kernels and cost speed. `store`
+    keeps the timing cache.
     """
 
     max_batch: int | None = None
@@ -55,7 +62,9 @@ class EngineOptions:
 
     def largest(self, conditions: Conditions) -> tuple[int, int]:
         """Largest batch and sequence that an engine takes."""
-        return max(conditions.batch, self.max_batch or 1), max(conditions.sequence, self.max_sequence or 1)
+        return max(conditions.batch, self.max_batch or 1), max(
+            conditions.sequence, self.max_sequence or 1
+        )
 
     def to_json(self) -> dict:
         """Those that change kernels, for keys and reports."""
@@ -78,7 +87,8 @@ class BoundRun(ABC):
         """Run once; return its latency in milliseconds on this runtime's clock."""
 
     def with_transfers_ms(self) -> float | None:
-        """As `time_ms`, with the inputs copied to the device and the outputs back; None where nothing is copied."""
+        """As `time_ms`, with the inputs copied to the device and the outputs back; None where
+        nothing is copied."""
         return None
 
     def measurement(self) -> dict[str, Any]:
@@ -97,7 +107,8 @@ class Engine(ABC):
     def bind(self, inputs: Arrays) -> BoundRun: ...
 
     def save(self, path: Path) -> Path | None:
-        """Write the compiled engine beside its facts (`PATH.json`); None where there is nothing compiled to keep."""
+        """Write the compiled engine beside its facts (`PATH.json`); None where there is nothing
+        compiled to keep."""
         return None
 
     def close(self) -> None:  # noqa: B027 - many engines have nothing to give back
@@ -111,8 +122,12 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     engine_file: ClassVar[str | None] = None  # what a compiled engine is called in an output folder
     max_depth: ClassVar[int] = 12  # blocks of the deepest stack of a latency table
-    own_activations: ClassVar[bool] = False  # every bound engine holds its activations on the device, beside its weights
-    smooth: ClassVar[bool] = False  # latency is near linear in the counts, so noise of a table may be smoothed away
+    own_activations: ClassVar[bool] = (
+        False  # every bound engine holds its activations on the device, beside its weights
+    )
+    smooth: ClassVar[bool] = (
+        False  # latency is near linear in the counts, so noise of a table may be smoothed away
+    )
     verified: ClassVar[bool] = True  # seen running on real hardware, with a committed result
 
     def __init__(self, options: EngineOptions | None = None):
@@ -135,7 +150,8 @@ class Runtime(ABC):
         return self.clock
 
     def tolerance(self, precision: str) -> float:
-        """Largest difference of outputs, as a share of their scale, at which two engines are the same function."""
+        """Largest difference of outputs, as a share of their scale, at which two engines are the
+        same function."""
         return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 6e-2}[precision]
 
     def grid(self, precision: str) -> int:
@@ -151,7 +167,8 @@ class Runtime(ABC):
         return {"transfers": "none", "streams": 1}
 
     def state(self) -> dict[str, Any] | None:
-        """What the device says of itself now (clocks, power limit, throttling); None where it says nothing."""
+        """What the device says of itself now (clocks, power limit, throttling); None where it says
+        nothing."""
         return None
 
     @abstractmethod
@@ -161,8 +178,8 @@ class Runtime(ABC):
         """An engine that `Engine.save` wrote.
 
         Raises:
-            EnvironmentMissingError: this runtime compiles no engines; or the engine is of another device or version,
-                truncated or damaged.
+            EnvironmentMissingError: this runtime compiles no engines; or the engine is of another
+                device or version, truncated or damaged.
         """
         raise EnvironmentMissingError(
             f"The runtime {self.name!r} has no engine files.", got=str(path), allowed="an ONNX file"

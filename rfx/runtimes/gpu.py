@@ -1,4 +1,5 @@
-"""What the NVIDIA driver says of this machine: GPUs, compute capability, clocks. Neither torch nor CUDA is needed."""
+"""What the NVIDIA driver says of this machine: GPUs, compute capability, clocks. Neither torch nor
+CUDA is needed."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def gpu_count() -> tuple[int, str]:
 
 @lru_cache(maxsize=1)
 def gpu_name() -> str:
-    """Model name and compute capability of the first GPU, e.g. `NVIDIA H200 (sm90)`; `no GPU` where there is none."""
+    """Model name and compute capability of the first GPU, e.g. `NVIDIA H200 (sm90)`; `no GPU` where
+    there is none."""
     if not gpu_count()[0]:
         return "no GPU"
     library, device, name = _driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
@@ -63,7 +65,8 @@ def cuda_version() -> str:
 
 
 def gpu_state() -> dict[str, Any] | None:
-    """Clocks (MHz), power and its limit (W), temperature (C) and what holds the clocks down, from NVML.
+    """Clocks (MHz), power and its limit (W), temperature (C) and what holds the clocks down, from
+    NVML.
 
     None where NVML is not there (Jetson boards have none; the power mode is their matter).
     """
@@ -77,8 +80,13 @@ def gpu_state() -> dict[str, Any] | None:
         device = _nvml_device(pynvml)
         reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None), device)
         if reasons is None:  # its name in older drivers' bindings
-            reasons = _asked(getattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None), device)
-        power, limit = _asked(pynvml.nvmlDeviceGetPowerUsage, device), _asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
+            reasons = _asked(
+                getattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", None), device
+            )
+        power, limit = (
+            _asked(pynvml.nvmlDeviceGetPowerUsage, device),
+            _asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, device),
+        )
         return {
             "driver": _text(_asked(pynvml.nvmlSystemGetDriverVersion)),
             "sm_mhz": _asked(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_SM),
@@ -86,7 +94,9 @@ def gpu_state() -> dict[str, Any] | None:
             "max_sm_mhz": _asked(pynvml.nvmlDeviceGetMaxClockInfo, device, pynvml.NVML_CLOCK_SM),
             "power_w": None if power is None else power / 1000,
             "power_limit_w": None if limit is None else limit / 1000,
-            "temperature_c": _asked(pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU),
+            "temperature_c": _asked(
+                pynvml.nvmlDeviceGetTemperature, device, pynvml.NVML_TEMPERATURE_GPU
+            ),
             "held_down_by": None if reasons is None else throttle_reasons(int(reasons)),
         }
     finally:
@@ -94,8 +104,8 @@ def gpu_state() -> dict[str, Any] | None:
 
 
 def _nvml_device(pynvml):
-    """NVML's handle of the first CUDA GPU. NVML counts all GPUs of the machine, CUDA those of CUDA_VISIBLE_DEVICES, in an
-    order of its own; the PCI bus is the same to both."""
+    """NVML's handle of the first CUDA GPU. NVML counts all GPUs of the machine, CUDA those of
+    CUDA_VISIBLE_DEVICES, in an order of its own; the PCI bus is the same to both."""
     bus = pci_bus_id()
     handle = _asked(pynvml.nvmlDeviceGetHandleByPciBusId, bus.encode()) if bus else None
     return pynvml.nvmlDeviceGetHandleByIndex(0) if handle is None else handle
@@ -111,8 +121,9 @@ def pci_bus_id() -> str:
 
 
 def gpu_group_bytes() -> int | None:
-    """A quarter of the device memory that is free now: of the engines of a table's part only weights and the largest
-    activations can be counted beforehand. None where neither CuPy nor NVML says."""
+    """A quarter of the device memory that is free now: of the engines of a table's part only
+    weights and the largest activations can be counted beforehand. None where neither CuPy nor NVML
+    says."""
     free_pools()
     try:
         import cupy
@@ -134,7 +145,8 @@ def gpu_group_bytes() -> int | None:
 
 
 def free_pools() -> None:
-    """Give back what CuPy holds of memory that no array uses. Nothing where CuPy was never imported."""
+    """Give back what CuPy holds of memory that no array uses. Nothing where CuPy was never
+    imported."""
     cupy = sys.modules.get("cupy")
     if cupy is None:
         return
@@ -147,10 +159,16 @@ def free_pools() -> None:
 
 # Bits of nvmlClocksEventReasons
 _REASONS = {
-    0x1: "idle", 0x2: "clocks set by the user", 0x4: "software power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
-    0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "hardware power brake",
+    0x1: "idle",
+    0x2: "clocks set by the user",
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
     0x100: "display clocks",
-}  # fmt: skip
+}
 
 
 def throttle_reasons(bits: int) -> list[str]:

@@ -1,4 +1,5 @@
-"""ONNX Runtime: `ort` on the CPU, the runtime that every machine has, and `cuda` on an NVIDIA GPU."""
+"""ONNX Runtime: `ort` on the CPU, the runtime that every machine has, and `cuda` on an NVIDIA
+GPU."""
 
 from __future__ import annotations
 
@@ -21,16 +22,19 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxRuntimeCpu(Runtime):
     """`ort`: the CPU execution provider, sequential, spinning off, all graph optimisations on.
 
-    With one thread (the default) the clock is the CPU time of the process: time in which another process had the core
-    is not counted, so a shared machine measures the same latency as an idle one. With several threads CPU time would
-    add up the threads, so the clock is then the wall clock.
+    With one thread (the default) the clock is the CPU time of the process: time in which another
+    process had the core is not counted, so a shared machine measures the same latency as an idle
+    one. With several threads CPU time would add up the threads, so the clock is then the wall
+    clock.
     """
 
     name: ClassVar[str] = "ort"
     clock: ClassVar[str] = "process CPU time"
     filter_grid: ClassVar[int] = 32
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    smooth: ClassVar[bool] = True  # latency on a CPU is near linear in heads and filters (R2 >= 0.996)
+    smooth: ClassVar[bool] = (
+        True  # latency on a CPU is near linear in heads and filters (R2 >= 0.996)
+    )
     provider: ClassVar[str] = CPU
     wheel: ClassVar[str] = "pip install onnxruntime"
 
@@ -40,14 +44,18 @@ class OnnxRuntimeCpu(Runtime):
             import onnxruntime
         except Exception as error:  # noqa: BLE001 - a half-installed wheel fails in other ways than ImportError
             return Availability(
-                False, f"onnxruntime cannot be imported ({type(error).__name__}: {error})", cls.wheel
+                False,
+                f"onnxruntime cannot be imported ({type(error).__name__}: {error})",
+                cls.wheel,
             )
         # Two onnxruntime wheels share one folder; removing one of them hollows out the other.
         if not hasattr(onnxruntime, "InferenceSession"):
             return Availability(
-                False, "onnxruntime is only half installed (another onnxruntime wheel was removed over it)",
+                False,
+                "onnxruntime is only half installed (another onnxruntime wheel was removed over "
+                "it)",
                 "pip install --force-reinstall onnxruntime",
-            )  # fmt: skip
+            )
         if cls.provider not in onnxruntime.get_available_providers():
             return Availability(False, f"this onnxruntime has no {cls.provider}", cls.wheel)
         return Availability(True)
@@ -69,9 +77,10 @@ class OnnxRuntimeCpu(Runtime):
         """Load an ONNX file into a session.
 
         Raises:
-            UsageError: no such file, not a valid ONNX file, or a precision this runtime does not serve.
-            EnvironmentMissingError: this onnxruntime cannot run the file (an operator or opset is missing), or the
-                session does not run on the CPU provider.
+            UsageError: no such file, not a valid ONNX file, or a precision this runtime does not
+                serve.
+            EnvironmentMissingError: this onnxruntime cannot run the file (an operator or opset is
+                missing), or the session does not run on the CPU provider.
         """
         path = Path(onnx_path)
         if not path.is_file():
@@ -87,29 +96,49 @@ class OnnxRuntimeCpu(Runtime):
         if conditions.precision not in self.precisions:
             raise UsageError(
                 f"The runtime {self.name!r} does not serve this precision.",
-                got=conditions.precision, allowed=", ".join(self.precisions),
-            )  # fmt: skip
+                got=conditions.precision,
+                allowed=", ".join(self.precisions),
+            )
         where = f"{model}" if isinstance(model, Path) else "the model in memory"
         try:
             session = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model, _options(ort, conditions), providers=self._providers()
+                str(model) if isinstance(model, Path) else model,
+                _options(ort, conditions),
+                providers=self._providers(),
             )
-        except (state.NoSuchFile, state.InvalidProtobuf, state.InvalidGraph, state.NoModel) as error:
+        except (
+            state.NoSuchFile,
+            state.InvalidProtobuf,
+            state.InvalidGraph,
+            state.NoModel,
+        ) as error:
             raise UsageError(
-                f"ONNX Runtime cannot read {where}.", got=_first_line(error), allowed="a valid ONNX file",
+                f"ONNX Runtime cannot read {where}.",
+                got=_first_line(error),
+                allowed="a valid ONNX file",
                 next_step="export it again",
-            ) from error  # fmt: skip
-        except (state.Fail, state.NotImplemented, state.InvalidArgument, state.RuntimeException) as error:
+            ) from error
+        except (
+            state.Fail,
+            state.NotImplemented,
+            state.InvalidArgument,
+            state.RuntimeException,
+        ) as error:
             raise EnvironmentMissingError(
-                f"{self.version()} cannot run {where}.", got=_first_line(error),
-                next_step="install a newer onnxruntime, or export the model again with this version of rfx",
-            ) from error  # fmt: skip
-        # A session falls back silently to another provider: a latency of the wrong one would be worthless.
+                f"{self.version()} cannot run {where}.",
+                got=_first_line(error),
+                next_step="install a newer onnxruntime, or export the model again with this "
+                "version of rfx",
+            ) from error
+        # A session falls back silently to another provider: a latency of the wrong one would be
+        # worthless.
         if session.get_providers()[0] != self.provider:
             raise EnvironmentMissingError(
                 "ONNX Runtime does not run the model on the provider that was asked for.",
-                got=", ".join(session.get_providers()), allowed=self.provider, next_step=self.wheel,
-            )  # fmt: skip
+                got=", ".join(session.get_providers()),
+                allowed=self.provider,
+                next_step=self.wheel,
+            )
         return self._engine(session, conditions)
 
     def _before_session(self, ort) -> None:
@@ -123,10 +152,12 @@ class OnnxRuntimeCpu(Runtime):
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
-    """`cuda`: the CUDA execution provider, through I/O binding: inputs and outputs lie on the device.
+    """`cuda`: the CUDA execution provider, through I/O binding: inputs and outputs lie on the
+    device.
 
-    The clock is the wall clock from the call until the device is done: what a server waits for, launches included,
-    transfers excluded. Unverified on hardware until a committed result under benchmarks/results says otherwise.
+    The clock is the wall clock from the call until the device is done: what a server waits for,
+    launches included, transfers excluded. Unverified on hardware until a committed result under
+    benchmarks/results says otherwise.
     """
 
     name: ClassVar[str] = "cuda"
@@ -138,7 +169,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     verified: ClassVar[bool] = False
     provider: ClassVar[str] = CUDA
     wheel: ClassVar[str] = (
-        "pip uninstall onnxruntime, then pip install 'rfx-exporter[cuda13]' (or [cuda12]): the two wheels share one folder"
+        "pip uninstall onnxruntime, then pip install 'rfx-exporter[cuda13]' (or [cuda12]): the "
+        "two wheels share one folder"
     )
 
     @classmethod
@@ -147,8 +179,11 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         here = super().availability()
         if count:
             return here
-        # A wheel with the provider lists it on every machine: only the driver tells whether there is a GPU.
-        return Availability(False, "; ".join([why_no_gpu, *([here.reason] if here.reason else [])]), INSTEAD)
+        # A wheel with the provider lists it on every machine: only the driver tells whether there
+        # is a GPU.
+        return Availability(
+            False, "; ".join([why_no_gpu, *([here.reason] if here.reason else [])]), INSTEAD
+        )
 
     def device(self) -> str:
         return gpu_name()
@@ -157,7 +192,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         return self.clock
 
     def tolerance(self, precision: str) -> float:
-        return 1e-2 if precision == "fp32" else super().tolerance(precision)  # TF32, the provider's default
+        return (
+            1e-2 if precision == "fp32" else super().tolerance(precision)
+        )  # TF32, the provider's default
 
     def grid(self, precision: str) -> int:
         return GPU_GRID[precision]
@@ -176,7 +213,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         here = self.availability()
         if not here.ok:
             raise EnvironmentMissingError(
-                "The runtime 'cuda' cannot run a model here.", got=here.reason, next_step=here.next_step
+                "The runtime 'cuda' cannot run a model here.",
+                got=here.reason,
+                next_step=here.next_step,
             )
         if hasattr(ort, "preload_dlls"):  # CUDA and cuDNN from their own wheels, or from torch's
             import contextlib
@@ -186,7 +225,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
                 ort.preload_dlls()
 
     def _providers(self) -> list:
-        # The CPU stands last for the few integer operations on shapes, which the provider leaves to it.
+        # The CPU stands last for the few integer operations on shapes, which the provider leaves to
+        # it.
         return [(CUDA, {"device_id": 0}), CPU]
 
     def _engine(self, session, conditions: Conditions) -> OrtEngine:
@@ -242,7 +282,13 @@ class OrtEngine(Engine):
         fed = _feed(self.input_names, inputs)
         try:
             outputs = session.run(list(self.output_names), fed)
-        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
+        except (
+            state.InvalidArgument,
+            state.Fail,
+            state.RuntimeException,
+            ValueError,
+            RuntimeError,
+        ) as error:
             raise _run_error(error, fed) from error
         return dict(zip(self.output_names, outputs, strict=True))
 
@@ -258,7 +304,13 @@ class OrtEngine(Engine):
         fed = _feed(self.input_names, inputs)
         try:
             return OrtBoundRun(session, fed, self.output_names, self._wall_clock)
-        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
+        except (
+            state.InvalidArgument,
+            state.Fail,
+            state.RuntimeException,
+            ValueError,
+            RuntimeError,
+        ) as error:
             raise _run_error(error, fed) from error
 
     def close(self) -> None:
@@ -304,7 +356,13 @@ class OrtCudaEngine(OrtEngine):
         fed = _feed(self.input_names, inputs)
         try:
             return OrtCudaBoundRun(self.session, fed, self.output_names)
-        except (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError) as error:
+        except (
+            state.InvalidArgument,
+            state.Fail,
+            state.RuntimeException,
+            ValueError,
+            RuntimeError,
+        ) as error:
             raise _run_error(error, fed) from error
 
 
@@ -316,7 +374,9 @@ class OrtCudaBoundRun(BoundRun):
 
         self._session, self._host = session, dict(inputs)
         self._binding = session.io_binding()
-        self._device = {n: ort.OrtValue.ortvalue_from_numpy(a, "cuda", 0) for n, a in self._host.items()}
+        self._device = {
+            n: ort.OrtValue.ortvalue_from_numpy(a, "cuda", 0) for n, a in self._host.items()
+        }
         for name, value in self._device.items():
             self._binding.bind_ortvalue_input(name, value)
         for name in output_names:
@@ -349,16 +409,24 @@ def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:
     missing = [n for n in names if n not in inputs]
     if missing:
         raise UsageError(
-            "The model needs inputs that were not given.", got=", ".join(inputs) or "none", allowed=", ".join(names)
+            "The model needs inputs that were not given.",
+            got=", ".join(inputs) or "none",
+            allowed=", ".join(names),
         )
     return {n: np.ascontiguousarray(inputs[n]) for n in names}
 
 
 def _run_error(error: Exception, inputs: Arrays) -> UserError:
     shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in inputs.items())
-    if re.search(r"allocat|out of memory|CUDA failure|CUBLAS_STATUS|CUDNN_STATUS", str(error), re.IGNORECASE):
+    if re.search(
+        r"allocat|out of memory|CUDA failure|CUBLAS_STATUS|CUDNN_STATUS", str(error), re.IGNORECASE
+    ):
         return EnvironmentMissingError(
-            "The device's memory is not enough for these inputs, or the device failed.", got=f"{shapes}: {_first_line(error)}",
-            allowed="a smaller batch or sequence, or a device with more memory", next_step="lower --batch or --sequence",
-        )  # fmt: skip
-    return UsageError("ONNX Runtime cannot run the model on these inputs.", got=f"{shapes}: {_first_line(error)}")
+            "The device's memory is not enough for these inputs, or the device failed.",
+            got=f"{shapes}: {_first_line(error)}",
+            allowed="a smaller batch or sequence, or a device with more memory",
+            next_step="lower --batch or --sequence",
+        )
+    return UsageError(
+        "ONNX Runtime cannot run the model on these inputs.", got=f"{shapes}: {_first_line(error)}"
+    )

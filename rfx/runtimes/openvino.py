@@ -21,8 +21,9 @@ HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 class OpenVino(Runtime):
     """`openvino`: the CPU plugin, one stream, compiled for latency.
 
-    The clock is as ONNX Runtime's on the CPU: process CPU time with one thread, the wall clock with several. A half
-    precision is served only where the CPU computes in it (AVX-512 BF16, AMX, or FP16 of newer cores).
+    The clock is as ONNX Runtime's on the CPU: process CPU time with one thread, the wall clock with
+    several. A half precision is served only where the CPU computes in it (AVX-512 BF16, AMX, or
+    FP16 of newer cores).
     """
 
     name: ClassVar[str] = "openvino"
@@ -38,7 +39,9 @@ class OpenVino(Runtime):
         try:
             _core()
         except Exception as error:  # noqa: BLE001 - a half-installed wheel fails in many ways
-            return Availability(False, f"openvino cannot be used ({type(error).__name__}: {error})", INSTALL)
+            return Availability(
+                False, f"openvino cannot be used ({type(error).__name__}: {error})", INSTALL
+            )
         return Availability(True)
 
     def version(self) -> str:
@@ -64,8 +67,8 @@ class OpenVino(Runtime):
 
         Raises:
             UsageError: no such file, or not a valid ONNX file.
-            EnvironmentMissingError: OpenVINO is missing or cannot compile the file, or this CPU does not compute in
-                the precision.
+            EnvironmentMissingError: OpenVINO is missing or cannot compile the file, or this CPU
+                does not compute in the precision.
         """
         here = self.availability()
         if not here.ok:
@@ -78,24 +81,37 @@ class OpenVino(Runtime):
         hint, able = HINTS[conditions.precision], capabilities()
         if conditions.precision != "fp32" and conditions.precision.upper() not in able:
             raise EnvironmentMissingError(
-                "This CPU does not compute in this precision, so that it would be no faster.", got=conditions.precision,
-                allowed=", ".join(p for p in HINTS if p == "fp32" or p.upper() in able), next_step="use --precision fp32",
-            )  # fmt: skip
+                "This CPU does not compute in this precision, so that it would be no faster.",
+                got=conditions.precision,
+                allowed=", ".join(p for p in HINTS if p == "fp32" or p.upper() in able),
+                next_step="use --precision fp32",
+            )
         core = _core()
         try:
             model = core.read_model(str(path))
         except Exception as error:  # noqa: BLE001 - RuntimeError and its kin, by version
             raise UsageError(
-                f"OpenVINO cannot read {path}.", got=first_line(error), allowed="a valid ONNX file", next_step="export it again"
+                f"OpenVINO cannot read {path}.",
+                got=first_line(error),
+                allowed="a valid ONNX file",
+                next_step="export it again",
             ) from error
         try:
-            compiled = core.compile_model(model, "CPU", {
-                "INFERENCE_NUM_THREADS": conditions.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": hint,
-            })  # fmt: skip
+            compiled = core.compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": conditions.threads,
+                    "NUM_STREAMS": 1,
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_PRECISION_HINT": hint,
+                },
+            )
         except Exception as error:  # noqa: BLE001
             raise EnvironmentMissingError(
-                f"{self.version()} cannot compile {path}.", got=first_line(error), next_step="install a newer openvino"
+                f"{self.version()} cannot compile {path}.",
+                got=first_line(error),
+                next_step="install a newer openvino",
             ) from error
         return OpenVinoEngine(compiled, wall_clock=conditions.threads > 1)
 
@@ -166,20 +182,27 @@ class OpenVinoEngine(Engine):
         missing = [n for n in self.input_names if n not in inputs]
         if missing:
             raise UsageError(
-                "The model needs inputs that were not given.", got=", ".join(inputs) or "none",
+                "The model needs inputs that were not given.",
+                got=", ".join(inputs) or "none",
                 allowed=", ".join(self.input_names),
-            )  # fmt: skip
-        asked = {i.get_any_name(): (i.get_partial_shape(), np.dtype(i.get_element_type().to_dtype())) for i in self.compiled.inputs}
+            )
+        asked = {
+            i.get_any_name(): (i.get_partial_shape(), np.dtype(i.get_element_type().to_dtype()))
+            for i in self.compiled.inputs
+        }
         fed = {}
         for name in self.input_names:
             shape, dtype = asked[name]
             array = np.ascontiguousarray(inputs[name])
             # The plugin would cast silently, and read past the end of an array that is too narrow.
-            if array.dtype != dtype or not shape.compatible(openvino.PartialShape(list(array.shape))):
+            if array.dtype != dtype or not shape.compatible(
+                openvino.PartialShape(list(array.shape))
+            ):
                 raise UsageError(
                     "An input has another type or shape than the model asks for.",
-                    got=f"{name} {array.dtype}{list(array.shape)}", allowed=f"{dtype}{shape}",
-                )  # fmt: skip
+                    got=f"{name} {array.dtype}{list(array.shape)}",
+                    allowed=f"{dtype}{shape}",
+                )
             fed[name] = array
         return fed
 
@@ -208,4 +231,6 @@ class OpenVinoBoundRun(BoundRun):
 
 def _run_error(error: Exception, inputs: dict[str, np.ndarray]) -> UsageError:
     shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in inputs.items())
-    return UsageError("OpenVINO cannot run the model on these inputs.", got=f"{shapes}: {first_line(error)}")
+    return UsageError(
+        "OpenVINO cannot run the model on these inputs.", got=f"{shapes}: {first_line(error)}"
+    )

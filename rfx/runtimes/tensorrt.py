@@ -1,4 +1,5 @@
-"""TensorRT and TensorRT-RTX: engines built, kept, run and timed through CUDA graphs. Needs an NVIDIA GPU and CuPy.
+"""TensorRT and TensorRT-RTX: engines built, kept, run and timed through CUDA graphs. Needs an
+NVIDIA GPU and CuPy.
 
 `trt` takes whichever of the two is installed, TensorRT first; `trt-rtx` takes TensorRT-RTX.
 """
@@ -15,7 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.errors import EnvironmentMissingError, UsageError
-from rfx.runtimes.base import GPU_GRID, Arrays, Availability, Conditions, Engine, EngineOptions, Runtime
+from rfx.runtimes.base import (
+    GPU_GRID,
+    Arrays,
+    Availability,
+    Conditions,
+    Engine,
+    EngineOptions,
+    Runtime,
+)
 from rfx.runtimes.engine_file import (
     engine_facts,
     read_engine_file,
@@ -23,7 +32,14 @@ from rfx.runtimes.engine_file import (
     unfit,
     write_engine_file,
 )
-from rfx.runtimes.gpu import compute_capability, free_pools, gpu_count, gpu_group_bytes, gpu_name, gpu_state
+from rfx.runtimes.gpu import (
+    compute_capability,
+    free_pools,
+    gpu_count,
+    gpu_group_bytes,
+    gpu_name,
+    gpu_state,
+)
 from rfx.runtimes.tensorrt_build import (
     BUILDER_LEVEL,
     INSTALL,
@@ -42,14 +58,16 @@ from rfx.runtimes.tensorrt_log import complaints, inspected_layers, new_builder,
 from rfx.runtimes.tensorrt_run import Buffers, TrtBoundRun
 
 INSTEAD = (
-    "run this on the machine with the GPU; here, prune-export takes --target ort (ONNX Runtime on this machine's CPU), or the "
+    "run this on the machine with the GPU; here, prune-export takes --target ort (ONNX Runtime on "
+    "this machine's CPU), or the "
     "device's table: --table table.json"
 )
 CUPY = "pip install cupy-cuda13x (with CUDA 13) or cupy-cuda12x (with CUDA 12)"
 
 
 class TensorRT(Runtime):
-    """`trt`: strongly typed engines; the clock is GPU compute time of a CUDA graph, without transfers.
+    """`trt`: strongly typed engines; the clock is GPU compute time of a CUDA graph, without
+    transfers.
 
     Unverified on hardware until a committed result under benchmarks/results says otherwise.
     """
@@ -58,14 +76,18 @@ class TensorRT(Runtime):
     clock: ClassVar[str] = "GPU compute time (CUDA events around a queued CUDA graph, no transfers)"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     engine_file: ClassVar[str | None] = "model.plan"
-    max_depth: ClassVar[int] = 6  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+    max_depth: ClassVar[int] = (
+        6  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+    )
     own_activations: ClassVar[bool] = True
     smooth: ClassVar[bool] = False  # latency goes in steps of tiles
     verified: ClassVar[bool] = False
 
     def __init__(self, options: EngineOptions | None = None):
         super().__init__(options)
-        if self.name == "trt-rtx" or gpu_count()[0]:  # without a GPU `trt` stands for a board's, whatever is installed here
+        if (
+            self.name == "trt-rtx" or gpu_count()[0]
+        ):  # without a GPU `trt` stands for a board's, whatever is installed here
             require_options(module_name(self.name) or "", self.options)
 
     @classmethod
@@ -80,7 +102,9 @@ class TensorRT(Runtime):
             reasons.append(f"{' or '.join(PACKAGES[cls.name])} is not installed")
             steps.append(INSTALL[cls.name])
         elif module == "tensorrt" and too_old(installed_version(module)):
-            reasons.append(f"tensorrt {installed_version(module)} is older than {OLDEST[0]}.{OLDEST[1]}")
+            reasons.append(
+                f"tensorrt {installed_version(module)} is older than {OLDEST[0]}.{OLDEST[1]}"
+            )
             steps.append(INSTALL[cls.name])
         if count and module == "tensorrt_rtx" and (refused := _not_for_this_gpu()):
             reasons.append(refused)
@@ -92,19 +116,34 @@ class TensorRT(Runtime):
             reasons.append(broken[0])
             steps.append(broken[1])
         # Without a GPU nothing that can be installed helps: the first step alone.
-        return Availability(not reasons, "; ".join(reasons), "; ".join(steps[:1] if not count else steps) if reasons else "")
+        return Availability(
+            not reasons,
+            "; ".join(reasons),
+            "; ".join(steps[:1] if not count else steps) if reasons else "",
+        )
 
     def version(self) -> str:
         module = module_name(self.name)
-        options = {k: v for k, v in self.options.to_json().items() if (k, v) != ("builder_level", BUILDER_LEVEL)}
-        more = "".join(f", {k} {v}" for k, v in sorted(options.items()))  # the profile too: it changes kernels
-        return f"{module} {installed_version(module)}{more}" if module else f"{PACKAGES[self.name][0]} (not installed)"
+        options = {
+            k: v
+            for k, v in self.options.to_json().items()
+            if (k, v) != ("builder_level", BUILDER_LEVEL)
+        }
+        more = "".join(
+            f", {k} {v}" for k, v in sorted(options.items())
+        )  # the profile too: it changes kernels
+        return (
+            f"{module} {installed_version(module)}{more}"
+            if module
+            else f"{PACKAGES[self.name][0]} (not installed)"
+        )
 
     def device(self) -> str:
         return gpu_name()
 
     def tolerance(self, precision: str) -> float:
-        # fp32 products run as TF32 (10 bits of mantissa) where the GPU has it, as everywhere in the field.
+        # fp32 products run as TF32 (10 bits of mantissa) where the GPU has it, as everywhere in the
+        # field.
         return 1e-2 if precision == "fp32" else super().tolerance(precision)
 
     def grid(self, precision: str) -> int:
@@ -114,10 +153,19 @@ class TensorRT(Runtime):
         return gpu_group_bytes() or super().group_bytes()
 
     def measurement(self, conditions: Conditions) -> dict[str, Any]:
-        """CuPy's events do not block, so the host spins. `queued_behind`: see `TrtBoundRun.time_ms`."""
+        """CuPy's events do not block, so the host spins. `queued_behind`: see
+        `TrtBoundRun.time_ms`."""
         level = BUILDER_LEVEL if self.options.builder_level is None else self.options.builder_level
-        facts = {"transfers": "excluded", "streams": 1, "cuda_graph": True, "clock_source": "cudaEvent", "spin_wait": True,
-                 "queued_behind": "an untimed run of the same graph", "host_memory": "pageable", "builder_level": level}  # fmt: skip
+        facts = {
+            "transfers": "excluded",
+            "streams": 1,
+            "cuda_graph": True,
+            "clock_source": "cudaEvent",
+            "spin_wait": True,
+            "queued_behind": "an untimed run of the same graph",
+            "host_memory": "pageable",
+            "builder_level": level,
+        }
         return facts | ({"tf32": True} if conditions.precision == "fp32" else {})
 
     def state(self) -> dict[str, Any] | None:
@@ -133,7 +181,9 @@ class TensorRT(Runtime):
         self._require_gpu()
         trt = library(self.name)
         built = build_plan(trt, Path(onnx_path), conditions, self.options, device=self.device())
-        facts = engine_facts(trt, built, Path(onnx_path), conditions, self.options, device=self.device())
+        facts = engine_facts(
+            trt, built, Path(onnx_path), conditions, self.options, device=self.device()
+        )
         engine = _deserialise(trt, built.plan, facts, str(onnx_path))
         if not facts["layers"]:  # TensorRT-RTX prints them while it builds, TensorRT is asked
             facts["layers"] = inspected_layers(trt, engine.engine)
@@ -144,7 +194,8 @@ class TensorRT(Runtime):
 
         Raises:
             UsageError: no such file.
-            EnvironmentMissingError: truncated or damaged, built by another TensorRT or for another GPU, or no GPU here.
+            EnvironmentMissingError: truncated or damaged, built by another TensorRT or for another
+                GPU, or no GPU here.
         """
         plan, facts = read_engine_file(path)
         self._require_gpu()
@@ -157,12 +208,15 @@ class TensorRT(Runtime):
         here = self.availability()
         if not here.ok:
             raise EnvironmentMissingError(
-                f"The runtime {self.name!r} cannot run an engine here.", got=here.reason, next_step=here.next_step
+                f"The runtime {self.name!r} cannot run an engine here.",
+                got=here.reason,
+                next_step=here.next_step,
             )
 
 
 class TensorRTRtx(TensorRT):
-    """`trt-rtx`: TensorRT-RTX; engines are compiled further on the device when they are first run."""
+    """`trt-rtx`: TensorRT-RTX; engines are compiled further on the device when they are first
+    run."""
 
     name: ClassVar[str] = "trt-rtx"
     engine_file: ClassVar[str | None] = "model.rtx.plan"
@@ -174,12 +228,15 @@ def _deserialise(trt, plan: bytes, facts: dict, where: str) -> TrtEngine:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise unfit(Path(where), complaints(trt) or "TensorRT does not accept it and gives no reason")
+        raise unfit(
+            Path(where), complaints(trt) or "TensorRT does not accept it and gives no reason"
+        )
     return TrtEngine(trt, runtime, engine, facts)
 
 
 class TrtEngine(Engine):
-    """A deserialised engine and its stream. Inputs larger than its profile's batch are run in parts.
+    """A deserialised engine and its stream. Inputs larger than its profile's batch are run in
+    parts.
 
     The serialised plan is not kept: a table has dozens of engines alive, of which none is saved.
     """
@@ -190,7 +247,9 @@ class TrtEngine(Engine):
         self._bound: weakref.WeakSet[TrtBoundRun] = weakref.WeakSet()
         self._stream = None
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self.input_names = tuple(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT)
+        self.input_names = tuple(
+            n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT
+        )
         self.output_names = tuple(n for n in names if n not in self.input_names)
         self._context = None
 
@@ -219,8 +278,9 @@ class TrtEngine(Engine):
         return int(self.engine.get_tensor_profile_shape(self.input_names[0], 0)[2][0])
 
     def new_context(self, *, timed: bool = False):
-        """An execution context. With TensorRT-RTX the kernels for a shape are compiled before it is first run where it is
-        `timed`; else beside its first runs, which would wait for the compiler at every new shape."""
+        """An execution context. With TensorRT-RTX the kernels for a shape are compiled before it is
+        first run where it is `timed`; else beside its first runs, which would wait for the compiler
+        at every new shape."""
         engine = self.engine
         if is_rtx(self.trt):
             runtime_config = engine.create_runtime_config()
@@ -232,9 +292,10 @@ class TrtEngine(Engine):
             context = engine.create_execution_context()
         if context is None:
             raise EnvironmentMissingError(
-                "TensorRT cannot make an execution context.", got=complaints(self.trt) or "most likely too little GPU memory",
+                "TensorRT cannot make an execution context.",
+                got=complaints(self.trt) or "most likely too little GPU memory",
                 next_step="free GPU memory, or lower the batch size",
-            )  # fmt: skip
+            )
         return context
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -249,7 +310,9 @@ class TrtEngine(Engine):
         rows, step = len(next(iter(fed.values()))), self.max_batch
         parts = []
         for start in range(0, rows, step):
-            buffers = Buffers(self, self._context, {n: a[start : start + step] for n, a in fed.items()})
+            buffers = Buffers(
+                self, self._context, {n: a[start : start + step] for n, a in fed.items()}
+            )
             buffers.execute()
             parts.append(buffers.outputs())
         return {n: np.concatenate([p[n] for p in parts]) for n in self.output_names}
@@ -268,17 +331,22 @@ class TrtEngine(Engine):
         missing = [n for n in self.input_names if n not in inputs]
         if missing:
             raise UsageError(
-                "The model needs inputs that were not given.", got=", ".join(inputs) or "none",
+                "The model needs inputs that were not given.",
+                got=", ".join(inputs) or "none",
                 allowed=", ".join(self.input_names),
-            )  # fmt: skip
-        types = {n: np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names}
+            )
+        types = {
+            n: np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names
+        }
         given = {n: np.asarray(inputs[n]) for n in self.input_names}
         wrong = [n for n in self.input_names if _kind(given[n].dtype) != _kind(types[n])]
         if wrong:
             raise UsageError(
-                "An input is of another type than the engine takes.", got=", ".join(f"{n} {given[n].dtype}" for n in wrong),
-                allowed=", ".join(f"{n} {types[n]}" for n in wrong), next_step="give token ids as integers and features as floats",
-            )  # fmt: skip
+                "An input is of another type than the engine takes.",
+                got=", ".join(f"{n} {given[n].dtype}" for n in wrong),
+                allowed=", ".join(f"{n} {types[n]}" for n in wrong),
+                next_step="give token ids as integers and features as floats",
+            )
         return {n: np.ascontiguousarray(given[n], dtype=types[n]) for n in self.input_names}
 
     def save(self, path: Path) -> Path:
@@ -290,9 +358,10 @@ class TrtEngine(Engine):
         serialised = self.engine.serialize()
         if serialised is None:
             raise EnvironmentMissingError(
-                "TensorRT cannot serialise the engine.", got=complaints(self.trt) or "no reason was given",
+                "TensorRT cannot serialise the engine.",
+                got=complaints(self.trt) or "no reason was given",
                 next_step="free host memory, then run again",
-            )  # fmt: skip
+            )
         plan = bytes(serialised)
         self.facts |= {"plan_bytes": len(plan), "plan_sha256": hashlib.sha256(plan).hexdigest()}
         return write_engine_file(plan, self.facts, path)
@@ -318,12 +387,16 @@ def _not_for_this_gpu() -> str:
     here = compute_capability()
     if here is None or f"{here[0]}.{here[1]}" in known:
         return ""
-    return f"TensorRT-RTX does not compile for this GPU (compute capability {here[0]}.{here[1]}; it knows {', '.join(known)})"
+    return (
+        f"TensorRT-RTX does not compile for this GPU (compute capability {here[0]}.{here[1]}; "
+        f"it knows {', '.join(known)})"
+    )
 
 
 @cache  # a Builder takes a while, and every build asks
 def _broken(module: str) -> tuple[str, str] | None:
-    """With everything in place: does it load, can it use the driver, does CuPy see the GPU? Else why not, and what to do."""
+    """With everything in place: does it load, can it use the driver, does CuPy see the GPU? Else
+    why not, and what to do."""
     try:
         new_builder(library("trt-rtx" if module == "tensorrt_rtx" else "trt"))
     except EnvironmentMissingError as error:

@@ -1,4 +1,5 @@
-"""What TensorRT says while it builds and runs: the logger, its errors as ours, and the fused layers it tells of."""
+"""What TensorRT says while it builds and runs: the logger, its errors as ours, and the fused layers
+it tells of."""
 
 from __future__ import annotations
 
@@ -16,14 +17,18 @@ _KEPT_PROBLEMS = 200  # of errors and warnings, the first and the last
 _WARNING, _ERROR = 2, 1  # ILogger.Severity: 0 internal error, 1 error, 2 warning, 3 info, 4 verbose
 
 # What the machine lacks, whatever the model: the CUDA runtime's errors, and memory.
-_MACHINE = re.compile(r"cudaError|Cuda Runtime|CUDA initialization|out of memory|OutOfMemory|insufficient memory", re.IGNORECASE)
+_MACHINE = re.compile(
+    r"cudaError|Cuda Runtime|CUDA initialization|out of memory|OutOfMemory|insufficient memory",
+    re.IGNORECASE,
+)
 
 _loggers: dict[str, Any] = {}
 
 
 def logger(trt: ModuleType):
-    """The one logger of this process (the first that a TensorRT sees wins). It prints nothing and keeps what is said:
-    errors and warnings in `problems`, as (severity, text), all else in `lines`, where the last push out the first."""
+    """The one logger of this process (the first that a TensorRT sees wins). It prints nothing and
+    keeps what is said: errors and warnings in `problems`, as (severity, text), all else in `lines`,
+    where the last push out the first."""
     if trt.__name__ not in _loggers:
 
         class Collecting(trt.ILogger):
@@ -37,7 +42,9 @@ def logger(trt: ModuleType):
                     self.lines.append(str(message))
                     return
                 self.problems.append((int(severity), str(message)))
-                if len(self.problems) > 2 * _KEPT_PROBLEMS:  # the first say why, the last what came of it
+                if (
+                    len(self.problems) > 2 * _KEPT_PROBLEMS
+                ):  # the first say why, the last what came of it
                     del self.problems[_KEPT_PROBLEMS]
 
             def clear(self):
@@ -60,17 +67,22 @@ def complaints(trt: ModuleType) -> str:
 
 
 def failure(trt: ModuleType, what: str) -> UserError:
-    """The error to raise where nothing was built: of the machine (exit 4) where CUDA or memory failed, else of the model."""
+    """The error to raise where nothing was built: of the machine (exit 4) where CUDA or memory
+    failed, else of the model."""
     machine = [text for text in _errors(trt) if _MACHINE.search(text)]
     if machine:
         return EnvironmentMissingError(
-            f"{what[:-1]}: the GPU or its driver fails, or memory is short.", got="; ".join(machine[:2])[:600],
-            next_step="free GPU memory, lower --workspace-mb or the batch size, or update the driver; see `rfx env`",
-        )  # fmt: skip
+            f"{what[:-1]}: the GPU or its driver fails, or memory is short.",
+            got="; ".join(machine[:2])[:600],
+            next_step="free GPU memory, lower --workspace-mb or the batch size, or update the "
+            "driver; see `rfx env`",
+        )
     return UnsupportedModelError(
-        what, got=complaints(trt) or "no reason was given",
-        next_step="export the model again with this version of rfx; if it stays, report it with `rfx env`",
-    )  # fmt: skip
+        what,
+        got=complaints(trt) or "no reason was given",
+        next_step="export the model again with this version of rfx; if it stays, report it with "
+        "`rfx env`",
+    )
 
 
 def new_builder(trt: ModuleType):
@@ -87,16 +99,21 @@ def _made(trt: ModuleType, kind):
     logger(trt).clear()
     try:
         return kind(logger(trt))
-    except Exception as error:  # a TypeError, "factory function returned nullptr", that says nothing of why
+    except (
+        Exception
+    ) as error:  # a TypeError, "factory function returned nullptr", that says nothing of why
         raise EnvironmentMissingError(
             f"{trt.__name__} {trt.__version__} cannot use this machine's GPU and driver.",
-            got=complaints(trt) or first_line(error), allowed="a driver at least as new as the CUDA that TensorRT was built for",
-            next_step="update the NVIDIA driver, or install the TensorRT of the driver's CUDA version ([trt12] or [trt13])",
-        ) from error  # fmt: skip
+            got=complaints(trt) or first_line(error),
+            allowed="a driver at least as new as the CUDA that TensorRT was built for",
+            next_step="update the NVIDIA driver, or install the TensorRT of the driver's CUDA "
+            "version ([trt12] or [trt13])",
+        ) from error
 
 
 def layer_lines(messages: Sequence[str]) -> list[str]:
-    """The fused layers as TensorRT-RTX's builder prints them: name, type, and the dimensions of its constants."""
+    """The fused layers as TensorRT-RTX's builder prints them: name, type, and the dimensions of its
+    constants."""
     lines = []
     for message in messages:
         for line in message.splitlines():
@@ -111,22 +128,35 @@ def layer_lines(messages: Sequence[str]) -> list[str]:
 
 
 def inspected_layers(trt: ModuleType, engine) -> list[str]:
-    """The fused layers of an engine as TensorRT's inspector tells them, for builders that print none: name, type, the
-    dimensions of its outputs, and how many weights it has. Empty where the inspector says nothing."""
+    """The fused layers of an engine as TensorRT's inspector tells them, for builders that print
+    none: name, type, the dimensions of its outputs, and how many weights it has. Empty where the
+    inspector says nothing."""
     try:
         inspector = engine.create_engine_inspector()
-        layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+        layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))[
+            "Layers"
+        ]
     except Exception:  # noqa: BLE001 - the list is for the reader alone: no engine is refused for want of it
         return []
     lines = []
     for layer in layers:
-        if not isinstance(layer, dict):  # an engine built without detailed verbosity has names alone
+        if not isinstance(
+            layer, dict
+        ):  # an engine built without detailed verbosity has names alone
             lines.append(str(layer))
             continue
-        dims = [",".join(str(d) for d in out.get("Dimensions", [])) for out in layer.get("Outputs", []) if isinstance(out, dict)]
+        dims = [
+            ",".join(str(d) for d in out.get("Dimensions", []))
+            for out in layer.get("Outputs", [])
+            if isinstance(out, dict)
+        ]
         weights = layer.get("Weights")
         count = weights.get("Count") if isinstance(weights, dict) else None
-        line = _layer(str(layer.get("LayerType", "layer")), str(layer.get("Name", "unnamed")), [d for d in dims if d])
+        line = _layer(
+            str(layer.get("LayerType", "layer")),
+            str(layer.get("Name", "unnamed")),
+            [d for d in dims if d],
+        )
         lines.append(line + (f" {count} weights" if count else ""))
     return list(dict.fromkeys(lines))
 

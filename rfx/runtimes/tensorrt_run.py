@@ -1,4 +1,5 @@
-"""One TensorRT context at one shape: its buffers on the device, and the CUDA graph that is timed."""
+"""One TensorRT context at one shape: its buffers on the device, and the CUDA graph that is
+timed."""
 
 from __future__ import annotations
 
@@ -29,9 +30,11 @@ class Buffers:
         except cupy.cuda.memory.OutOfMemoryError as error:
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items())
             raise EnvironmentMissingError(
-                "The device's memory is not enough for these inputs.", got=f"{shapes}: {first_line(error)}",
-                allowed="a smaller batch or sequence, or a device with more memory", next_step="lower --batch or --sequence",
-            ) from None  # fmt: skip
+                "The device's memory is not enough for these inputs.",
+                got=f"{shapes}: {first_line(error)}",
+                allowed="a smaller batch or sequence, or a device with more memory",
+                next_step="lower --batch or --sequence",
+            ) from None
         self.stream.synchronize()
 
     def _place(self, inputs: dict[str, np.ndarray]) -> None:
@@ -43,22 +46,27 @@ class Buffers:
                 if not context.set_input_shape(name, tuple(array.shape)):
                     low, _, high = owner.engine.get_tensor_profile_shape(name, 0)
                     raise UsageError(
-                        "An input does not fit the engine's profile.", got=f"{name} {list(array.shape)}",
-                        allowed=f"{list(low)} to {list(high)}", next_step="build the engine with a larger --max-batch or --max-sequence",
-                    )  # fmt: skip
+                        "An input does not fit the engine's profile.",
+                        got=f"{name} {list(array.shape)}",
+                        allowed=f"{list(low)} to {list(high)}",
+                        next_step="build the engine with a larger --max-batch or --max-sequence",
+                    )
                 context.set_tensor_address(name, array.data.ptr)
             for name in owner.output_names:
                 shape = tuple(context.get_tensor_shape(name))
-                array = cupy.empty(shape, dtype=owner.trt.nptype(owner.engine.get_tensor_dtype(name)))
+                array = cupy.empty(
+                    shape, dtype=owner.trt.nptype(owner.engine.get_tensor_dtype(name))
+                )
                 self.device_outputs[name] = array
                 context.set_tensor_address(name, array.data.ptr)
 
     def enqueue(self) -> None:
         if not self.context.execute_async_v3(self.stream.ptr):
             raise EnvironmentMissingError(
-                "TensorRT could not run the engine.", got=complaints(self._owner.trt) or "no reason was given",
+                "TensorRT could not run the engine.",
+                got=complaints(self._owner.trt) or "no reason was given",
                 next_step="build the engine again on this machine: rfx build MODEL.onnx",
-            )  # fmt: skip
+            )
 
     def execute(self) -> None:
         self.enqueue()
@@ -68,10 +76,18 @@ class Buffers:
         """Outputs that no inference leaves: NaN, and the least of the integers."""
         with self.stream:
             for array in self.device_outputs.values():
-                array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min if array.dtype.kind == "i" else 0)
+                array.fill(
+                    np.nan
+                    if array.dtype.kind == "f"
+                    else np.iinfo(array.dtype).min
+                    if array.dtype.kind == "i"
+                    else 0
+                )
 
     def outputs(self) -> dict[str, np.ndarray]:
-        return {n: self._cupy.asnumpy(a, stream=self.stream) for n, a in self.device_outputs.items()}
+        return {
+            n: self._cupy.asnumpy(a, stream=self.stream) for n, a in self.device_outputs.items()
+        }
 
     def release(self) -> None:
         self.context = None
@@ -79,7 +95,8 @@ class Buffers:
 
 
 class TrtBoundRun(BoundRun):
-    """One inference as a CUDA graph on buffers that stay. GPU compute time is that between two events around it.
+    """One inference as a CUDA graph on buffers that stay. GPU compute time is that between two
+    events around it.
 
     Where the engine cannot be captured it is enqueued as it is, and `measurement` says so.
     """
@@ -117,8 +134,8 @@ class TrtBoundRun(BoundRun):
             self._graph.launch(self._buffers.stream)
 
     def time_ms(self) -> float:
-        """GPU time of one inference that was queued while another ran: on an idle stream the events would also take in
-        what the host needs to launch it."""
+        """GPU time of one inference that was queued while another ran: on an idle stream the events
+        would also take in what the host needs to launch it."""
         stream = self._buffers.stream
         self._launch()
         self._start.record(stream)
@@ -133,7 +150,9 @@ class TrtBoundRun(BoundRun):
         for name, array in buffers.host_inputs.items():
             buffers.device_inputs[name].set(array, stream=stream)
         self._launch()
-        host = [array.get(stream=stream, blocking=False) for array in buffers.device_outputs.values()]
+        host = [
+            array.get(stream=stream, blocking=False) for array in buffers.device_outputs.values()
+        ]
         self._end.record(stream)
         self._end.synchronize()
         del host  # kept alive until the copies are done
@@ -147,7 +166,11 @@ class TrtBoundRun(BoundRun):
         return self._buffers.outputs()
 
     def measurement(self) -> dict[str, Any]:
-        return {"cuda_graph": False, "cuda_graph_refused": self._refused} if self._graph is None else {}
+        return (
+            {"cuda_graph": False, "cuda_graph_refused": self._refused}
+            if self._graph is None
+            else {}
+        )
 
     def release(self) -> None:
         """Give back the graph and the buffers; it cannot be timed any more."""

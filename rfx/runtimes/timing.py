@@ -1,4 +1,5 @@
-"""Timing several engines side by side: shuffled interleaved rounds, so that drift of the machine hits all alike."""
+"""Timing several engines side by side: shuffled interleaved rounds, so that drift of the machine
+hits all alike."""
 
 from __future__ import annotations
 
@@ -21,15 +22,16 @@ def interleave(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Time all `runs` in rounds, one sample a run and round, in a fresh random order each round; every second round
-    is the reverse of the one before it (A B / B A), so that within a pair each run stands as often before another as
-    after it.
+    """Time all `runs` in rounds, one sample a run and round, in a fresh random order each round;
+    every second round is the reverse of the one before it (A B / B A), so that within a pair each
+    run stands as often before another as after it.
 
     Args:
         rounds: how many rounds; None: until `min_seconds` and `min_rounds` are both reached.
-        min_seconds, max_seconds: wall-clock seconds of the timed part. `max_seconds` ends a measurement early, but
-            never before two rounds (with given `rounds` too).
-        warmup_ms: each run is warmed up for this long on its own clock, at least once (0: exactly once).
+        min_seconds, max_seconds: wall-clock seconds of the timed part. `max_seconds` ends a
+            measurement early, but never before two rounds (with given `rounds` too).
+        warmup_ms: each run is warmed up for this long on its own clock, at least once (0: exactly
+            once).
         advance: called with 1 after each round.
 
     Returns:
@@ -63,9 +65,17 @@ def interleave(
     return {name: np.asarray(values, dtype=np.float64) for name, values in samples.items()}
 
 
-def token_inputs(names: Sequence[str], conditions: Conditions, vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of a language model as served: random tokens, no padding. int64 [batch, sequence] by name."""
+def token_inputs(
+    names: Sequence[str], conditions: Conditions, vocab_size: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Inputs of a language model as served: random tokens, no padding. int64 [batch, sequence] by
+    name."""
     shape = (conditions.batch, conditions.sequence)
-    ids = np.random.default_rng(seed).integers(min(1000, vocab_size // 2), vocab_size, shape, dtype=np.int64)
+    ids = np.random.default_rng(seed).integers(
+        min(1000, vocab_size // 2), vocab_size, shape, dtype=np.int64
+    )
     zeros = np.zeros(shape, dtype=np.int64)
-    return {n: ids if n == "input_ids" else np.ones_like(ids) if n == "attention_mask" else zeros for n in names}
+    return {
+        n: ids if n == "input_ids" else np.ones_like(ids) if n == "attention_mask" else zeros
+        for n in names
+    }

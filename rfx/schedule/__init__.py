@@ -1,4 +1,5 @@
-"""Schedules: in what order scoring, search and compensation take turns. A new one is a class registered in `SCHEDULES`."""
+"""Schedules: in what order scoring, search and compensation take turns. A new one is a class
+registered in `SCHEDULES`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ SCHEDULES: dict[str, type[Schedule]] = {s.name: s for s in (OneShot, Sequential,
 def schedule(name: str) -> type[Schedule]:
     """The schedule class called `name`."""
     if name not in SCHEDULES:
-        raise UsageError("There is no such schedule.", got=name, allowed=", ".join(SCHEDULES), next_step="correct method.schedule")
+        raise UsageError(
+            "There is no such schedule.",
+            got=name,
+            allowed=", ".join(SCHEDULES),
+            next_step="correct method.schedule",
+        )
     return SCHEDULES[name]
 
 

@@ -1,4 +1,5 @@
-"""What a schedule works with and what it gives: the counts are proposed by a search, the plan and its update come back."""
+"""What a schedule works with and what it gives: the counts are proposed by a search, the plan and
+its update come back."""
 
 from __future__ import annotations
 
@@ -55,11 +56,17 @@ class Ground:
     def score(self, sites: Sequence[Site] | None = None, resumed: Resumed | None = None) -> Scores:
         """Scores of the model as it is now, of all sites or some."""
         return self.scorer.score(
-            self.model, sites or self.sites, self.batches, self.task, progress=self.progress, resumed=resumed
+            self.model,
+            sites or self.sites,
+            self.batches,
+            self.task,
+            progress=self.progress,
+            resumed=resumed,
         )
 
     def refined(self, kept: Kept, scores: Scores, among: Kept | None = None) -> Kept:
-        """The kept units after the method's rearrangement, which may keep none but units of `among`, where that is given."""
+        """The kept units after the method's rearrangement, which may keep none but units of
+        `among`, where that is given."""
         return refined(kept, scores, self.refine, among)
 
     def compensate(self, plan: Plan, scores: Scores) -> Compensated:
@@ -67,10 +74,17 @@ class Ground:
 
     def fit(self, masks, scores: Scores, plan: Plan | None = None) -> Compensated:
         return self.compensator.fit(
-            self.model, self.sites, masks, self.batches, head_positions=self.task.head_positions,
-            token_weights=scores.token_weights or None, progress=self.progress,
-            teacher_masks=(lambda: self.teacher_masks(plan)) if self.teacher_masks and plan else None,
-        )  # fmt: skip
+            self.model,
+            self.sites,
+            masks,
+            self.batches,
+            head_positions=self.task.head_positions,
+            token_weights=scores.token_weights or None,
+            progress=self.progress,
+            teacher_masks=(lambda: self.teacher_masks(plan))
+            if self.teacher_masks and plan
+            else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,8 @@ class Outcome:
 
 
 class Schedule(ABC):
-    """Options are keyword arguments of the constructor; one that a schedule has no use for is ignored."""
+    """Options are keyword arguments of the constructor; one that a schedule has no use for is
+    ignored."""
 
     name: ClassVar[str]
 
@@ -93,7 +108,8 @@ class Schedule(ABC):
 
     @abstractmethod
     def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
-        """From one-shot scores of the dense model and the counts that a search found on them, at `result.budget`."""
+        """From one-shot scores of the dense model and the counts that a search found on them, at
+        `result.budget`."""
 
 
 def masks_of(plan: Plan) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """The last word on a compensation: what lowers the error inside must lower the error of the output.
 
-A fit of the bias alone can halve the error of every residual stream and ruin the model; only the output tells. The examples
-are those that judged each site's fit (scales never see them; a projection's last fit, its ridge once chosen, does), so what is
-checked is that the inner errors did not mislead, not what new examples would show.
+A fit of the bias alone can halve the error of every residual stream and ruin the model; only the
+output tells. The examples are those that judged each site's fit (scales never see them; a
+projection's last fit, its ridge once chosen, does), so what is checked is that the inner errors did
+not mislead, not what new examples would show.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from rfx.surgery.student import as_student
 
 @dataclass(frozen=True)
 class Guarded:
-    """Mean divergence from the dense model (KL, or squared error of a regression) on every fifth example, with the masks
-    alone and with the update; None where there is no update."""
+    """Mean divergence from the dense model (KL, or squared error of a regression) on every fifth
+    example, with the masks alone and with the update; None where there is no update."""
 
     outcome: Outcome
     divergence_before: float | None = None
@@ -28,7 +29,8 @@ class Guarded:
 
 
 def guard(ground: Ground, outcome: Outcome) -> Guarded:
-    """The outcome, without its update where the divergence of the output on every fifth example does not fall."""
+    """The outcome, without its update where the divergence of the output on every fifth example
+    does not fall."""
     update = outcome.update
     if not (update.scales or update.weights or update.biases):
         return Guarded(outcome)
@@ -37,8 +39,8 @@ def guard(ground: Ground, outcome: Outcome) -> Guarded:
 
 
 def divergences(ground: Ground, plan: Plan, updates: Sequence[Update | None]) -> list[float]:
-    """Mean divergence of the output from the dense model's with each of the updates in place, on every fifth example; on all
-    where there are fewer than five."""
+    """Mean divergence of the output from the dense model's with each of the updates in place, on
+    every fifth example; on all where there are fewer than five."""
     some = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
     some = some if len(some) else ground.batches
     teacher = collect_outputs(ground.model, some, ground.task)

@@ -1,7 +1,7 @@
 """In rounds: prune a part of the way, compensate, score the student, and go on from there.
 
-Each round's plan lies within the one before (what is pruned costs nothing to prune again), and each round's compensation
-starts from the dense weights.
+Each round's plan lies within the one before (what is pruned costs nothing to prune again), and each
+round's compensation starts from the dense weights.
 """
 
 from __future__ import annotations
@@ -36,14 +36,21 @@ class Iterated(Schedule):
                     scores = ground.score()
             try:
                 found = ground.searcher(ground.sites, scores, part)
-            except InfeasibleError:  # a share of a sublayer more or less: the last budget is the one that counts
+            except (
+                InfeasibleError
+            ):  # a share of a sublayer more or less: the last budget is the one that counts
                 if number == self.rounds:
                     raise
                 continue
             kept, among = found.kept, None
-            if outcome is not None:  # what is gone costs nothing and is worth nothing: neither search nor swap may bring it back
+            if (
+                outcome is not None
+            ):  # what is gone costs nothing and is worth nothing: neither search nor swap may bring it back
                 among = {s.name: s.kept for s in outcome.plan.sites}
-                kept = {name: tuple(u for u in units if u in among[name]) for name, units in kept.items()}
+                kept = {
+                    name: tuple(u for u in units if u in among[name])
+                    for name, units in kept.items()
+                }
             plan = plan_of(ground.sites, ground.refined(kept, scores, among), found)
             done = ground.compensate(plan, scores)
             outcome = Outcome(plan, done.update, done.sites)

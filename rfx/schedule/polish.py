@@ -1,13 +1,16 @@
 """One step on the output itself, over the scales of all units at once.
 
-Every site was fitted to its own residual stream, in turn; how their errors add up at the model's output none of them has
-seen. To first order scales 1 + theta move the student's outputs by J theta. In the metric of the output's Fisher information
-(see `rfx.scores.predictive.residual_probe`) each example gives one row j of J and one number t, what the dense model's
-output differs by along it: min over theta of || J theta - t ||^2 + ridge ||theta||^2, a Gauss-Newton step on KL(dense ||
-student). There are fewer examples than units, so it is solved by the Gram matrix of the rows.
+Every site was fitted to its own residual stream, in turn; how their errors add up at the model's
+output none of them has seen. To first order scales 1 + theta move the student's outputs by J theta.
+In the metric of the output's Fisher information (see `rfx.scores.predictive.residual_probe`) each
+example gives one row j of J and one number t, what the dense model's
+output differs by along it: min over theta of || J theta - t ||^2 + ridge ||theta||^2, a
+Gauss-Newton step on KL(dense || student). There are fewer examples than units, so it is solved by
+the Gram matrix of the rows.
 
-The ridge is chosen by cross-validation. The step is taken only where it foretells the left-out examples by more than two standard
-errors, and where the step that four fifths of the examples give lowers the divergence itself on the last fifth.
+The ridge is chosen by cross-validation. The step is taken only where it foretells the left-out
+examples by more than two standard errors, and where the step that four fifths of the examples give
+lowers the divergence itself on the last fifth.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
     import torch
 
 RIDGES = tuple(float(r) for r in 10.0 ** np.arange(-2, 3.5, 0.5))  # of the rows' mean square
-ROWS = 2048  # examples at most: the Gram matrix is one of them all, and its decompositions are cubic
+ROWS = (
+    2048  # examples at most: the Gram matrix is one of them all, and its decompositions are cubic
+)
 TEMPERATURE = 2.0  # as the output metric's
 LARGEST = 0.5  # of |theta|: a larger step is not of first order, so the ridge has to be
 SURE = 2.0  # standard errors
@@ -41,8 +46,9 @@ SURE = 2.0  # standard errors
 
 @dataclass(frozen=True)
 class Polished:
-    """`ratio` is the squared error of the left-out examples with the step, as a share of that without; None where no step
-    was tried, 1 where none was taken. `ridge` is a share of the rows' mean square."""
+    """`ratio` is the squared error of the left-out examples with the step, as a share of that
+    without; None where no step was tried, 1 where none was taken. `ridge` is a share of the rows'
+    mean square."""
 
     outcome: Outcome
     ratio: float | None = None
@@ -50,13 +56,17 @@ class Polished:
 
 
 def polish(ground: Ground, outcome: Outcome) -> Polished:
-    """The outcome with the step in its update. One forward pass of the dense model, and one forward and backward pass of the
-    student over the calibration examples."""
+    """The outcome with the step in its update. One forward pass of the dense model, and one forward
+    and backward pass of the student over the calibration examples."""
     batches = ground.batches.only(lambda number: number < ROWS)
     rows = _Residuals(collect_outputs(ground.model, batches, ground.task))
     with as_student(ground.model, ground.sites, outcome.plan, outcome.update):
-        gradients = rows.score(ground.model, ground.sites, batches, ground.task, progress=ground.progress).gradients
-    system = Step(gradients, np.concatenate(rows.targets), batches.numbers, model_device(ground.model))
+        gradients = rows.score(
+            ground.model, ground.sites, batches, ground.task, progress=ground.progress
+        ).gradients
+    system = Step(
+        gradients, np.concatenate(rows.targets), batches.numbers, model_device(ground.model)
+    )
     choice = system.choose()
     if choice is None:
         return Polished(outcome, 1.0)
@@ -66,7 +76,11 @@ def polish(ground: Ground, outcome: Outcome) -> Polished:
         return replace(outcome.update, weights=_scaled(ground, outcome.plan, outcome.update, step))
 
     # The output is not linear that far, or what was foretold is not the divergence.
-    before, after = divergences(ground, outcome.plan, (outcome.update, updated(system.solve(ridge, without_fold=HELD_OUT - 1))))
+    before, after = divergences(
+        ground,
+        outcome.plan,
+        (outcome.update, updated(system.solve(ridge, without_fold=HELD_OUT - 1))),
+    )
     if not after < before:
         return Polished(outcome, 1.0)
     return Polished(replace(outcome, update=updated(system.solve(ridge))), ratio, ridge)
@@ -83,7 +97,9 @@ class _Residuals(Fisher):
         return self._teacher[number]
 
     def scalars(self, outputs, inputs, beside, task, signs):
-        scalar, target = residual_probe(outputs, inputs, task.output_names, signs, beside, TEMPERATURE)
+        scalar, target = residual_probe(
+            outputs, inputs, task.output_names, signs, beside, TEMPERATURE
+        )
         self.targets.append(target.double().cpu().numpy())
         return scalar
 
@@ -95,7 +111,13 @@ class Step:
         numbers: of each row's example: a fold has all the rows of its examples.
     """
 
-    def __init__(self, rows: Mapping[str, np.ndarray], target: np.ndarray, numbers: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        rows: Mapping[str, np.ndarray],
+        target: np.ndarray,
+        numbers: Sequence[int],
+        device: torch.device | str = "cpu",
+    ):
         import torch
 
         self.rows = rows
@@ -108,26 +130,34 @@ class Step:
         self.fold = torch.as_tensor(np.asarray(numbers) % HELD_OUT, device=device)
 
     def choose(self) -> tuple[float, float] | None:
-        """(ridge, squared error of the left-out rows as a share of that without a step): the best ridge whose step is small
-        enough; None where there is none, or where it helps by no more than chance may."""
+        """(ridge, squared error of the left-out rows as a share of that without a step): the best
+        ridge whose step is small enough; None where there is none, or where it helps by no more
+        than chance may."""
         import torch
 
         base = float(self.target @ self.target)
         sizes = [int((self.fold == k).sum()) for k in range(HELD_OUT)]
         if min(sizes) < 2 or self.scale <= 0 or base <= 0:
             return None
-        left_out = torch.zeros(len(RIDGES), len(self.target), dtype=torch.float64, device=self.gram.device)  # errors
+        left_out = torch.zeros(
+            len(RIDGES), len(self.target), dtype=torch.float64, device=self.gram.device
+        )  # errors
         for k in range(HELD_OUT):
             fit, left = self.fold != k, self.fold == k
             values, vectors = torch.linalg.eigh(self.gram[fit][:, fit])
             seen, cross = vectors.T @ self.target[fit], self.gram[left][:, fit] @ vectors
             for i, ridge in enumerate(RIDGES):
-                left_out[i, left] = self.target[left] - cross @ (seen / (values.clamp(min=0) + ridge * self.scale))
+                left_out[i, left] = self.target[left] - cross @ (
+                    seen / (values.clamp(min=0) + ridge * self.scale)
+                )
         errors = left_out.square().sum(1)
         for i in errors.argsort().tolist():
             if not float(errors[i]) < base:
                 return None
-            if max(float(np.abs(s).max(initial=0.0)) for s in self.solve(RIDGES[i]).values()) <= LARGEST:
+            if (
+                max(float(np.abs(s).max(initial=0.0)) for s in self.solve(RIDGES[i]).values())
+                <= LARGEST
+            ):
                 gain = self.target.square() - left_out[i].square()  # [n]
                 sure = float(gain.mean()) > SURE * float(gain.std()) / len(gain) ** 0.5
                 return (RIDGES[i], float(errors[i]) / base) if sure else None
@@ -139,12 +169,17 @@ class Step:
 
         fit = self.fold != (-1 if without_fold is None else without_fold)
         gram = self.gram[fit][:, fit]
-        dual = torch.linalg.solve(gram + ridge * self.scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), self.target[fit])
+        dual = torch.linalg.solve(
+            gram + ridge * self.scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
+            self.target[fit],
+        )
         fit, dual = fit.cpu().numpy(), dual.cpu().numpy()
         return {name: r[fit].T.astype(np.float64) @ dual for name, r in self.rows.items()}
 
 
-def _scaled(ground: Ground, plan: Plan, update: Update, step: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _scaled(
+    ground: Ground, plan: Plan, update: Update, step: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The output projections' kept columns with the step folded in, [d, kept channels] by site."""
     import torch
 
@@ -157,6 +192,8 @@ def _scaled(ground: Ground, plan: Plan, update: Update, step: Mapping[str, np.nd
         channels = torch.tensor(site.channels_of(kept), dtype=torch.long).to(out.weight.device)
         weight = update.weights.get(site.name)
         if weight is None:
-            weight = output_weight(site, out, kept, channels, update).detach().double().cpu().numpy()
+            weight = (
+                output_weight(site, out, kept, channels, update).detach().double().cpu().numpy()
+            )
         weights[site.name] = weight * np.repeat(1.0 + step[site.name][kept], site.width)
     return weights

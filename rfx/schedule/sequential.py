@@ -1,5 +1,6 @@
-"""Sublayer by sublayer from the first (K-prune, Park, Choi and Kang 2024, Algorithm 1): score what is left on the student
-as it now is, search under the budget that is left, take this sublayer's part of the answer, compensate, go on.
+"""Sublayer by sublayer from the first (K-prune, Park, Choi and Kang 2024, Algorithm 1): score what
+is left on the student as it now is, search under the budget that is left, take this sublayer's part
+of the answer, compensate, go on.
 
 The scores of the sublayers above decide how much of the budget this one deserves.
 """
@@ -38,7 +39,9 @@ class Sequential(Schedule):
             number = sites.index(site)
             rest = sites[number:]
             now = scores if number == 0 else ground.score(rest, resumed)
-            found = searcher(rest, now, result.budget * (1 + HAIR) - spent).kept  # the last plan's rest must fit in spite of rounding
+            found = searcher(
+                rest, now, result.budget * (1 + HAIR) - spent
+            ).kept  # the last plan's rest must fit in spite of rounding
             kept[site.name] = tuple(ground.refined({site.name: found[site.name]}, now)[site.name])
             spent += searcher.cost(site, len(kept[site.name]))
             return np.isin(np.arange(site.units), kept[site.name]).astype(np.float64)
@@ -53,6 +56,8 @@ class Sequential(Schedule):
 def cannot_wait(name: str) -> UsageError:
     """For a compensation that needs all masks before it begins."""
     return UsageError(
-        "The sequential schedule needs a compensation that can decide on the way.", got=name,
-        allowed=", ".join(n for n, c in COMPENSATORS.items() if c.on_the_way), next_step="correct method.compensate or method.schedule",
-    )  # fmt: skip
+        "The sequential schedule needs a compensation that can decide on the way.",
+        got=name,
+        allowed=", ".join(n for n, c in COMPENSATORS.items() if c.on_the_way),
+        next_step="correct method.compensate or method.schedule",
+    )

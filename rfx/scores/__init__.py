@@ -10,13 +10,20 @@ from rfx.scores.magnitude import Magnitude
 from rfx.scores.output_metric import OutputMetric
 from rfx.scores.random import Random
 
-SCORERS: dict[str, type[Scorer]] = {s.name: s for s in (Fisher, OutputMetric, KPrune, Magnitude, Random)}
+SCORERS: dict[str, type[Scorer]] = {
+    s.name: s for s in (Fisher, OutputMetric, KPrune, Magnitude, Random)
+}
 
 
 def scorer(name: str) -> type[Scorer]:
     """The scorer class called `name`; make it with its options, `scorer("fisher")(per="batch")`."""
     if name not in SCORERS:
-        raise UsageError("There is no such scorer.", got=name, allowed=", ".join(SCORERS), next_step="correct method.scorer")
+        raise UsageError(
+            "There is no such scorer.",
+            got=name,
+            allowed=", ".join(SCORERS),
+            next_step="correct method.scorer",
+        )
     return SCORERS[name]
 
 

@@ -1,8 +1,9 @@
 """Fisher information of the mask variables (Kwon et al. 2022, section 3, equations 4 to 6).
 
-The damage of removing units is (1-m)^T I (1-m) / 2 with I = sum over examples of g g^T, g = dL/dm at m = 1. A mask
-variable scales its unit's channels x of the output projection's input, so g = sum over tokens and channels of
-x * dL/dx: the gradient that reaches x in one backward pass gives every example's g, with no mask in the graph.
+The damage of removing units is (1-m)^T I (1-m) / 2 with I = sum over examples of g g^T, g = dL/dm
+at m = 1. A mask variable scales its unit's channels x of the output projection's input, so g = sum
+over tokens and channels of x * dL/dx: the gradient that reaches x in one backward pass gives every
+example's g, with no mask in the graph.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from rfx.scores.predictive import fisher_probe
 if TYPE_CHECKING:
     import torch
 
+
 class Fisher(GradientScorer):
     """Diagonal importance sum g^2 (float64) and the rows g (float32 [samples, units]) by site.
 
     Args:
-        per: "example" squares each example's gradient, as the paper's equation does; "batch" squares the mean gradient
-            of each batch as it comes, as the paper's code does (one row a batch).
-        loss: "label" is the task's loss; "predictive" takes the Fisher information of the model's own predictions, for
-            data without labels.
+        per: "example" squares each example's gradient, as the paper's equation does; "batch"
+            squares the mean gradient of each batch as it comes, as the paper's code does (one row a
+            batch).
+        loss: "label" is the task's loss; "predictive" takes the Fisher information of the model's
+            own predictions, for data without labels.
         seed: of the random signs of the predictive form.
-        tokens_per_pass: larger batches are split for the backward pass; the scores do not depend on it.
+        tokens_per_pass: larger batches are split for the backward pass; the scores do not depend on
+            it.
     """
 
     name = "fisher"
@@ -52,7 +56,12 @@ class Fisher(GradientScorer):
             (loss, ("label", "predictive"), "loss", "scorer_options.loss"),
         ):
             if value not in allowed:
-                raise UsageError(f"There is no such Fisher {what}.", got=value, allowed=", ".join(allowed), next_step=f"correct method.{key}")
+                raise UsageError(
+                    f"There is no such Fisher {what}.",
+                    got=value,
+                    allowed=", ".join(allowed),
+                    next_step=f"correct method.{key}",
+                )
         self.loss = loss
 
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
@@ -66,7 +75,14 @@ class Fisher(GradientScorer):
     def beside(self, number, targets):
         return targets if self.loss == "label" else {}
 
-    def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
+    def conclude(
+        self,
+        model: torch.nn.Module,
+        tap: Tap,
+        batches: Iterable[Batch],
+        task: Any,
+        progress: Progress,
+    ) -> Scores:
         import torch
 
         importance, gradients = {}, {}
@@ -79,15 +95,17 @@ class Fisher(GradientScorer):
 
 
 class _Rows(Tap):
-    """For every site g [samples, units] = sum over tokens and channels of x * dL/dx: a row an example, or their mean over
-    each batch."""
+    """For every site g [samples, units] = sum over tokens and channels of x * dL/dx: a row an
+    example, or their mean over each batch."""
 
     def __init__(self, model: torch.nn.Module, sites: Sequence[Site], per: str):
         super().__init__(model, sites)
         self.per = per
         self.rows: dict[str, list[np.ndarray]] = {s.name: [] for s in sites}
         self._pass: dict[str, torch.Tensor] = {}  # of the pass under way
-        self._batch: dict[str, list[torch.Tensor]] = {s.name: [] for s in sites}  # of the passes that ended
+        self._batch: dict[str, list[torch.Tensor]] = {
+            s.name: [] for s in sites
+        }  # of the passes that ended
 
     def add(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> None:
         import torch
@@ -109,5 +127,7 @@ class _Rows(Tap):
 
         for name, parts in self._batch.items():
             g = torch.cat(parts)  # [B, units]
-            self.rows[name].append((g if self.per == "example" else g.mean(0, keepdim=True)).cpu().numpy())
+            self.rows[name].append(
+                (g if self.per == "example" else g.mean(0, keepdim=True)).cpu().numpy()
+            )
             parts.clear()

@@ -1,14 +1,16 @@
-"""Knowledge measurement of K-prune (Park, Choi and Kang 2024, section 4.2): what a unit's removal would cost in
-predictive and in representational knowledge of the dense model.
+"""Knowledge measurement of K-prune (Park, Choi and Kang 2024, section 4.2): what a unit's removal
+would cost in predictive and in representational knowledge of the dense model.
 
-Predictive: sum over the unit's channels of g^2 / 2, g the gradient of the distillation loss T^2 KL(teacher || student) in a
-mask variable of that channel, a mean over examples (their equation 4). Representational: ||x_i w_i^T||^2 of each channel i, a
-mean over tokens and output channels (equation 5); no gradients. The score is lambda_pred K_pred + lambda_rep K_rep.
+Predictive: sum over the unit's channels of g^2 / 2, g the gradient of the distillation loss T^2
+KL(teacher || student) in a mask variable of that channel, a mean over examples (their equation 4).
+Representational: ||x_i w_i^T||^2 of each channel i, a mean over tokens and output channels
+(equation 5); no gradients. The score is lambda_pred K_pred + lambda_rep K_rep.
 
-Not as their code has it: examples are squared one by one, so that the batch size says nothing (for gradients that differ
-from example to example their lambda_rep of 2.5e-4 at 32 a batch is 0.256 here); channels of a head are summed, where they
-take the mean and put the head size back by mu = 64; and the loss' labels are drawn from the teacher, which adds the Fisher
-information to the squared gradient of KL, so that the first sublayer, where student and teacher agree, has scores too.
+Not as their code has it: examples are squared one by one, so that the batch size says nothing (for
+gradients that differ from example to example their lambda_rep of 2.5e-4 at 32 a batch is 0.256
+here); channels of a head are summed, where they take the mean and put the head size back by mu =
+64; and the loss' labels are drawn from the teacher, which adds the Fisher information to the
+squared gradient of KL, so that the first sublayer, where student and teacher agree, has scores too.
 """
 
 from __future__ import annotations
@@ -43,8 +45,16 @@ class KPrune(GradientScorer):
 
     name = "kprune"
 
-    def __init__(self, *, lambda_pred: float = LAMBDA_PRED, lambda_rep: float = LAMBDA_REP,
-                 temperature: float = TEMPERATURE, seed: int = 0, tokens_per_pass: int | None = None, **_: Any):  # fmt: skip
+    def __init__(
+        self,
+        *,
+        lambda_pred: float = LAMBDA_PRED,
+        lambda_rep: float = LAMBDA_REP,
+        temperature: float = TEMPERATURE,
+        seed: int = 0,
+        tokens_per_pass: int | None = None,
+        **_: Any,
+    ):
         super().__init__(seed=seed, tokens_per_pass=tokens_per_pass)
         require_option(self.name, "lambda_pred", lambda_pred, 0)
         require_option(self.name, "lambda_rep", lambda_rep, 0)
@@ -53,7 +63,8 @@ class KPrune(GradientScorer):
         self._teacher: list[dict[str, torch.Tensor]] | None = None
 
     def watch(self, teacher: torch.nn.Module, batches: Iterable[Batch], task: Any) -> None:
-        """Keep the dense model's outputs; without this the model that is scored is its own teacher."""
+        """Keep the dense model's outputs; without this the model that is scored is its own
+        teacher."""
         self._teacher = collect_outputs(teacher, batches, task)
 
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
@@ -66,7 +77,14 @@ class KPrune(GradientScorer):
         teacher = beside or {name: getattr(outputs, name).detach() for name in task.output_names}
         return knowledge_probe(outputs, inputs, task.output_names, signs, teacher, self.temperature)
 
-    def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
+    def conclude(
+        self,
+        model: torch.nn.Module,
+        tap: Tap,
+        batches: Iterable[Batch],
+        task: Any,
+        progress: Progress,
+    ) -> Scores:
         import torch
 
         importance = {}
@@ -103,7 +121,9 @@ class _Knowledge(Tap):
         if site.name not in self.seen:
             self.seen[site.name] = _Seen(x.shape[-1], x.device)
         seen = self.seen[site.name]
-        seen.squares += (x * gradient).sum(1).double().square().sum(0)  # per example, then over examples
+        seen.squares += (
+            (x * gradient).sum(1).double().square().sum(0)
+        )  # per example, then over examples
         real = x[self.real_of(x)]  # [t, channels]
         seen.features += real.square().sum(0).double()
         seen.tokens += len(real)

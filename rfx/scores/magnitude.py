@@ -1,4 +1,5 @@
-"""Magnitude: the squared norm of a unit's weights in the output projection. A control that needs no data."""
+"""Magnitude: the squared norm of a unit's weights in the output projection. A control that needs no
+data."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Magnitude(Scorer):
-    """Sum of squares of the weights that read the unit's channels: what its removal takes out of the projection."""
+    """Sum of squares of the weights that read the unit's channels: what its removal takes out of
+    the projection."""
 
     name = "magnitude"
 
@@ -33,5 +35,7 @@ class Magnitude(Scorer):
         importance = {}
         for site in sites:
             weight = model.get_submodule(site.output).weight.detach().double()  # [d, units * width]
-            importance[site.name] = weight.square().sum(0).view(site.units, site.width).sum(1).cpu().numpy()
+            importance[site.name] = (
+                weight.square().sum(0).view(site.units, site.width).sum(1).cpu().numpy()
+            )
         return Scores(importance)

@@ -1,6 +1,8 @@
-"""The passes of a scorer that goes by gradients: forward and backward over the batches, with a tap at every site.
+"""The passes of a scorer that goes by gradients: forward and backward over the batches, with a tap
+at every site.
 
-A subclass says which scalar of an example is differentiated, what the tap keeps of a site, and what becomes of it.
+A subclass says which scalar of an example is differentiated, what the tap keeps of a site, and what
+becomes of it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ _TOKENS_CPU, _TOKENS_GPU = 2048, 32768  # of one backward pass: bounds the activ
 
 
 class Tap(ABC):
-    """Watches every site's output projection while it is open: the value that goes in and the gradient of `side`. Leaves
-    nothing behind. The backward pass ends at the first site."""
+    """Watches every site's output projection while it is open: the value that goes in and the
+    gradient of `side`. Leaves nothing behind. The backward pass ends at the first site."""
 
     side: ClassVar[str] = "input"  # or "output": whose gradient
 
@@ -40,7 +42,11 @@ class Tap(ABC):
     def __enter__(self) -> Tap:
         for site in self.sites:
             module = self.model.get_submodule(site.output)
-            register = module.register_forward_pre_hook if self.side == "input" else module.register_forward_hook
+            register = (
+                module.register_forward_pre_hook
+                if self.side == "input"
+                else module.register_forward_hook
+            )
             self._handles.append(register(self._watch(site)))
         return self
 
@@ -57,7 +63,8 @@ class Tap(ABC):
 
     @abstractmethod
     def add(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        """The projection's input x [B, T, channels] and the gradient of it, or of the output [B, T, d]."""
+        """The projection's input x [B, T, channels] and the gradient of it, or of the output [B, T,
+        d]."""
 
     def end_pass(self) -> None:  # noqa: B027
         """A forward and a backward pass have ended: a batch, or a part of one."""
@@ -66,7 +73,8 @@ class Tap(ABC):
         """A whole batch has been gone through."""
 
     def real_of(self, x: torch.Tensor) -> torch.Tensor:
-        """bool [B, T]: the real tokens of x; all of them where a layer runs in other pieces than the inputs."""
+        """bool [B, T]: the real tokens of x; all of them where a layer runs in other pieces than
+        the inputs."""
         import torch
 
         if self.real is None or self.real.shape != x.shape[:2]:
@@ -93,16 +101,31 @@ class GradientScorer(Scorer):
         """What watches the sites during the passes."""
 
     @abstractmethod
-    def scalars(self, outputs: Any, inputs: Mapping[str, torch.Tensor], beside: Mapping[str, torch.Tensor], task: Any,
-                signs: Signs) -> torch.Tensor:
-        """What is differentiated, one number an example: [batch]."""  # fmt: skip
+    def scalars(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, torch.Tensor],
+        beside: Mapping[str, torch.Tensor],
+        task: Any,
+        signs: Signs,
+    ) -> torch.Tensor:
+        """What is differentiated, one number an example: [batch]."""
 
     @abstractmethod
-    def beside(self, number: int, targets: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def beside(
+        self, number: int, targets: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         """What `scalars` needs of batch `number` beside the inputs, first axis the batch."""
 
     @abstractmethod
-    def conclude(self, model: torch.nn.Module, tap: Tap, batches: Iterable[Batch], task: Any, progress: Progress) -> Scores:
+    def conclude(
+        self,
+        model: torch.nn.Module,
+        tap: Tap,
+        batches: Iterable[Batch],
+        task: Any,
+        progress: Progress,
+    ) -> Scores:
         """The scores, from what the tap kept."""
 
     def score(
@@ -125,24 +148,34 @@ class GradientScorer(Scorer):
         limit = self.tokens_per_pass or (_TOKENS_GPU if device.type == "cuda" else _TOKENS_CPU)
         total = len(batches) if hasattr(batches, "__len__") else None
         number, seen = -1, 0
-        with scoring_state(model), self.tap(model, sites) as tap, progress.bar("score", total) as bar:
+        with (
+            scoring_state(model),
+            self.tap(model, sites) as tap,
+            progress.bar("score", total) as bar,
+        ):
             for number, (inputs, targets) in enumerate(batches):
                 start = 0
                 for some, beside in split_batch(inputs, self.beside(number, targets), limit):
                     size = len(next(iter(some.values())))
-                    some, beside = ({k: v.to(device) for k, v in part.items()} for part in (some, beside))
+                    some, beside = (
+                        {k: v.to(device) for k, v in part.items()} for part in (some, beside)
+                    )
                     tap.real = some["attention_mask"].bool() if "attention_mask" in some else None
                     # The sum, not the mean: each example's gradient is that of its own scalar.
                     with resumed.rows(number, start, start + size) if resumed else nullcontext():
                         outputs = model(**some)
-                    self.scalars(outputs, some, beside, task, Signs(self.seed, seen + start)).sum().backward()
+                    self.scalars(
+                        outputs, some, beside, task, Signs(self.seed, seen + start)
+                    ).sum().backward()
                     tap.end_pass()
                     start += size
                 seen += start
                 tap.end_batch()
                 bar.advance()
         if number < 0:
-            raise UsageError("There are no examples to score with.", next_step="give calibration data")
+            raise UsageError(
+                "There are no examples to score with.", next_step="give calibration data"
+            )
         return self.conclude(model, tap, batches, task, progress)
 
 
@@ -150,9 +183,10 @@ def require_numbers(site: Site, finite: torch.Tensor) -> None:
     """Raises UsageError unless all of `finite`, bool, is true."""
     if not bool(finite.all()):
         raise UsageError(
-            f"The gradients of {site.name} are not numbers.", got=f"{int((~finite).sum())} of {finite.numel()}",
+            f"The gradients of {site.name} are not numbers.",
+            got=f"{int((~finite).sum())} of {finite.numel()}",
             next_step="look for NaN in the labels, the inputs or the model's weights",
-        )  # fmt: skip
+        )
 
 
 @contextmanager
@@ -187,4 +221,7 @@ def split_batch(inputs: dict, targets: dict, tokens: int):
     parts = -(-size // step)
     step = -(-size // parts)  # parts of equal size
     for i in range(0, size, step):
-        yield {k: v[i : i + step] for k, v in inputs.items()}, {k: v[i : i + step] for k, v in targets.items()}
+        yield (
+            {k: v[i : i + step] for k, v in inputs.items()},
+            {k: v[i : i + step] for k, v in targets.items()},
+        )

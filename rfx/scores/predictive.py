@@ -1,9 +1,11 @@
-"""The Fisher information of the model's own predictive distribution, from one backward pass and without labels.
+"""The Fisher information of the model's own predictive distribution, from one backward pass and
+without labels.
 
-For an output distribution p over classes with logits z, the Fisher information in z is F = diag(p) - p p^T = S S^T with
-S = diag(sqrt p) - p sqrt(p)^T. A vector v = S e with independent random signs e has E[v v^T] = F, so the gradient g of the
-scalar v . z with respect to anything has E[g g^T] = the Fisher information of that thing (Kunstner, Hennig and Balles 2019
-for what it is; the labels' loss gives the empirical Fisher instead). Two classes need no chance: F has rank one.
+For an output distribution p over classes with logits z, the Fisher information in z is F = diag(p)
+- p p^T = S S^T with S = diag(sqrt p) - p sqrt(p)^T. A vector v = S e with independent random signs
+e has E[v v^T] = F, so the gradient g of the scalar v . z with respect to anything has E[g g^T] =
+the Fisher information of that thing (Kunstner, Hennig and Balles 2019 for what it is; the labels'
+loss gives the empirical Fisher instead). Two classes need no chance: F has rank one.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 def output_fields(
     outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str]
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Every output distribution of a model: (kind, logits [rows, classes], example of each row int64 [rows]).
+    """Every output distribution of a model: (kind, logits [rows, classes], example of each row
+    int64 [rows]).
 
-    A field [batch, classes] is a class an example, kind "class"; with one class it is a regression, kind "value"; [batch,
-    tokens] of a name that ends in `start_logits` or `end_logits` is a position, padding left out; [batch, tokens, classes]
-    is a class for each real token, kind "token".
+    A field [batch, classes] is a class an example, kind "class"; with one class it is a regression,
+    kind "value"; [batch, tokens] of a name that ends in `start_logits` or `end_logits` is a
+    position, padding left out; [batch, tokens, classes] is a class for each real token, kind
+    "token".
     """
     import torch
 
@@ -45,7 +49,8 @@ def output_fields(
 
 
 class Signs:
-    """Random signs of one pass that depend on the seed and the example alone, not on the batch it came in or its padding.
+    """Random signs of one pass that depend on the seed and the example alone, not on the batch it
+    came in or its padding.
 
     Args:
         first: number of the pass's first example.
@@ -55,13 +60,16 @@ class Signs:
         self._seed, self._first = int(seed), int(first)
 
     def rows(self, examples: torch.Tensor, width: int, *stream: int) -> torch.Tensor:
-        """+1 or -1, float32 [rows, width], on the device of `examples`: int64 [rows], to which example of the pass each row
-        belongs, rows of one example one after the other. Every `stream` is independent of the others."""
+        """+1 or -1, float32 [rows, width], on the device of `examples`: int64 [rows], to which
+        example of the pass each row belongs, rows of one example one after the other. Every
+        `stream` is independent of the others."""
         import torch
 
         numbers, counts = torch.unique_consecutive(examples.cpu(), return_counts=True)
         drawn = [
-            np.random.default_rng([self._seed, self._first + int(number), *stream]).integers(0, 2, int(count) * width, dtype=np.int8)
+            np.random.default_rng([self._seed, self._first + int(number), *stream]).integers(
+                0, 2, int(count) * width, dtype=np.int8
+            )
             for number, count in zip(numbers, counts, strict=True)
         ]
         drawn = np.concatenate(drawn) if drawn else np.empty(0, np.int8)
@@ -69,14 +77,18 @@ class Signs:
 
 
 def fisher_probe(
-    outputs: Any, inputs: Mapping[str, torch.Tensor], names: Sequence[str], signs: Signs,
+    outputs: Any,
+    inputs: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    signs: Signs,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher information: summed over
-    the outputs called `names`, averaged over the real tokens. For a regression the output itself (unit Gaussian).
+    """One scalar an example, [batch], whose gradients g have E[g g^T] = the example's Fisher
+    information: summed over the outputs called `names`, averaged over the real tokens. For a
+    regression the output itself (unit Gaussian).
 
-    With a `temperature` T it is T^2 times that of the distribution softmax(z / T) in z / T, in which examples that the model
-    is sure of still count.
+    With a `temperature` T it is T^2 times that of the distribution softmax(z / T) in z / T, in
+    which examples that the model is sure of still count.
     """
     return _probe(outputs, inputs, names, signs, None, temperature)
 
@@ -89,11 +101,13 @@ def knowledge_probe(
     teacher: Mapping[str, torch.Tensor],
     temperature: float,
 ) -> torch.Tensor:
-    """The same for T^2 times the cross-entropy at temperature T with labels that the teacher draws, [batch].
+    """The same for T^2 times the cross-entropy at temperature T with labels that the teacher draws,
+    [batch].
 
-    With p the student's and q the teacher's distribution at T the second moment of its gradient in z is
-    T^2 ((p - q)(p - q)^T + F(q)): T (p - q) is the gradient of T^2 KL(q || p), and the Fisher information beside it does not
-    vanish where student and teacher agree. `teacher` has the teacher's outputs by name, shaped like the student's.
+    With p the student's and q the teacher's distribution at T the second moment of its gradient in
+    z is T^2 ((p - q)(p - q)^T + F(q)): T (p - q) is the gradient of T^2 KL(q || p), and the Fisher
+    information beside it does not vanish where student and teacher agree. `teacher` has the
+    teacher's outputs by name, shaped like the student's.
     """
     return _probe(outputs, inputs, names, signs, teacher, temperature)
 
@@ -106,15 +120,21 @@ def residual_probe(
     teacher: Mapping[str, torch.Tensor],
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scalar [batch], whose gradient is an example's row; what the teacher's outputs would add to it [batch]).
+    """(scalar [batch], whose gradient is an example's row; what the teacher's outputs would add to
+    it [batch]).
 
-    The scalar is v . z with v as in `fisher_probe` of the *teacher's* distribution q: E[(v . d)^2] = d^T F(q) d, twice KL(q ||
-    q') to second order for logits that differ by d. Of a regression the output itself and its error.
+    The scalar is v . z with v as in `fisher_probe` of the *teacher's* distribution q: E[(v . d)^2]
+    = d^T F(q) d, twice KL(q || q') to second order for logits that differ by d. Of a regression the
+    output itself and its error.
     """
     size = len(getattr(outputs, names[0]))
     total = goal = 0.0
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
-        v = wanted.new_ones(wanted.shape) if kind == "value" else _root((wanted / temperature).softmax(-1), examples, signs, field)
+        v = (
+            wanted.new_ones(wanted.shape)
+            if kind == "value"
+            else _root((wanted / temperature).softmax(-1), examples, signs, field)
+        )
         v = _independent(kind, v, examples, size, signs, field)
         total = total + _by_example(v * logits, examples, size)
         goal = goal + _by_example(v * (wanted - logits.detach()), examples, size)
@@ -129,22 +149,28 @@ def _probe(outputs, inputs, names, signs, teacher, temperature) -> torch.Tensor:
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         z = logits.detach()
         if kind == "value":
-            v = torch.sqrt(1.0 + (z - wanted).square())  # E[v^2] of a unit Gaussian around the teacher's value
+            v = torch.sqrt(
+                1.0 + (z - wanted).square()
+            )  # E[v^2] of a unit Gaussian around the teacher's value
         else:
             q = (wanted / temperature).softmax(-1)
             v = _root(q, examples, signs, field)
             if teacher is not None:
                 v = v + ((z / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
             v = temperature * v
-        total = total + _by_example(_independent(kind, v, examples, size, signs, field) * logits, examples, size)
+        total = total + _by_example(
+            _independent(kind, v, examples, size, signs, field) * logits, examples, size
+        )
     return total
 
 
 def _beside(outputs, inputs, names, teacher):
-    """(number, kind, logits, the teacher's, example of each row) of every output distribution; a model without a teacher is
-    its own. The teacher's have no gradient."""
+    """(number, kind, logits, the teacher's, example of each row) of every output distribution; a
+    model without a teacher is its own. The teacher's have no gradient."""
     other = outputs if teacher is None else SimpleNamespace(**teacher)
-    pairs = zip(output_fields(outputs, inputs, names), output_fields(other, inputs, names), strict=True)
+    pairs = zip(
+        output_fields(outputs, inputs, names), output_fields(other, inputs, names), strict=True
+    )
     for field, ((kind, logits, examples), (_, wanted, _)) in enumerate(pairs):
         yield field, kind, logits, wanted.detach(), examples
 
@@ -155,8 +181,9 @@ def _by_example(values: torch.Tensor, examples: torch.Tensor, size: int) -> torc
 
 
 def _independent(kind, v, examples, size, signs, field) -> torch.Tensor:
-    """v [rows, classes] with a random sign for each token, averaged over an example's, and one for each output and example, so
-    that the products between tokens, between start and end, and between examples vanish in expectation."""
+    """v [rows, classes] with a random sign for each token, averaged over an example's, and one for
+    each output and example, so that the products between tokens, between start and end, and between
+    examples vanish in expectation."""
     import torch
 
     if kind == "token":

@@ -1,4 +1,5 @@
-"""Searches: how many units each site keeps under a budget. A new one is a function registered in `SEARCHES`."""
+"""Searches: how many units each site keeps under a budget. A new one is a function registered in
+`SEARCHES`."""
 
 from __future__ import annotations
 
@@ -22,8 +23,22 @@ SEARCHES: dict[str, Callable[..., SearchResult]] = {
 def search(name: str) -> Callable[..., SearchResult]:
     """The search called `name`: a function (problem, budget) -> SearchResult."""
     if name not in SEARCHES:
-        raise UsageError("There is no such search.", got=name, allowed=", ".join(SEARCHES), next_step="correct method.search")
+        raise UsageError(
+            "There is no such search.",
+            got=name,
+            allowed=", ".join(SEARCHES),
+            next_step="correct method.search",
+        )
     return SEARCHES[name]
 
 
-__all__ = ["SEARCHES", "Problem", "Rearranged", "SearchResult", "joint_values", "rearrange", "refined", "search"]
+__all__ = [
+    "SEARCHES",
+    "Problem",
+    "Rearranged",
+    "SearchResult",
+    "joint_values",
+    "rearrange",
+    "refined",
+    "search",
+]

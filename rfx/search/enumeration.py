@@ -1,8 +1,11 @@
-"""Algorithm 1 of Kwon et al. 2022 (section 4.1): the search for costs that are linear in the kept units (FLOPs).
+"""Algorithm 1 of Kwon et al. 2022 (section 4.1): the search for costs that are linear in the kept
+units (FLOPs).
 
-All heads cost the same and all filters cost the same, so for every number of kept heads the best choice is the most
-important heads of the whole model and as many of the most important filters as still fit. Corrected against the
-reference code: no head at all is a choice, head counts that do not fit are skipped, filters are capped.
+All heads cost the same and all filters cost the same, so for every number of kept heads the best
+choice is the most important heads of the whole model and as many of the most important filters as
+still fit. Corrected against the
+reference code: no head at all is a choice, head counts that do not fit are skipped, filters are
+capped.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from rfx.search.problem import Problem, SearchResult, conclude
 
 @dataclass(frozen=True)
 class Pool:
-    """Units of one kind from all sites, most important first; of equals, those of earlier sites and lower index."""
+    """Units of one kind from all sites, most important first; of equals, those of earlier sites and
+    lower index."""
 
     owners: np.ndarray  # int64 [units]: index of the site
     prefix: np.ndarray  # float64 [units + 1]: importance of the first k
@@ -26,10 +30,16 @@ class Pool:
     @classmethod
     def of(cls, importance: list[np.ndarray]) -> Pool:
         """`importance[i]` float64 [units of site i]."""
-        values = np.concatenate([np.asarray(a, dtype=np.float64) for a in importance]) if importance else np.empty(0)
+        values = (
+            np.concatenate([np.asarray(a, dtype=np.float64) for a in importance])
+            if importance
+            else np.empty(0)
+        )
         owners = np.repeat(np.arange(len(importance)), [len(a) for a in importance])
         order = np.argsort(-values, kind="stable")
-        return cls(owners[order].astype(np.int64), np.concatenate([[0.0], np.cumsum(values[order])]))
+        return cls(
+            owners[order].astype(np.int64), np.concatenate([[0.0], np.cumsum(values[order])])
+        )
 
     def __len__(self) -> int:
         return len(self.owners)
@@ -38,7 +48,8 @@ class Pool:
 def fill(
     heads: Pool, filters: Pool, room: float, head_cost: float, filter_cost: float
 ) -> tuple[int, int, float] | None:
-    """Algorithm 1 on two pools: (kept heads, kept filters, their importance), or None where `room` is negative.
+    """Algorithm 1 on two pools: (kept heads, kept filters, their importance), or None where `room`
+    is negative.
 
     Unit costs of 0 mean that all units of that kind are free. Ties keep the fewest heads.
     """
@@ -60,16 +71,21 @@ def fill(
 
 
 def enumeration(problem: Problem, budget: float) -> SearchResult:
-    """Keep the units of most importance with `fixed + heads * head cost + filters * filter cost` <= `budget`.
+    """Keep the units of most importance with `fixed + heads * head cost + filters * filter cost` <=
+    `budget`.
 
     Raises:
         InfeasibleError: the budget is below the cost of the model with every sublayer empty.
-        UsageError: the costs are not linear with one cost a head and one a filter, over every count.
+        UsageError: the costs are not linear with one cost a head and one a filter, over every
+            count.
     """
     problem.require_feasible(budget)
     by_kind = {kind: [s for s in problem.sites if s.kind is kind] for kind in Kind}
     cost = {kind: _unit_cost(problem, sites) for kind, sites in by_kind.items()}
-    pools = {kind: Pool.of([problem.importance[s.name] for s in sites]) for kind, sites in by_kind.items()}
+    pools = {
+        kind: Pool.of([problem.importance[s.name] for s in sites])
+        for kind, sites in by_kind.items()
+    }
     room = budget - problem.cost({s.name: 0 for s in problem.sites})
     found = fill(pools[Kind.MHA], pools[Kind.FFN], room, cost[Kind.MHA], cost[Kind.FFN])
     if found is None:  # require_feasible lets this through only by rounding
@@ -91,9 +107,14 @@ def _unit_cost(problem: Problem, sites: list[Site]) -> float:
         ms = np.array([curve[int(n)] for n in counts], dtype=np.float64)
         unit = (ms[-1] - ms[0]) / s.units
         complete = len(counts) == s.units + 1
-        if not complete or unit < 0 or not np.allclose(ms, ms[0] + unit * counts, rtol=1e-9, atol=1e-9 * abs(ms).max()):
+        if (
+            not complete
+            or unit < 0
+            or not np.allclose(ms, ms[0] + unit * counts, rtol=1e-9, atol=1e-9 * abs(ms).max())
+        ):
             raise UsageError(
-                f"The enumeration search needs linear costs at every count, and those of {s.name} are not.",
+                f"The enumeration search needs linear costs at every count, and those of {s.name} "
+                "are not.",
                 got=f"{len(counts)} counts of {s.units + 1}",
                 next_step="use the knapsack search, which is exact on any costs",
             )

@@ -1,8 +1,10 @@
-"""Exact search on any cost table: multiple-choice knapsack by dynamic programming over sites on an integer cost grid.
+"""Exact search on any cost table: multiple-choice knapsack by dynamic programming over sites on an
+integer cost grid.
 
-Costs are rounded up to the grid, so the answer is never over budget. Two rounds: a coarse grid gives a good choice;
-with the bound of the relaxation it rules out the choices that cannot be in a better one (Dyer, Riha and Walker 1995);
-the few that remain are solved on a grid as fine as the allowed work permits. Integer costs are solved exactly.
+Costs are rounded up to the grid, so the answer is never over budget. Two rounds: a coarse grid
+gives a good choice; with the bound of the relaxation it rules out the choices that cannot be in a
+better one (Dyer, Riha and Walker 1995); the few that remain are solved on a grid as fine as the
+allowed work permits. Integer costs are solved exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def knapsack(problem: Problem, budget: float, *, bins: int = 4000) -> SearchResu
         bins: cells of the coarse grid.
 
     Raises:
-        InfeasibleError: even the cheapest choices cost more; the message names the fastest reachable point.
+        InfeasibleError: even the cheapest choices cost more; the message names the fastest
+            reachable point.
     """
     problem.require_feasible(budget)
     fronts = candidates(problem)
@@ -51,16 +54,22 @@ def knapsack(problem: Problem, budget: float, *, bins: int = 4000) -> SearchResu
 
 
 def _integer_step(fronts: list[Candidates], room: float) -> float | None:
-    """The greatest common divisor of the costs where all are integers and that grid is small enough, else None."""
+    """The greatest common divisor of the costs where all are integers and that grid is small
+    enough, else None."""
     costs = np.concatenate([c.costs for c in fronts])
     if not (np.equal(np.floor(costs), costs).all() and costs.max() < 2**53):
         return None
     step = math.gcd(*(int(c) for c in costs))
-    return float(step) if step and room / step * len(costs) <= 4 * _WORK and room / step <= 8 * _MAX_BINS else None
+    return (
+        float(step)
+        if step and room / step * len(costs) <= 4 * _WORK and room / step <= 8 * _MAX_BINS
+        else None
+    )
 
 
 def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int) -> dict[str, int]:
-    """Dynamic programme over sites. `best[c]` is the most importance of the sites so far within c cells of cost.
+    """Dynamic programme over sites. `best[c]` is the most importance of the sites so far within c
+    cells of cost.
 
     Cost O(sum of choices * cells). Ties keep the cheaper choice, so fewer units.
     """
@@ -71,7 +80,8 @@ def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int
     best = np.zeros(cells + 1)  # [cells + 1]
     picks = np.zeros((len(fronts), cells + 1), dtype=np.int16)
     for i, c in enumerate(fronts):
-        # A hair above the quotient, so that one rounded down by floating point still ends at the cell above.
+        # A hair above the quotient, so that one rounded down by floating point still ends at the
+        # cell above.
         weights = c.costs / step if exact else np.ceil(c.costs / step * (1 + 1e-15))
         after = best + c.values[0]
         for j in range(1, len(c.counts)):
@@ -92,8 +102,11 @@ def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int
     return counts
 
 
-def _rule_out(fronts: list[Candidates], upper: float, price: float, lower: float) -> list[Candidates]:
-    """Drop the choices that no answer better than `lower` can hold: forcing one costs its reduced value of `upper`."""
+def _rule_out(
+    fronts: list[Candidates], upper: float, price: float, lower: float
+) -> list[Candidates]:
+    """Drop the choices that no answer better than `lower` can hold: forcing one costs its reduced
+    value of `upper`."""
     slack = upper - lower + 1e-9 * abs(upper)
     kept = []
     for c in fronts:

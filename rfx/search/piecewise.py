@@ -1,10 +1,12 @@
-"""The latency search of Kwon et al. 2022 (section 4.1, A.2): a piece-wise linear fit of the table, then Algorithm 1.
+"""The latency search of Kwon et al. 2022 (section 4.1, A.2): a piece-wise linear fit of the table,
+then Algorithm 1.
 
-The latency of a sublayer with k units is modelled as 0 (k = 0), c (k <= T) and c + a (k - T) beyond. Every sublayer
-that survives pays c once and keeps its T best units for it; what is left of the budget buys further units at a each by
-Algorithm 1; every number of dropped sublayers is tried. This is the algorithm as the paper means it, not as the
-reference code runs it (the budget is the same for every combination, and the T units count). Costs here are relative to
-the measured empty sublayer. The fit only guides: the answer is priced on the table, and tightened until it fits.
+The latency of a sublayer with k units is modelled as 0 (k = 0), c (k <= T) and c + a (k - T)
+beyond. Every sublayer that survives pays c once and keeps its T best units for it; what is left of
+the budget buys further units at a each by Algorithm 1; every number of dropped sublayers is tried.
+This is the algorithm as the paper means it, not as the reference code runs it (the budget is the
+same for every combination, and the T units count). Costs here are relative to the measured empty
+sublayer. The fit only guides: the answer is priced on the table, and tightened until it fits.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _ROUNDS = 60
 
 @dataclass(frozen=True)
 class PiecewiseFit:
-    """LAT(k) = `empty` (k = 0), `empty + constant` (1 <= k <= `threshold`), `+ slope * (k - threshold)` beyond."""
+    """LAT(k) = `empty` (k = 0), `empty + constant` (1 <= k <= `threshold`), `+ slope * (k -
+    threshold)` beyond."""
 
     empty: float
     constant: float
@@ -39,10 +42,12 @@ class PiecewiseFit:
 
 
 def fit(curve: Mapping[int, float]) -> PiecewiseFit:
-    """Least squares over every threshold, on the measured counts (not on their positions in the list).
+    """Least squares over every threshold, on the measured counts (not on their positions in the
+    list).
 
-    For a threshold at the i-th count: c the mean cost up to it, a the slope through the origin of (cost - c) against
-    (count - threshold), at least 0. A curve without count 0 has `empty` 0, as in the paper.
+    For a threshold at the i-th count: c the mean cost up to it, a the slope through the origin of
+    (cost - c) against (count - threshold), at least 0. A curve without count 0 has `empty` 0, as in
+    the paper.
     """
     empty = float(curve.get(0, 0.0))
     counts = np.array(sorted(n for n in curve if n > 0), dtype=np.float64)
@@ -52,7 +57,9 @@ def fit(curve: Mapping[int, float]) -> PiecewiseFit:
         constant = float(costs[: i + 1].mean())
         beyond, rise = counts[i + 1 :] - counts[i], costs[i + 1 :] - constant
         slope = max(0.0, float(beyond @ rise / (beyond @ beyond))) if len(beyond) else 0.0
-        error = float(((costs[: i + 1] - constant) ** 2).sum() + ((rise - slope * beyond) ** 2).sum())
+        error = float(
+            ((costs[: i + 1] - constant) ** 2).sum() + ((rise - slope * beyond) ** 2).sum()
+        )
         if best is None or error < best.squared_error:
             best = PiecewiseFit(empty, constant, int(counts[i]), slope, error)
     if best is None:
@@ -73,7 +80,8 @@ def piecewise(problem: Problem, budget: float) -> SearchResult:
     models = {kind: _Survivors(problem, sites, fits.get(kind)) for kind, sites in by_kind.items()}
     empty = problem.cost({s.name: 0 for s in problem.sites})
 
-    # Tighten the budget of the fitted model until the answer fits the table. All sites empty fits, or nothing does.
+    # Tighten the budget of the fitted model until the answer fits the table. All sites empty fits,
+    # or nothing does.
     target = budget
     for _ in range(_ROUNDS):
         counts = _snap(problem, _best_combination(models, target - empty))
@@ -81,12 +89,16 @@ def piecewise(problem: Problem, budget: float) -> SearchResult:
         if cost <= budget:
             return conclude(problem, counts, budget, cost, "piecewise")
         target -= max(cost - budget, 0.002 * abs(budget - empty))
-    counts = {s.name: min(problem.curves[s.name], key=problem.curves[s.name].__getitem__) for s in problem.sites}
+    counts = {
+        s.name: min(problem.curves[s.name], key=problem.curves[s.name].__getitem__)
+        for s in problem.sites
+    }
     return conclude(problem, counts, budget, problem.cost(counts), "piecewise")
 
 
 class _Survivors:
-    """Of one kind of site, for every number of dropped sublayers: who survives, their base value, their further units.
+    """Of one kind of site, for every number of dropped sublayers: who survives, their base value,
+    their further units.
 
     Dropped first are those whose T most important units are worth least.
     """
@@ -100,7 +112,9 @@ class _Survivors:
         self.free = free
         self.survivors = [np.sort(order[dropped:]) for dropped in range(len(sites) + 1)]
         self.base = [float(base[alive].sum()) for alive in self.survivors]
-        self.pools = [Pool.of([np.diff(prefixes[i])[free[i] :] for i in alive]) for alive in self.survivors]
+        self.pools = [
+            Pool.of([np.diff(prefixes[i])[free[i] :] for i in alive]) for alive in self.survivors
+        ]
 
     def constant(self, dropped: int) -> float:
         return (len(self.sites) - dropped) * self.fit.constant if self.fit else 0.0
@@ -114,12 +128,15 @@ class _Survivors:
         alive = self.survivors[dropped]
         further = np.bincount(self.pools[dropped].owners[:bought], minlength=len(alive))
         counts = {s.name: 0 for s in self.sites}
-        counts.update({self.sites[i].name: self.free[i] + int(n) for i, n in zip(alive, further, strict=True)})
+        counts.update(
+            {self.sites[i].name: self.free[i] + int(n) for i, n in zip(alive, further, strict=True)}
+        )
         return counts
 
 
 def _best_combination(models: Mapping[Kind, _Survivors], room: float) -> Counts:
-    """Over all numbers of dropped sublayers (p MHA, q FFN): most importance, base units included, within `room`."""
+    """Over all numbers of dropped sublayers (p MHA, q FFN): most importance, base units included,
+    within `room`."""
     mha, ffn = models[Kind.MHA], models[Kind.FFN]
     best, best_value = (len(mha.sites), len(ffn.sites), 0, 0), -1.0
     for p in range(len(mha.sites) + 1):
@@ -137,7 +154,10 @@ def _best_combination(models: Mapping[Kind, _Survivors], room: float) -> Counts:
 
 def _snap(problem: Problem, counts: Counts) -> Counts:
     """Every count moved to the nearest one that may be chosen (of two, the lower)."""
-    return {name: min(problem.curves[name], key=lambda n: (abs(n - count), n)) for name, count in counts.items()}
+    return {
+        name: min(problem.curves[name], key=lambda n: (abs(n - count), n))
+        for name, count in counts.items()
+    }
 
 
 def _shared_fit(problem: Problem, sites: list[Site]) -> PiecewiseFit:

@@ -1,4 +1,5 @@
-"""What a search is asked and what it answers: sites, their importance and their cost curves; kept units and figures."""
+"""What a search is asked and what it answers: sites, their importance and their cost curves; kept
+units and figures."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ from rfx.scores.base import Scores
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose a kept count for every site: most kept importance at no more than a budget of additive cost.
+    """Choose a kept count for every site: most kept importance at no more than a budget of additive
+    cost.
 
-    `importance[site]` float64 [units] >= 0; `curves[site]` is {count: cost} over the counts that may be chosen, in any
-    one additive unit (ms, MACs); `fixed` is the cost of what cannot be pruned. For an additive score and a cost that
-    depends on the count alone, the best set of k units of a site is its k most important ones, so a count decides all.
-    `orders[site]` int64 [units], where given, is the order in which units leave, in place of their importance.
-    `values[site]` float64 [units + 1], where given, is what keeping the k most important units is worth in place of the sum
-    of their importance (see `interaction.joint_values`).
+    `importance[site]` float64 [units] >= 0; `curves[site]` is {count: cost} over the counts that
+    may be chosen, in any one additive unit (ms, MACs); `fixed` is the cost of what cannot be
+    pruned. For an additive score and a cost that depends on the count alone, the best set of k
+    units of a site is its k most important ones, so a count decides all. `orders[site]` int64
+    [units], where given, is the order in which units leave, in place of their importance.
+    `values[site]` float64 [units + 1], where given, is what keeping the k most important units is
+    worth in place of the sum of their importance (see `interaction.joint_values`).
     """
 
     sites: tuple[Site, ...]
@@ -37,38 +40,70 @@ class Problem:
         for site in self.sites:
             importance = np.asarray(self.importance[site.name])
             if importance.shape != (site.units,):
-                raise ValueError(f"importance of {site.name} has shape {importance.shape}, not ({site.units},)")
+                raise ValueError(
+                    f"importance of {site.name} has shape {importance.shape}, not ({site.units},)"
+                )
             if not np.isfinite(importance).all() or (importance < 0).any():
                 raise UsageError(
                     f"The scores of {site.name} are not finite and non-negative.",
-                    got=f"{int((~np.isfinite(importance)).sum())} not finite, {int((importance < 0).sum())} negative",
-                    next_step="check the labels and the model's loss on the calibration data for NaN",
+                    got=f"{int((~np.isfinite(importance)).sum())} not finite, "
+                    f"{int((importance < 0).sum())} negative",
+                    next_step="check the labels and the model's loss on the calibration data for "
+                    "NaN",
                 )
             if self.values is not None:
                 values = np.asarray(self.values[site.name])
-                if values.shape != (site.units + 1,) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
-                    raise ValueError(f"values of {site.name} are not {site.units + 1} finite numbers that never fall")
+                if (
+                    values.shape != (site.units + 1,)
+                    or not np.isfinite(values).all()
+                    or (np.diff(values) < 0).any()
+                ):
+                    raise ValueError(
+                        f"values of {site.name} are not {site.units + 1} finite numbers that "
+                        "never fall"
+                    )
             curve = self.curves[site.name]
             if not curve:
                 raise UsageError(
-                    f"The cost curve of {site.name} is empty.", next_step="measure the latency table again"
+                    f"The cost curve of {site.name} is empty.",
+                    next_step="measure the latency table again",
                 )
-            bad = [n for n, cost in curve.items() if not 0 <= n <= site.units or not math.isfinite(cost)]
+            bad = [
+                n
+                for n, cost in curve.items()
+                if not 0 <= n <= site.units or not math.isfinite(cost)
+            ]
             if bad:
                 raise UsageError(
-                    f"The cost curve of {site.name} has counts that cannot be chosen or costs that are not numbers.",
+                    f"The cost curve of {site.name} has counts that cannot be chosen or costs "
+                    "that are not numbers.",
                     got=f"counts {bad[:5]}",
                     allowed=f"counts 0..{site.units} with finite costs",
                 )
 
     @classmethod
     def from_table(
-        cls, sites: Sequence[Site], scores: Scores, table: LatencyTable, *, values: Mapping[str, np.ndarray] | None = None
+        cls,
+        sites: Sequence[Site],
+        scores: Scores,
+        table: LatencyTable,
+        *,
+        values: Mapping[str, np.ndarray] | None = None,
     ) -> Problem:
-        """Costs in ms from a measured table: the candidate counts of a site are those measured for its kind, without
-        those that a larger count undercuts."""
-        curves = {s.name: {n: ms for n, ms in table.choices(s.kind).items() if n <= s.units} for s in sites}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(table.fixed_ms), values, scores.orders or None)
+        """Costs in ms from a measured table: the candidate counts of a site are those measured for
+        its kind, without those that a larger count undercuts."""
+        curves = {
+            s.name: {n: ms for n, ms in table.choices(s.kind).items() if n <= s.units}
+            for s in sites
+        }
+        return cls(
+            tuple(sites),
+            _importance(sites, scores),
+            curves,
+            float(table.fixed_ms),
+            values,
+            scores.orders or None,
+        )
 
     @classmethod
     def from_unit_costs(
@@ -81,14 +116,21 @@ class Problem:
         filter_grid: int = 1,
         values: Mapping[str, np.ndarray] | None = None,
     ) -> Problem:
-        """Linear costs: `unit_cost[site]` for every unit kept (MACs, say). With `filter_grid` > 1 the kept filters are
-        multiples of it, or all."""
+        """Linear costs: `unit_cost[site]` for every unit kept (MACs, say). With `filter_grid` > 1
+        the kept filters are multiples of it, or all."""
         curves = {}
         for s in sites:
             step = filter_grid if s.kind is Kind.FFN else 1
             counts = sorted({*range(0, s.units + 1, step), s.units})
             curves[s.name] = {n: n * float(unit_cost[s.name]) for n in counts}
-        return cls(tuple(sites), _importance(sites, scores), curves, float(fixed), values, scores.orders or None)
+        return cls(
+            tuple(sites),
+            _importance(sites, scores),
+            curves,
+            float(fixed),
+            values,
+            scores.orders or None,
+        )
 
     @property
     def dense_cost(self) -> float:
@@ -105,14 +147,18 @@ class Problem:
         return math.fsum([self.fixed, *(self.curves[s.name][counts[s.name]] for s in self.sites)])
 
     def prefix(self, name: str) -> np.ndarray:
-        """Kept importance at each count: float64 [units + 1], entry k of the k most important units."""
+        """Kept importance at each count: float64 [units + 1], entry k of the k most important
+        units."""
         if self.values is not None:
             return np.asarray(self.values[name], dtype=np.float64)
-        descending = np.asarray(self.importance[name], dtype=np.float64)[self._most_important_first(name)]
+        descending = np.asarray(self.importance[name], dtype=np.float64)[
+            self._most_important_first(name)
+        ]
         return np.concatenate([[0.0], np.cumsum(descending)])
 
     def top(self, name: str, count: int) -> tuple[int, ...]:
-        """The `count` most important units of a site, sorted by index; of equals the lower index."""
+        """The `count` most important units of a site, sorted by index; of equals the lower
+        index."""
         return tuple(sorted(int(u) for u in self._most_important_first(name)[:count]))
 
     def _most_important_first(self, name: str) -> np.ndarray:
@@ -131,7 +177,8 @@ class Problem:
             raise InfeasibleError(
                 "No plan meets the budget: even the cheapest choice at every site costs more.",
                 got=f"budget {budget:.6g} ({budget / dense:.4f} of dense)",
-                allowed=f"{least:.6g}, {least / dense:.4f} of dense ({dense:.6g}), is the fastest reachable point",
+                allowed=f"{least:.6g}, {least / dense:.4f} of dense ({dense:.6g}), is the fastest "
+                "reachable point",
                 next_step=f"ask for {share:.3f} of dense or more, or start from a smaller model",
             )
 
@@ -140,9 +187,10 @@ class Problem:
 class SearchResult:
     """A search's answer. Costs are in the problem's unit (ms or MACs), importance in the scorer's.
 
-    `value` is the kept importance and `value_share` its share of all; `optimality_gap` is the relative distance of
-    `value` from an upper bound of any choice (LP relaxation), so the true loss is at most that; `price` is the
-    importance that one more unit of cost would buy, the multiplier of the relaxation.
+    `value` is the kept importance and `value_share` its share of all; `optimality_gap` is the
+    relative distance of `value` from an upper bound of any choice (LP relaxation), so the true loss
+    is at most that; `price` is the importance that one more unit of cost would buy, the multiplier
+    of the relaxation.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -156,7 +204,9 @@ class SearchResult:
     method: str
 
 
-def conclude(problem: Problem, counts: Counts, budget: float, cost: float, method: str) -> SearchResult:
+def conclude(
+    problem: Problem, counts: Counts, budget: float, cost: float, method: str
+) -> SearchResult:
     """The result of chosen counts, with the figures that every search reports."""
     from rfx.search.relaxation import relax
 

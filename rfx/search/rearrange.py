@@ -1,7 +1,9 @@
-"""Mask rearrangement (Kwon et al. 2022, section 4.2): which units go, given how many, with interactions counted.
+"""Mask rearrangement (Kwon et al. 2022, section 4.2): which units go, given how many, with
+interactions counted.
 
-The damage of a removed set S of one site is (1-m)^T I (1-m) = || sum of g over S ||^2, I = G^T G the site's Fisher
-block, G [samples, units] its gradient rows. Counts stay, so the cost stays; the damage never rises.
+The damage of a removed set S of one site is (1-m)^T I (1-m) = || sum of g over S ||^2, I = G^T G
+the site's Fisher block, G [samples, units] its gradient rows. Counts stay, so the cost stays; the
+damage never rises.
 """
 
 from __future__ import annotations
@@ -27,19 +29,30 @@ class Rearranged:
     after: Mapping[str, float]
 
 
-def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str = "best",
-              among: Mapping[str, Sequence[int]] | None = None) -> Rearranged:
+def rearrange(
+    kept: Mapping[str, tuple[int, ...]],
+    scores: Scores,
+    *,
+    mode: str = "best",
+    among: Mapping[str, Sequence[int]] | None = None,
+) -> Rearranged:
     """Exchange kept and removed units site by site.
 
     Args:
         kept: kept units by site, as a search gives them.
-        scores: with gradient rows; sites without rows, all kept or all removed are left as they are.
-        mode: "best" swaps to a local optimum, where no single swap lowers the damage; "reference" is the one pass of
-            the paper's code.
+        scores: with gradient rows; sites without rows, all kept or all removed are left as they
+            are.
+        mode: "best" swaps to a local optimum, where no single swap lowers the damage; "reference"
+            is the one pass of the paper's code.
         among: by site the units that may be kept; None: all.
-    """  # fmt: skip
+    """
     if mode not in MODES:
-        raise UsageError("There is no such rearrangement.", got=mode, allowed=", ".join(MODES), next_step="correct method.refine")
+        raise UsageError(
+            "There is no such rearrangement.",
+            got=mode,
+            allowed=", ".join(MODES),
+            next_step="correct method.refine",
+        )
     new: dict[str, tuple[int, ...]] = {}
     before: dict[str, float] = {}
     after: dict[str, float] = {}
@@ -48,7 +61,11 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
         rows = scores.gradients.get(name)
         if rows is None:
             continue
-        pool = np.arange(rows.shape[1]) if among is None else np.sort(np.asarray(among[name], dtype=np.int64))
+        pool = (
+            np.arange(rows.shape[1])
+            if among is None
+            else np.sort(np.asarray(among[name], dtype=np.int64))
+        )
         rows = np.asarray(rows, dtype=np.float64)[:, pool]  # [samples, units of the pool]
         removed = np.flatnonzero(~np.isin(pool, np.asarray(units, dtype=np.int64)))
         before[name] = after[name] = damage(rows, removed)
@@ -63,11 +80,20 @@ def rearrange(kept: Mapping[str, tuple[int, ...]], scores: Scores, *, mode: str 
     return Rearranged(new, before, after)
 
 
-def refined(kept: Mapping[str, Sequence[int]], scores: Scores, mode: str,
-            among: Mapping[str, Sequence[int]] | None = None) -> Mapping[str, tuple[int, ...]]:
-    """The kept units after a rearrangement; as they are with mode "none", or scores without gradients."""  # fmt: skip
+def refined(
+    kept: Mapping[str, Sequence[int]],
+    scores: Scores,
+    mode: str,
+    among: Mapping[str, Sequence[int]] | None = None,
+) -> Mapping[str, tuple[int, ...]]:
+    """The kept units after a rearrangement; as they are with mode "none", or scores without
+    gradients."""
     units = {name: tuple(u) for name, u in kept.items()}
-    return units if mode == "none" or not scores.gradients else rearrange(units, scores, mode=mode, among=among).kept
+    return (
+        units
+        if mode == "none" or not scores.gradients
+        else rearrange(units, scores, mode=mode, among=among).kept
+    )
 
 
 def damage(rows: np.ndarray, removed: np.ndarray) -> float:
@@ -77,10 +103,11 @@ def damage(rows: np.ndarray, removed: np.ndarray) -> float:
 
 
 def _best_swaps(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """For each removed unit, highest Fisher first, the swap with a kept unit that lowers the damage most, if any; again
-    until a whole sweep changes nothing.
+    """For each removed unit, highest Fisher first, the swap with a kept unit that lowers the damage
+    most, if any; again until a whole sweep changes nothing.
 
-    Swapping i in (kept from now on) and j out changes the damage by I_ii - 2 s_i + I_jj + 2 s_j - 2 I_ij, s = I 1_S.
+    Swapping i in (kept from now on) and j out changes the damage by I_ii - 2 s_i + I_jj + 2 s_j - 2
+    I_ij, s = I 1_S.
     """
     diagonal = np.diagonal(block).copy()
     gone = np.zeros(len(diagonal), dtype=bool)
@@ -105,8 +132,8 @@ def _best_swaps(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
 
 
 def _one_pass(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """The reference's single pass: kept units by ascending Fisher join the removed set one at a time, and whichever
-    unit of the set lowers the damage most by leaving it, leaves."""
+    """The reference's single pass: kept units by ascending Fisher join the removed set one at a
+    time, and whichever unit of the set lowers the damage most by leaving it, leaves."""
     diagonal = np.diagonal(block).copy()
     members = removed[np.argsort(diagonal[removed], kind="stable")]
     kept = np.setdiff1d(np.arange(len(diagonal)), removed)

@@ -1,7 +1,8 @@
-"""The LP relaxation of the multiple-choice knapsack: an upper bound of every choice, and the price of a millisecond.
+"""The LP relaxation of the multiple-choice knapsack: an upper bound of every choice, and the price
+of a millisecond.
 
-Sinha and Zoltners (1979): the relaxation only mixes neighbours on each site's upper convex hull, so it is solved by
-taking hull segments in the order of their slope until the budget is used up.
+Sinha and Zoltners (1979): the relaxation only mixes neighbours on each site's upper convex hull, so
+it is solved by taking hull segments in the order of their slope until the budget is used up.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from rfx.search.problem import Problem
 
 @dataclass(frozen=True)
 class Candidates:
-    """The choices of one site that no other choice of it beats, by rising cost: Pareto front of (cost, value).
+    """The choices of one site that no other choice of it beats, by rising cost: Pareto front of
+    (cost, value).
 
-    `costs` are relative to the cheapest choice, whose cost is `base`; arrays have one entry a choice.
+    `costs` are relative to the cheapest choice, whose cost is `base`; arrays have one entry a
+    choice.
     """
 
     name: str
@@ -29,13 +32,15 @@ class Candidates:
 
     def only(self, keep: np.ndarray) -> Candidates:
         """The choices where `keep` [choices] holds."""
-        return Candidates(self.name, self.base, self.counts[keep], self.costs[keep], self.values[keep])
+        return Candidates(
+            self.name, self.base, self.counts[keep], self.costs[keep], self.values[keep]
+        )
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """`upper` bounds the kept importance of any feasible choice; `price` is importance per unit of cost;
-    `counts` is the feasible integral part of the relaxed solution."""
+    """`upper` bounds the kept importance of any feasible choice; `price` is importance per unit of
+    cost; `counts` is the feasible integral part of the relaxed solution."""
 
     upper: float
     price: float
@@ -43,7 +48,8 @@ class Relaxation:
 
 
 def candidates(problem: Problem) -> list[Candidates]:
-    """Pareto front of every site, in the order of `problem.sites`. Of equal choices the one with fewer units stays."""
+    """Pareto front of every site, in the order of `problem.sites`. Of equal choices the one with
+    fewer units stays."""
     fronts = []
     for site in problem.sites:
         curve = problem.curves[site.name]
@@ -54,14 +60,18 @@ def candidates(problem: Problem) -> list[Candidates]:
         best_before = np.maximum.accumulate(np.concatenate([[-np.inf], values[order][:-1]]))
         front = order[values[order] > best_before]
         base = float(costs[front[0]])
-        fronts.append(Candidates(site.name, base, counts[front], costs[front] - base, values[front]))
+        fronts.append(
+            Candidates(site.name, base, counts[front], costs[front] - base, values[front])
+        )
     return fronts
 
 
 def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = None) -> Relaxation:
     """Solve the relaxation of `problem` at `budget`. Price 0 where the budget does not bind."""
     fronts = candidates(problem) if fronts is None else fronts
-    room = (budget - problem.least_cost) * (1 + 1e-12)  # sums of costs in another order round differently
+    room = (budget - problem.least_cost) * (
+        1 + 1e-12
+    )  # sums of costs in another order round differently
     upper = math.fsum(float(c.values[0]) for c in fronts)
     chosen = {c.name: int(c.counts[0]) for c in fronts}
     owners, ends, costs, gains = [], [], [], []
@@ -76,7 +86,9 @@ def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = Non
         return Relaxation(upper, 0.0, chosen)
     owner, end, cost, gain = (np.concatenate(a) for a in (owners, ends, costs, gains))
     slope = gain / cost
-    order = np.lexsort((np.arange(len(slope)), -slope))  # stable: segments of one site stay in order
+    order = np.lexsort(
+        (np.arange(len(slope)), -slope)
+    )  # stable: segments of one site stay in order
     spent = np.cumsum(cost[order])
     whole = int(np.searchsorted(spent, room, side="right"))
     upper += math.fsum(gain[order[:whole]])

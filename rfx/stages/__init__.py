@@ -1,1 +1,2 @@
-"""The steps of the story that `rfx.pipeline` tells, each with its cache, its progress and its checks."""
+"""The steps of the story that `rfx.pipeline` tells, each with its cache, its progress and its
+checks."""

@@ -15,13 +15,17 @@ from rfx.stages.run import Run
 from rfx.store import Store
 
 
-def start(recipe: Recipe, store: Store | None = None, progress: Progress | None = None,
-          table: LatencyTable | None = None) -> Run:
+def start(
+    recipe: Recipe,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    table: LatencyTable | None = None,
+) -> Run:
     """A run: the runtime is asked for first, so that a missing one costs nothing.
 
-    With a table that was measured on the target elsewhere, a target that cannot run here is no hindrance: a runtime on
-    the CPU stands in for it, and nothing is timed.
-    """  # fmt: skip
+    With a table that was measured on the target elsewhere, a target that cannot run here is no
+    hindrance: a runtime on the CPU stands in for it, and nothing is timed.
+    """
     store = store or Store()
     options = engine_options(recipe, store)
     if table is not None:
@@ -39,13 +43,17 @@ def start(recipe: Recipe, store: Store | None = None, progress: Progress | None 
         here = target.availability()
         why = f"this machine is {target.device()}" if here.ok else here.reason
         run.warn(
-            f"The target {target.name!r} on {table.key.device} is not here ({why}): the search goes by its table, accuracy is "
-            f"measured with {runs_here.name}, and latency is not measured. Run `rfx verify` on the device."
+            f"The target {target.name!r} on {table.key.device} is not here ({why}): the search "
+            "goes by its table, accuracy is "
+            f"measured with {runs_here.name}, and latency is not measured. Run `rfx verify` on "
+            "the device."
         )
     return run
 
 
-def start_absent(recipe: Recipe, store: Store | None = None, progress: Progress | None = None) -> Run:
+def start_absent(
+    recipe: Recipe, store: Store | None = None, progress: Progress | None = None
+) -> Run:
     """A run for a target that need not be here: nothing is built or timed."""
     if recipe.target == "auto":
         return start(recipe, store, progress)
@@ -60,22 +68,28 @@ def start_absent(recipe: Recipe, store: Store | None = None, progress: Progress 
 def _require_precision(recipe: Recipe, runtime: Runtime) -> None:
     if recipe.conditions.precision not in runtime.precisions:
         raise UsageError(
-            f"The runtime {runtime.name!r} does not run at this precision.", got=recipe.conditions.precision,
-            allowed=", ".join(runtime.precisions), next_step="give another --precision, or another --target",
-        )  # fmt: skip
+            f"The runtime {runtime.name!r} does not run at this precision.",
+            got=recipe.conditions.precision,
+            allowed=", ".join(runtime.precisions),
+            next_step="give another --precision, or another --target",
+        )
 
 
 def _elsewhere(table: LatencyTable, options: EngineOptions) -> bool:
-    """Whether a table was measured on a device that is not this machine's. (One of another version of the runtime, on this
+    """Whether a table was measured on a device that is not this machine's. (One of another version
+    of the runtime, on this
     device, is merely old: it is refused later.)"""
     cls = runtime_class(table.key.runtime)
     return not cls.availability().ok or cls(options).device() != table.key.device
 
 
 def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
-    """Of the recipe; an engine takes inputs as long as the task's, so that accuracy is measured on what is timed."""
+    """Of the recipe; an engine takes inputs as long as the task's, so that accuracy is measured on
+    what is timed."""
     spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
-    spec["max_sequence"] = spec["max_sequence"] or max(recipe.conditions.sequence, recipe.max_length)
+    spec["max_sequence"] = spec["max_sequence"] or max(
+        recipe.conditions.sequence, recipe.max_length
+    )
     return EngineOptions(**spec, store=store)
 
 
@@ -90,15 +104,21 @@ def _stand_in(precision: str) -> Runtime:
     here = next((n for n in names if runtime_class(n).availability().ok), None)
     if here is None:
         raise EnvironmentMissingError(
-            "Without the target at hand, accuracy is measured on the CPU, and no runtime for that is installed.",
-            got=f"none of {', '.join(names)} at {precision}", next_step=f"install one: {runtime_class(names[0]).availability().next_step}",
-        )  # fmt: skip
+            "Without the target at hand, accuracy is measured on the CPU, and no runtime for that "
+            "is installed.",
+            got=f"none of {', '.join(names)} at {precision}",
+            next_step=f"install one: {runtime_class(names[0]).availability().next_step}",
+        )
     return find_runtime(here)
 
 
 def prepare(run: Run) -> tuple[load.Model, load.Workload]:
     """Load and prove the model, load the data; the quickstart's are made on the first run."""
-    gone = run.recipe.model is not None and Path(run.recipe.model).is_absolute() and not Path(run.recipe.model).exists()
+    gone = (
+        run.recipe.model is not None
+        and Path(run.recipe.model).is_absolute()
+        and not Path(run.recipe.model).exists()
+    )
     if run.recipe.quickstart and (run.recipe.model is None or gone):
         from rfx.tasks.quickstart import POSITIONS
         from rfx.tasks.quickstart import prepare as prepare_quickstart

@@ -1,7 +1,9 @@
-"""Close the loop: latency depends on the counts alone, so they are built and timed before any compensation.
+"""Close the loop: latency depends on the counts alone, so they are built and timed before any
+compensation.
 
-The searched counts are shrunk, exported and timed against the dense baseline; the budget is corrected in either
-direction and the search run again. The result nearest to the target from below goes on.
+The searched counts are shrunk, exported and timed against the dense baseline; the budget is
+corrected in either direction and the search run again. The result nearest to the target from below
+goes on.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ NEAR = AIM / 2  # this near to the target, another measurement may well lie abov
 
 @dataclass(frozen=True)
 class Found:
-    """The counts of a budget, what found them, and what the evidence says of that; `table` None for a FLOPs budget."""
+    """The counts of a budget, what found them, and what the evidence says of that; `table` None for
+    a FLOPs budget."""
 
     result: SearchResult
     searcher: LatencySearcher | FlopsSearcher
@@ -46,27 +49,41 @@ class Found:
         return self.searcher.share(plan.sites, plan.counts) if self.table is not None else None
 
 
-def search_counts(run: Run, loaded: Model, workload: Workload, scores: Scores, dense: Baseline,
-                  given: LatencyTable | None = None) -> Found:
-    """The counts of the recipe's budget, by the measured table (or the `given` one) and the closed loop, or by FLOPs.
+def search_counts(
+    run: Run,
+    loaded: Model,
+    workload: Workload,
+    scores: Scores,
+    dense: Baseline,
+    given: LatencyTable | None = None,
+) -> Found:
+    """The counts of the recipe's budget, by the measured table (or the `given` one) and the closed
+    loop, or by FLOPs.
 
     Raises:
         InfeasibleError: no plan reaches the budget.
-    """  # fmt: skip
+    """
     outputs = workload.task.output_names
     if run.recipe.budget.flops is not None:
         by_flops = flops_searcher(run, loaded, workload)
         with run.stage("search"):
-            result = by_flops(loaded.sites, scores, run.recipe.budget.flops * by_flops.dense(loaded.sites))
+            result = by_flops(
+                loaded.sites, scores, run.recipe.budget.flops * by_flops.dense(loaded.sites)
+            )
         return Found(result, by_flops, _of_the_plan(run.recipe, search_part(result, by_flops.unit)))
     table, cached = latency_table(run, loaded, dense, outputs, given)
     with run.stage("search and closed loop"):
         result, rounds = close_loop(run, loaded, scores, table, dense, outputs)
     part = TablePart(
-        key=table.to_json()["key"], key_hash=table.key.hash, hash=table.hash, costs_ms={k: dict(v) for k, v in table.costs_ms.items()},
-        fixed_ms=table.fixed_ms, additivity=[dict(r) for r in table.additivity],
-        additivity_error=table.additivity_error, from_cache=cached,
-    )  # fmt: skip
+        key=table.to_json()["key"],
+        key_hash=table.key.hash,
+        hash=table.hash,
+        costs_ms={k: dict(v) for k, v in table.costs_ms.items()},
+        fixed_ms=table.fixed_ms,
+        additivity=[dict(r) for r in table.additivity],
+        additivity_error=table.additivity_error,
+        from_cache=cached,
+    )
     by_table = LatencySearcher(run.recipe, table)
     said = _of_the_plan(run.recipe, search_part(result, by_table.unit))
     return Found(result, by_table, said.model_copy(update={"rounds": rounds}), part)
@@ -94,13 +111,20 @@ def aim_at(target: float) -> float:
     return target - min(AIM, target / 4)
 
 
-def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, dense: Baseline,
-               outputs: tuple[str, ...]) -> tuple[SearchResult, list[Round]]:
-    """Search, build, time; correct the budget and search again, at most three rounds: the best result, and the rounds.
+def close_loop(
+    run: Run,
+    loaded: Model,
+    scores: Scores,
+    table: LatencyTable,
+    dense: Baseline,
+    outputs: tuple[str, ...],
+) -> tuple[SearchResult, list[Round]]:
+    """Search, build, time; correct the budget and search again, at most three rounds: the best
+    result, and the rounds.
 
     Raises:
         InfeasibleError: no plan on the table reaches the target.
-    """  # fmt: skip
+    """
     target = run.recipe.budget.latency
     dense_ms = LatencySearcher(run.recipe, table).dense(loaded.sites)
     budget = aim(run.recipe) * dense_ms
@@ -114,16 +138,27 @@ def close_loop(run: Run, loaded: Model, scores: Scores, table: LatencyTable, den
             for i in range(ROUNDS):
                 result = _search(run, loaded, scores, table, budget, tried)
                 if result is None:
-                    rounds[-1] = rounds[-1].model_copy(update={"note": "no plan is faster: the search stops here"})
+                    rounds[-1] = rounds[-1].model_copy(
+                        update={"note": "no plan is faster: the search stops here"}
+                    )
                     break
                 ratio = _measure(run, loaded, dense, outputs, result, folder / f"{i}.onnx")
                 tried.append((result.budget / dense_ms, ratio, result))
                 landed = on_target(ratio, target)
-                rounds.append(Round(
-                    budget_ms=result.budget, predicted_ms=table.predict_ms(loaded.sites, result.counts), measured_ratio=ratio,
-                    note="on target" if landed else "too slow" if ratio > target else "too near to the target"
-                    if ratio > target - NEAR else "faster than asked",
-                ))  # fmt: skip
+                rounds.append(
+                    Round(
+                        budget_ms=result.budget,
+                        predicted_ms=table.predict_ms(loaded.sites, result.counts),
+                        measured_ratio=ratio,
+                        note="on target"
+                        if landed
+                        else "too slow"
+                        if ratio > target
+                        else "too near to the target"
+                        if ratio > target - NEAR
+                        else "faster than asked",
+                    )
+                )
                 bar.advance()
                 if landed:
                     break
@@ -139,22 +174,31 @@ def _search(run, loaded, scores, table, budget, tried) -> SearchResult | None:
     try:
         return LatencySearcher(run.recipe, table)(loaded.sites, scores, budget)
     except InfeasibleError:
-        if not tried:  # the aim lies a little below the target: the target itself may be within reach
+        if (
+            not tried
+        ):  # the aim lies a little below the target: the target itself may be within reach
             return LatencySearcher(run.recipe, table)(
                 loaded.sites, scores, budget * run.recipe.budget.latency / aim(run.recipe)
             )
         return None  # an earlier round was feasible: the gate says how near it came
 
 
-def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchResult, file: Path) -> float:
+def _measure(
+    run: Run, loaded: Model, dense: Baseline, outputs, result: SearchResult, file: Path
+) -> float:
     plan = Plan.of(loaded.sites, result.kept)
     export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), file, outputs, plan)
     engine = run.build(file)
     try:
         part = measure_pair(
-            run.runtime, dense.engine, engine, run.conditions,
-            vocab_size=int(loaded.model.config.vocab_size), seed=run.recipe.seed, min_seconds=ROUND_SECONDS,
-        )  # fmt: skip
+            run.runtime,
+            dense.engine,
+            engine,
+            run.conditions,
+            vocab_size=int(loaded.model.config.vocab_size),
+            seed=run.recipe.seed,
+            min_seconds=ROUND_SECONDS,
+        )
     finally:
         engine.close()
         file.unlink(missing_ok=True)
@@ -162,7 +206,8 @@ def _measure(run: Run, loaded: Model, dense: Baseline, outputs, result: SearchRe
 
 
 def corrected(tried: list[tuple[float, float, SearchResult]], aim: float) -> float:
-    """The budget share that should land on `aim`: proportional at first, then along the line through two tries."""
+    """The budget share that should land on `aim`: proportional at first, then along the line
+    through two tries."""
     (b1, r1, _) = tried[-1]
     guess = b1 * aim / r1
     if len(tried) > 1:

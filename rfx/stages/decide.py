@@ -25,48 +25,70 @@ from rfx.stages.run import Run
 from rfx.verify.evidence import SearchPart
 
 FLOPS_GRID = 8  # filters
-RECIPES_OWN = {"seed", "per", "tokens_per_pass"}  # options of a scorer that a recipe says elsewhere, or not at all
+RECIPES_OWN = {
+    "seed",
+    "per",
+    "tokens_per_pass",
+}  # options of a scorer that a recipe says elsewhere, or not at all
 VERSION = 3  # of the scoring: scores of another are not taken from the store
 
 
 def batches(run: Run, workload: Workload) -> Batches:
-    """The calibration examples as batches of (inputs, targets) tensors, dynamic padding, in a fixed order."""
+    """The calibration examples as batches of (inputs, targets) tensors, dynamic padding, in a fixed
+    order."""
     return Batches(workload.task, workload.calibration_features, run.recipe.calibration.batch)
 
 
 def make_scorer(recipe: Recipe, labelled: bool = True) -> Scorer:
-    """The recipe's scorer with its options; the Fisher information of the model's own predictions where nothing is labelled.
+    """The recipe's scorer with its options; the Fisher information of the model's own predictions
+    where nothing is labelled.
 
     Raises:
         UsageError: an option that the scorer does not have.
     """
     method = recipe.method
     cls = scorer(method.scorer)
-    known = {n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY} - RECIPES_OWN
+    known = {
+        n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
+    } - RECIPES_OWN
     strange = set(method.scorer_options) - known
     if strange:
         raise UsageError(
-            f"The scorer {method.scorer!r} does not take this option.", got=", ".join(sorted(strange)),
-            allowed=", ".join(sorted(known)) or "no options", next_step="correct method.scorer_options",
-        )  # fmt: skip
+            f"The scorer {method.scorer!r} does not take this option.",
+            got=", ".join(sorted(strange)),
+            allowed=", ".join(sorted(known)) or "no options",
+            next_step="correct method.scorer_options",
+        )
     options = {"per": method.gradients, "seed": recipe.seed, **method.scorer_options}
     if not labelled and method.scorer == "fisher":
         if method.scorer_options.get("loss") == "label":
             raise UsageError(
-                "The Fisher information of the labels' loss needs labels.", got="calibration examples without any",
-                allowed="loss: predictive, which needs none", next_step="leave method.scorer_options.loss out, or give a labelled --train",
-            )  # fmt: skip
+                "The Fisher information of the labels' loss needs labels.",
+                got="calibration examples without any",
+                allowed="loss: predictive, which needs none",
+                next_step="leave method.scorer_options.loss out, or give a labelled --train",
+            )
         options["loss"] = "predictive"
     return cls(**options)
 
 
 def score(run: Run, loaded: Model, workload: Workload) -> Scores:
-    """Scores of every unit, from the store where the same model, examples and scorer have been scored before."""
+    """Scores of every unit, from the store where the same model, examples and scorer have been
+    scored before."""
     method = run.recipe.method
     key = run.store.key(
-        VERSION, "scores", loaded.hash, features_hash(workload.calibration_features), method.scorer, method.gradients,
-        run.recipe.calibration.batch, run.recipe.seed, workload.task.name, workload.labelled, method.scorer_options,
-    )  # fmt: skip
+        VERSION,
+        "scores",
+        loaded.hash,
+        features_hash(workload.calibration_features),
+        method.scorer,
+        method.gradients,
+        run.recipe.calibration.batch,
+        run.recipe.seed,
+        workload.task.name,
+        workload.labelled,
+        method.scorer_options,
+    )
     with run.stage("score") as clock:
         stored = run.store.get_arrays("scores", key)
         if stored is not None:
@@ -78,22 +100,37 @@ def score(run: Run, loaded: Model, workload: Workload) -> Scores:
             return Scores(**parts)
         with on_best_device(loaded.model):
             scores = make_scorer(run.recipe, workload.labelled).score(
-                loaded.model, loaded.sites, batches(run, workload), workload.task, progress=run.progress
+                loaded.model,
+                loaded.sites,
+                batches(run, workload),
+                workload.task,
+                progress=run.progress,
             )
-        run.store.put_arrays("scores", key, {
-            f"{f.name}/{site}": array for f in dataclasses.fields(Scores) for site, array in getattr(scores, f.name).items()
-        })  # fmt: skip
+        run.store.put_arrays(
+            "scores",
+            key,
+            {
+                f"{f.name}/{site}": array
+                for f in dataclasses.fields(Scores)
+                for site, array in getattr(scores, f.name).items()
+            },
+        )
         return scores
 
 
 def _values(recipe: Recipe, sites: list[Site], scores: Scores):
     """What each count is worth with interactions; None where the search goes by single units."""
     method = recipe.method
-    return joint_values(sites, scores) if method.interactions == "block" and method.search == "knapsack" and scores.gradients else None
+    return (
+        joint_values(sites, scores)
+        if method.interactions == "block" and method.search == "knapsack" and scores.gradients
+        else None
+    )
 
 
 def refined_plan(run: Run, loaded: Model, scores: Scores, result: SearchResult) -> Plan:
-    """The plan of searched counts without any compensation: which units stay, by the recipe's rearrangement."""
+    """The plan of searched counts without any compensation: which units stay, by the recipe's
+    rearrangement."""
     with run.stage("rearrange"):
         return plan_of(loaded.sites, refined(result.kept, scores, run.recipe.method.refine), result)
 
@@ -108,7 +145,9 @@ class LatencySearcher:
     unit: ClassVar = "ms"
 
     def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
-        problem = Problem.from_table(sites, scores, self.table, values=_values(self.recipe, sites, scores))
+        problem = Problem.from_table(
+            sites, scores, self.table, values=_values(self.recipe, sites, scores)
+        )
         return search(self.recipe.method.search)(problem, budget)
 
     def cost(self, site: Site, count: int) -> float:
@@ -126,8 +165,9 @@ class LatencySearcher:
 class FlopsSearcher:
     """The same for MACs of the prunable sublayers at `sequence` tokens.
 
-    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever search is named. With
-    interactions or an order of removal it is a knapsack, over filter counts in steps of 8.
+    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever
+    search is named. With interactions or an order of removal it is a knapsack, over filter counts
+    in steps of 8.
     """
 
     recipe: Recipe
@@ -141,7 +181,10 @@ class FlopsSearcher:
         values = _values(self.recipe, sites, scores)
         if values is None and not scores.orders:
             return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), budget)
-        return search("knapsack")(Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values), budget)
+        return search("knapsack")(
+            Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values),
+            budget,
+        )
 
     def cost(self, site: Site, count: int) -> float:
         return unit_costs([site], self.sequence, self.hidden)[site.name] * count
@@ -163,13 +206,20 @@ def flops_searcher(run: Run, loaded: Model, workload: Workload) -> FlopsSearcher
 
 
 def sequence_of(workload: Workload) -> float:
-    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al. use the task's)."""
-    return math.fsum(f.tokens for f in workload.calibration_features) / len(workload.calibration_features)
+    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al.
+    use the task's)."""
+    return math.fsum(f.tokens for f in workload.calibration_features) / len(
+        workload.calibration_features
+    )
 
 
 def search_part(result: SearchResult, unit: str) -> SearchPart:
     """What the evidence says of a search; `unit` of the budget, "ms" or "flops"."""
     return SearchPart(
-        method=result.method, budget=result.budget, budget_unit=unit, value_kept=result.value_share,
-        optimality_gap=result.optimality_gap, price=result.price,
-    )  # fmt: skip
+        method=result.method,
+        budget=result.budget,
+        budget_unit=unit,
+        value_kept=result.value_share,
+        optimality_gap=result.optimality_gap,
+        price=result.price,
+    )

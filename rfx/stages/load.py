@@ -23,8 +23,16 @@ from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.data import load_examples
 from rfx.verify.evidence import DataPart
 
-HEADLESS = "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+HEADLESS = (
+    "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass
@@ -63,7 +71,8 @@ class Model:
 
 @dataclass
 class Workload:
-    """The examples of a run, disjoint: calibration is drawn from the training set, evaluation takes part in no choice."""
+    """The examples of a run, disjoint: calibration is drawn from the training set, evaluation takes
+    part in no choice."""
 
     task: Task
     calibration: list[Example]
@@ -93,20 +102,32 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
     if task_name is None:
         there = Path(source).expanduser().exists()
         raise UsageError(
-            "The task is not known." if there else "The task is not known, and no recipe or folder here has this name.",
-            got=source, allowed=f"--task {', '.join(TASKS)}" + ("" if there else f"; recipes: {', '.join(bundled_recipes())}"),
-            next_step="add --task" if there else "check the name; for a model of the hub add --task",
-        )  # fmt: skip
-    transformers.utils.logging.disable_progress_bar()  # progress is drawn by whoever called us, or by nobody
+            "The task is not known."
+            if there
+            else "The task is not known, and no recipe or folder here has this name.",
+            got=source,
+            allowed=f"--task {', '.join(TASKS)}"
+            + ("" if there else f"; recipes: {', '.join(bundled_recipes())}"),
+            next_step="add --task"
+            if there
+            else "check the name; for a model of the hub add --task",
+        )
+    # progress is drawn by whoever called us, or by nobody
+    transformers.utils.logging.disable_progress_bar()
     auto = getattr(transformers, TASKS[task_name].auto_class)
     folder = Path(source).expanduser()
     local = folder.exists()
     if local and not (folder / "config.json").is_file():
         raise UsageError(
-            "This folder holds no Hugging Face checkpoint." if folder.is_dir() else "This is a file, where a model is a folder.", got=str(folder),
+            "This folder holds no Hugging Face checkpoint."
+            if folder.is_dir()
+            else "This is a file, where a model is a folder.",
+            got=str(folder),
             allowed="a folder with config.json and model.safetensors",
-            next_step="save it with save_pretrained" if folder.is_dir() else "name the model's folder; examples go to --train and --eval",
-        )  # fmt: skip
+            next_step="save it with save_pretrained"
+            if folder.is_dir()
+            else "name the model's folder; examples go to --train and --eval",
+        )
     name = str(folder) if local else source
     try:
         config = transformers.AutoConfig.from_pretrained(name)
@@ -126,16 +147,26 @@ def load_model(run: Run, source: str, task_name: str | None) -> Model:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except Exception as error:  # noqa: BLE001 - what is wrong with a tokenizer comes in many kinds
         raise UsageError(
-            "The model's tokenizer does not load.", got=f"{source}: {first_line(error)}",
-            allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
-        ) from None  # fmt: skip
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one without a single word where files are missing
+            "The model's tokenizer does not load.",
+            got=f"{source}: {first_line(error)}",
+            allowed="a checkpoint with tokenizer.json",
+            next_step="save the tokenizer into the same folder",
+        ) from None
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # transformers makes one without a single word where files are missing
         none = local and not any((folder / n).is_file() for n in TOKENIZER_FILES)
         raise UsageError(
             "The checkpoint has no tokenizer." if none else "The model's tokenizer knows no words.",
-            got=f"{source}: " + (f"none of {', '.join(TOKENIZER_FILES)}" if none else f"{len(tokenizer)} tokens, all special"),
-            allowed="a checkpoint with tokenizer.json", next_step="save the tokenizer into the same folder",
-        )  # fmt: skip
+            got=f"{source}: "
+            + (
+                f"none of {', '.join(TOKENIZER_FILES)}"
+                if none
+                else f"{len(tokenizer)} tokens, all special"
+            ),
+            allowed="a checkpoint with tokenizer.json",
+            next_step="save the tokenizer into the same folder",
+        )
     _fit_lengths(run, position_limit(model))
     if info["missing_keys"]:
         raise UsageError(
@@ -165,18 +196,27 @@ def _refuse_early(config) -> None:
 def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
     first = first_line(error)
     if local:
-        return UsageError("The checkpoint does not load.", got=f"{source}: {first}", allowed="what transformers' from_pretrained reads",
-                          next_step="save it again with save_pretrained, or copy it again")  # fmt: skip
+        return UsageError(
+            "The checkpoint does not load.",
+            got=f"{source}: {first}",
+            allowed="what transformers' from_pretrained reads",
+            next_step="save it again with save_pretrained, or copy it again",
+        )
     return UsageError(
-        "There is no such model: not a folder here, and not to be had from the hub.", got=f"{source}: {first}",
+        "There is no such model: not a folder here, and not to be had from the hub.",
+        got=f"{source}: {first}",
         allowed="a local folder with config.json and model.safetensors, or a hub name",
         next_step="check the path; offline, download the model first and give its folder",
-    )  # fmt: skip
+    )
 
 
 def _model_hash(model) -> str:
     # Where a checkpoint lies and which transformers reads it say nothing of what it is.
-    facts = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+    facts = {
+        k: v
+        for k, v in model.config.to_dict().items()
+        if not k.startswith("_") and k != "transformers_version"
+    }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -196,46 +236,70 @@ def load_workload(run: Run, loaded: Model) -> Workload:
     cls = task_class(recipe.task)
     _check_options(cls, recipe.task_options)
     task = cls(
-        loaded.tokenizer, num_labels=int(config.num_labels), id2label=dict(config.id2label),
-        max_length=recipe.max_length, metric=recipe.metric, columns=recipe.data.columns,
-        label_names=recipe.data.labels, **recipe.task_options,
-    )  # fmt: skip
+        loaded.tokenizer,
+        num_labels=int(config.num_labels),
+        id2label=dict(config.id2label),
+        max_length=recipe.max_length,
+        metric=recipe.metric,
+        columns=recipe.data.columns,
+        label_names=recipe.data.labels,
+        **recipe.task_options,
+    )
     if not recipe.data.train or not recipe.data.eval:
         missing = "--train" if not recipe.data.train else "--eval"
         raise UsageError(
-            f"There are no {'training' if missing == '--train' else 'evaluation'} examples.", got="nothing",
-            allowed="a file, or a datasets name such as glue/sst2", next_step=f"add {missing}",
-        )  # fmt: skip
-    rows = load_examples(recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train)
+            f"There are no {'training' if missing == '--train' else 'evaluation'} examples.",
+            got="nothing",
+            allowed="a file, or a datasets name such as glue/sst2",
+            next_step=f"add {missing}",
+        )
+    rows = load_examples(
+        recipe.data.train, split=recipe.data.train_split, limit=recipe.data.limit_train
+    )
     with _part("training", "correct the --train file; without any labels it is taken too"):
         train = task.examples(rows, need_labels=False)
-    rows = load_examples(recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval)
+    rows = load_examples(
+        recipe.data.eval, split=recipe.data.eval_split, limit=recipe.data.limit_eval
+    )
     with _part("evaluation", "correct the --eval file; only --train may go without labels"):
         evaluation = task.examples(rows)
     train, dropped = drop_overlap(train, evaluation)
     if dropped:
-        run.warn(f"{dropped} training examples stand in the evaluation set too; they are left out of calibration.")
+        run.warn(
+            f"{dropped} training examples stand in the evaluation set too; they are left out of "
+            "calibration."
+        )
     if len(train) < 8:
         raise UsageError(
             "There are too few training examples to calibrate on.",
-            got=f"{len(train)}" + (f" after leaving out {dropped} that are in the evaluation set" if dropped else ""),
+            got=f"{len(train)}"
+            + (f" after leaving out {dropped} that are in the evaluation set" if dropped else ""),
             allowed="at least 8, better 512 to 2048",
-            next_step="give a --train file other than the --eval file" if dropped else "give a --train file with more of them",
-        )  # fmt: skip
+            next_step="give a --train file other than the --eval file"
+            if dropped
+            else "give a --train file with more of them",
+        )
     wanted = recipe.calibration.examples
     rows = choose(train, wanted, recipe.calibration.seed, replacement=recipe.method.replacement)
     if len(rows) < wanted:
         run.progress.note(f"calibrating on all {len(rows)} training examples ({wanted} asked)")
     calibration = [train[i] for i in rows]
     data = DataPart(
-        calibration=len(calibration), evaluation=len(evaluation), calibration_hash=set_hash(calibration),
-        evaluation_hash=set_hash(evaluation), training_hash=set_hash(train),
-        overlap=overlap(calibration, evaluation), dropped_overlap=dropped,
-    )  # fmt: skip
+        calibration=len(calibration),
+        evaluation=len(evaluation),
+        calibration_hash=set_hash(calibration),
+        evaluation_hash=set_hash(evaluation),
+        training_hash=set_hash(train),
+        overlap=overlap(calibration, evaluation),
+        dropped_overlap=dropped,
+    )
     workload = Workload(task, calibration, evaluation, data)
     if not workload.labelled:
         fisher = "the Fisher information is that of what the model itself predicts"
-        run.progress.note(f"the calibration examples have no labels: {fisher if recipe.method.scorer == 'fisher' else 'the scorer needs none'}")
+        run.progress.note(
+            f"the calibration examples have no labels: "
+            f"{fisher if recipe.method.scorer == 'fisher' else 'the scorer needs none'}"
+        )
     workload.calibration_features = _encode(run, task, calibration, "calibration")
     workload.evaluation_features = _encode(run, task, evaluation, "evaluation")
     return workload
@@ -247,8 +311,12 @@ def _part(name: str, next_step: str) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"The {name} examples: {error.what}", got=error.got, allowed=error.allowed,
-                         next_step=error.next_step or next_step) from None  # fmt: skip
+        raise UsageError(
+            f"The {name} examples: {error.what}",
+            got=error.got,
+            allowed=error.allowed,
+            next_step=error.next_step or next_step,
+        ) from None
 
 
 @contextmanager
@@ -267,7 +335,10 @@ def _silent() -> Iterator[None]:
 def _encode(run: Run, task: Task, examples: list[Example], part: str) -> list[Feature]:
     features = task.encode(examples)
     if task.truncated:
-        run.progress.note(f"{task.truncated} of {len(examples)} {part} texts are longer than {task.max_length} tokens and are cut (--max-length)")
+        run.progress.note(
+            f"{task.truncated} of {len(examples)} {part} texts are longer than {task.max_length} "
+            "tokens and are cut (--max-length)"
+        )
     return features
 
 
@@ -275,38 +346,63 @@ def check_lengths(recipe: Recipe, limit: int) -> None:
     """Raises UsageError for lengths that were asked for and are not within what the model takes."""
     conditions = recipe.conditions
     for what, option, value, asked in (
-        ("Inputs may be longer than the model takes.", "--max-length", recipe.max_length,
-         "max_length" in recipe.model_fields_set),
-        ("The sequence length to be timed is longer than the model takes.", "--sequence", conditions.sequence,
-         "conditions" in recipe.model_fields_set and "sequence" in conditions.model_fields_set),
-    ):  # fmt: skip
+        (
+            "Inputs may be longer than the model takes.",
+            "--max-length",
+            recipe.max_length,
+            "max_length" in recipe.model_fields_set,
+        ),
+        (
+            "The sequence length to be timed is longer than the model takes.",
+            "--sequence",
+            conditions.sequence,
+            "conditions" in recipe.model_fields_set and "sequence" in conditions.model_fields_set,
+        ),
+    ):
         if value > limit and asked:
             raise UsageError(
-                what, got=f"{option} {value}", allowed=f"at most {limit} tokens", next_step=f"use {option} {limit} or less"
+                what,
+                got=f"{option} {value}",
+                allowed=f"at most {limit} tokens",
+                next_step=f"use {option} {limit} or less",
             )
 
 
 def _fit_lengths(run: Run, limit: int | None) -> None:
-    """Lengths that were asked for must be within what the model takes; the defaults give way to it."""
+    """Lengths that were asked for must be within what the model takes; the defaults give way to
+    it."""
     if limit is None:
         return
     recipe, conditions = run.recipe, run.recipe.conditions
     check_lengths(recipe, limit)
-    run.recipe = recipe.model_copy(update={
-        "max_length": min(recipe.max_length, limit),
-        "conditions": conditions.model_copy(update={"sequence": min(conditions.sequence, limit)}),
-    })  # fmt: skip
+    run.recipe = recipe.model_copy(
+        update={
+            "max_length": min(recipe.max_length, limit),
+            "conditions": conditions.model_copy(
+                update={"sequence": min(conditions.sequence, limit)}
+            ),
+        }
+    )
 
 
 def _fit_engine(run: Run, limit: int | None) -> None:
-    """An engine takes no more than it was built for: it must hold all that it will be run on, and the model must hold it."""
+    """An engine takes no more than it was built for: it must hold all that it will be run on, and
+    the model must hold it."""
     if not run.served_by.name.startswith("trt"):
         return
     recipe, engine = run.recipe, run.recipe.engine
-    require_size("--max-batch", engine.max_batch, recipe.conditions.batch, "what is timed", lower="--batch")
+    require_size(
+        "--max-batch", engine.max_batch, recipe.conditions.batch, "what is timed", lower="--batch"
+    )
     longest = max(recipe.conditions.sequence, recipe.max_length)
-    require_size("--max-sequence", engine.max_sequence, longest, "what is timed and the task's --max-length",
-                 lower="--sequence and --max-length", positions=limit)  # fmt: skip
+    require_size(
+        "--max-sequence",
+        engine.max_sequence,
+        longest,
+        "what is timed and the task's --max-length",
+        lower="--sequence and --max-length",
+        positions=limit,
+    )
 
 
 def _check_options(cls: type[Task], options: dict[str, Any]) -> None:
@@ -319,24 +415,30 @@ def _check_options(cls: type[Task], options: dict[str, Any]) -> None:
         number = isinstance(value, (int, float)) or value is None
         if name not in known or not number:
             raise UsageError(
-                f"{cls.name} does not take this option.", got=f"task_options: {name}: {value!r}",
+                f"{cls.name} does not take this option.",
+                got=f"task_options: {name}: {value!r}",
                 allowed=", ".join(f"{n} (default {p.default})" for n, p in known.items()) or "none",
-            )  # fmt: skip
+            )
 
 
 def require_no_data(recipe) -> None:
-    """Raises UsageError for data of the user's own, which the quickstart's model was not trained for."""
+    """Raises UsageError for data of the user's own, which the quickstart's model was not trained
+    for."""
     if recipe.data.train or recipe.data.eval:
         raise UsageError(
-            "The quickstart has a model and data of its own.", got=f"--train {recipe.data.train}, --eval {recipe.data.eval}",
+            "The quickstart has a model and data of its own.",
+            got=f"--train {recipe.data.train}, --eval {recipe.data.eval}",
             allowed="the quickstart without data, or a model of yours with your data",
-            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval ...",
-        )  # fmt: skip
+            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval "
+            "...",
+        )
 
 
 def quickstart_recipe(recipe, prepared: dict[str, Path]):
     """The recipe with the embedded model and its data."""
-    data = recipe.data.model_copy(update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])})
+    data = recipe.data.model_copy(
+        update={"train": str(prepared["train_path"]), "eval": str(prepared["eval_path"])}
+    )
     return recipe.model_copy(update={"data": data, "model": str(prepared["model_dir"])})
 
 
@@ -344,7 +446,13 @@ def absolute(recipe):
     """The recipe with local paths made absolute, so that evidence is good from any folder."""
 
     def whole(value: str | None) -> str | None:
-        return str(Path(value).expanduser().absolute()) if value and Path(value).expanduser().exists() else value
+        return (
+            str(Path(value).expanduser().absolute())
+            if value and Path(value).expanduser().exists()
+            else value
+        )
 
-    data = recipe.data.model_copy(update={"train": whole(recipe.data.train), "eval": whole(recipe.data.eval)})
+    data = recipe.data.model_copy(
+        update={"train": whole(recipe.data.train), "eval": whole(recipe.data.eval)}
+    )
     return recipe.model_copy(update={"data": data, "model": whole(recipe.model)})

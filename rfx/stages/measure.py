@@ -45,32 +45,68 @@ def input_names(loaded: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["input_ids", "attention_mask", *names]))
 
 
-def export_model(run: Run, loaded: Model, model, path: Path, outputs: tuple[str, ...], plan: Plan, **metadata: object) -> Path:
-    """The ONNX file of a model at the recipe's precision, with what a later build has to know in its metadata."""
+def export_model(
+    run: Run,
+    loaded: Model,
+    model,
+    path: Path,
+    outputs: tuple[str, ...],
+    plan: Plan,
+    **metadata: object,
+) -> Path:
+    """The ONNX file of a model at the recipe's precision, with what a later build has to know in
+    its metadata."""
     conditions = run.conditions
     return export_onnx(
-        model, path, input_names=input_names(loaded), output_names=outputs, precision=conditions.precision,
+        model,
+        path,
+        input_names=input_names(loaded),
+        output_names=outputs,
+        precision=conditions.precision,
         metadata=plan_metadata(
-            plan, source=loaded.source, precision=conditions.precision, batch=conditions.batch, sequence=conditions.sequence,
-            max_length=run.recipe.max_length, positions=position_limit(model) or "unlimited", **metadata,
+            plan,
+            source=loaded.source,
+            precision=conditions.precision,
+            batch=conditions.batch,
+            sequence=conditions.sequence,
+            max_length=run.recipe.max_length,
+            positions=position_limit(model) or "unlimited",
+            **metadata,
         ),
-    )  # fmt: skip
+    )
 
 
 def baseline(run: Run, loaded: Model, outputs: tuple[str, ...]) -> Baseline:
     """Export and build the dense model once; the file is kept in the store."""
     conditions = run.conditions
     key = run.store.key(  # all that stands in its metadata
-        DENSE_VERSION, "dense", {n: v for n, v in versions().items() if n in EXPORTERS}, loaded.hash, loaded.source, outputs, input_names(loaded), conditions.precision,
-        conditions.batch, conditions.sequence, run.recipe.max_length,
-    )  # fmt: skip
+        DENSE_VERSION,
+        "dense",
+        {n: v for n, v in versions().items() if n in EXPORTERS},
+        loaded.hash,
+        loaded.source,
+        outputs,
+        input_names(loaded),
+        conditions.precision,
+        conditions.batch,
+        conditions.sequence,
+        run.recipe.max_length,
+    )
     with run.stage("dense baseline") as clock:
         folder = run.store.get_folder("dense", key)
         if folder is None:
             plan = Plan.dense(loaded.sites)
 
             def fill(target: Path) -> None:
-                export_model(run, loaded, loaded.model, target / "model.onnx", outputs, plan, role="dense baseline")
+                export_model(
+                    run,
+                    loaded,
+                    loaded.model,
+                    target / "model.onnx",
+                    outputs,
+                    plan,
+                    role="dense baseline",
+                )
 
             folder = run.store.put_folder("dense", key, fill)
         else:
@@ -85,19 +121,27 @@ def require_fit(recipe: Recipe, table: LatencyTable) -> None:
         UsageError: they are not the recipe's.
     """
     key, wanted = table.key, recipe.conditions
-    rows = [] if recipe.target in ("auto", key.runtime) else [f"runtime: table {key.runtime!r}, asked for {recipe.target!r}"]
+    rows = (
+        []
+        if recipe.target in ("auto", key.runtime)
+        else [f"runtime: table {key.runtime!r}, asked for {recipe.target!r}"]
+    )
     for name in ("batch", "sequence", "precision", "threads"):
         there, asked = getattr(key, name), getattr(wanted, name)
         if there != asked and not (name == "threads" and key.runtime in ("trt", "trt-rtx", "cuda")):
-            # A sequence that was not asked for gives way to what the model takes, which is not known yet.
+            # A sequence that was not asked for gives way to what the model takes, which is not
+            # known yet.
             if name == "sequence" and "sequence" not in wanted.model_fields_set:
                 continue
             rows.append(f"{name}: table {there!r}, asked for {asked!r}")
     if rows:
         raise UsageError(
-            "The latency table belongs to another runtime or condition.", got="; ".join(rows), allowed="a table whose key fits this run",
-            next_step="give the table's own --target, --batch, --sequence and --precision, or measure another",
-        )  # fmt: skip
+            "The latency table belongs to another runtime or condition.",
+            got="; ".join(rows),
+            allowed="a table whose key fits this run",
+            next_step="give the table's own --target, --batch, --sequence and --precision, or "
+            "measure another",
+        )
 
 
 def block_shape(loaded: Model) -> BlockShape:
@@ -106,31 +150,44 @@ def block_shape(loaded: Model) -> BlockShape:
     config = loaded.model.config
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation", "gelu")
     return BlockShape(
-        hidden=loaded.hidden, heads_total=mha.units, head_dim=mha.width, filters_total=first[Kind.FFN].units,
-        layout=layout(loaded.sites), activation=str(activation),
-    )  # fmt: skip
+        hidden=loaded.hidden,
+        heads_total=mha.units,
+        head_dim=mha.width,
+        filters_total=first[Kind.FFN].units,
+        layout=layout(loaded.sites),
+        activation=str(activation),
+    )
 
 
-def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, ...],
-                  given: LatencyTable | None = None) -> tuple[LatencyTable, bool]:
+def latency_table(
+    run: Run,
+    loaded: Model,
+    dense: Baseline,
+    outputs: tuple[str, ...],
+    given: LatencyTable | None = None,
+) -> tuple[LatencyTable, bool]:
     """The table of this model on this runtime under these conditions, measured or from the store.
 
     `given` is a table the user brought; it is taken if its key fits, and refused if not.
 
     Returns:
         The table and whether it was measured before.
-    """  # fmt: skip
+    """
     shape = block_shape(loaded)
     key = table_key(run.served_by, run.conditions, shape)
     if given is not None:
         if run.offline:  # version, device and clock are the board's
-            key = replace(key, version=given.key.version, device=given.key.device, clock=given.key.clock)
+            key = replace(
+                key, version=given.key.version, device=given.key.device, clock=given.key.clock
+            )
         if given.key != key or given.layers != loaded.layers:
             raise UsageError(
                 "The latency table belongs to another runtime, device, shape or condition.",
-                got=_difference(given, key, loaded.layers), allowed="a table whose key fits this run",
-                next_step="measure one here with `rfx profile`, or run where the table was measured",
-            )  # fmt: skip
+                got=_difference(given, key, loaded.layers),
+                allowed="a table whose key fits this run",
+                next_step="measure one here with `rfx profile`, or run where the table was "
+                "measured",
+            )
         return given, True
     if run.table is not None and run.table[0].key == key:
         return run.table
@@ -139,7 +196,14 @@ def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, 
         plan = Plan.of(loaded.sites, {s.name: () for s in loaded.sites})
         folder = run.store.scratch("emptied")
         try:
-            file = export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), folder / "model.onnx", outputs, plan)
+            file = export_model(
+                run,
+                loaded,
+                shrink(loaded.model, loaded.sites, plan),
+                folder / "model.onnx",
+                outputs,
+                plan,
+            )
             return run.build(file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -147,23 +211,35 @@ def latency_table(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, 
     with run.stage("latency table") as clock:
         # The fixed part belongs to this model (vocabulary, head), hence the hash.
         table, cached = load_or_measure(  # a table that fails its check is measured a second time
-            run.store, run.runtime, run.conditions, shape, loaded.layers, dense=dense.engine, emptied=emptied,
+            run.store,
+            run.runtime,
+            run.conditions,
+            shape,
+            loaded.layers,
+            dense=dense.engine,
+            emptied=emptied,
             model_hash=loaded.hash,
-            vocab_size=int(loaded.model.config.vocab_size), progress=run.progress, seed=run.recipe.seed,
-            finish=lambda fresh: _with_additivity(run, loaded, dense, outputs, fresh), limit=ADDITIVITY_LIMIT,
-        )  # fmt: skip
+            vocab_size=int(loaded.model.config.vocab_size),
+            progress=run.progress,
+            seed=run.recipe.seed,
+            finish=lambda fresh: _with_additivity(run, loaded, dense, outputs, fresh),
+            limit=ADDITIVITY_LIMIT,
+        )
         clock.cached = cached
     error = table.additivity_error
     if error is not None and error > ADDITIVITY_LIMIT:
         run.warn(
-            f"The latency table predicts whole models only to {error:.1%} (limit {ADDITIVITY_LIMIT:.0%}), measured twice; it "
+            f"The latency table predicts whole models only to {error:.1%} (limit "
+            f"{ADDITIVITY_LIMIT:.0%}), measured twice; it "
             "is not kept. The closed loop corrects for it. A quieter machine gives a better table."
         )
     run.table = table, cached
     return run.table
 
 
-def _with_additivity(run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, ...], table: LatencyTable) -> LatencyTable:
+def _with_additivity(
+    run: Run, loaded: Model, dense: Baseline, outputs: tuple[str, ...], table: LatencyTable
+) -> LatencyTable:
     """Predicted against measured latency of random plans of the whole model."""
     rng = np.random.default_rng(run.recipe.seed)
     folder = run.store.scratch("additivity")
@@ -172,13 +248,26 @@ def _with_additivity(run: Run, loaded: Model, dense: Baseline, outputs: tuple[st
         with run.progress.bar("checking the table on whole models", ADDITIVITY_PLANS) as bar:
             for i in range(ADDITIVITY_PLANS):
                 plan = random_plan(loaded, table, rng)
-                file = export_model(run, loaded, shrink(loaded.model, loaded.sites, plan), folder / f"{i}.onnx", outputs, plan)
+                file = export_model(
+                    run,
+                    loaded,
+                    shrink(loaded.model, loaded.sites, plan),
+                    folder / f"{i}.onnx",
+                    outputs,
+                    plan,
+                )
                 engines.append((plan, run.build(file)))
                 bar.advance()
         return check_additivity(
-            table, loaded.sites, engines, dense.engine, run.conditions,
-            vocab_size=int(loaded.model.config.vocab_size), progress=run.progress, seed=run.recipe.seed,
-        )  # fmt: skip
+            table,
+            loaded.sites,
+            engines,
+            dense.engine,
+            run.conditions,
+            vocab_size=int(loaded.model.config.vocab_size),
+            progress=run.progress,
+            seed=run.recipe.seed,
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,5 @@
-"""What the steps of one run share: the recipe, the store, the runtime, the clock of its stages, its warnings."""
+"""What the steps of one run share: the recipe, the store, the runtime, the clock of its stages, its
+warnings."""
 
 from __future__ import annotations
 
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """`runtime` runs the engines of this run. Where the target cannot run here (a board's, with its table at hand), it is
-    a stand-in on the CPU, and `target` is the runtime that the result is for."""
+    """`runtime` runs the engines of this run. Where the target cannot run here (a board's, with its
+    table at hand), it is a stand-in on the CPU, and `target` is the runtime that the result is
+    for."""
 
     recipe: Recipe
     store: Store
     runtime: Runtime
     progress: Progress
     target: Runtime | None = None  # set only where it is not `runtime`
-    table: tuple[LatencyTable, bool] | None = None  # once there is one, and whether it had been measured before: a run has one table
+    table: tuple[LatencyTable, bool] | None = (
+        None  # once there is one, and whether it had been measured before: a run has one table
+    )
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -49,8 +53,11 @@ class Run:
         return self.target or self.runtime
 
     def build(self, onnx: Path) -> Engine:
-        """An engine of this run. A stand-in runs the typed file as it is, whatever precisions it would be measured at."""
-        return self.runtime.build(onnx, replace(self.conditions, precision="fp32") if self.offline else self.conditions)
+        """An engine of this run. A stand-in runs the typed file as it is, whatever precisions it
+        would be measured at."""
+        return self.runtime.build(
+            onnx, replace(self.conditions, precision="fp32") if self.offline else self.conditions
+        )
 
     def warn(self, text: str) -> None:
         """Say it now and keep it for the evidence."""
@@ -59,12 +66,18 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageClock]:
-        """Times one stage; `clock.cached = True` inside says that its result came from the store."""
+        """Times one stage; `clock.cached = True` inside says that its result came from the
+        store."""
         clock = StageClock()
         started = time.perf_counter()
         yield clock
         self.stages.append(
-            Stage(name=name, seconds=time.perf_counter() - started, peak_mb=peak_memory_mb(), cached=clock.cached)
+            Stage(
+                name=name,
+                seconds=time.perf_counter() - started,
+                peak_mb=peak_memory_mb(),
+                cached=clock.cached,
+            )
         )
 
 

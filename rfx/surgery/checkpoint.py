@@ -1,6 +1,7 @@
 """A heterogeneous checkpoint: safetensors and a config with per-layer sizes. No pickle.
 
-`config.pruned_layers` has the sizes for people (`[{heads, filters}, ...]`), `config.rfx` the sites for the loader.
+`config.pruned_layers` has the sizes for people (`[{heads, filters}, ...]`), `config.rfx` the sites
+for the loader.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def readable(file: Path) -> None:
 
 
 def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
-    """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not there)."""
+    """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not
+    there)."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.pruned_layers = plan.layers
     model.config.rfx = {
@@ -42,7 +44,8 @@ def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None)
 def load(path: str | Path):
     """The pruned model in `path`: a stock transformers model with per-layer sizes, in eval mode.
 
-    It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is for.
+    It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is
+    for.
 
     Raises:
         UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes.
@@ -53,21 +56,29 @@ def load(path: str | Path):
     file = folder / "config.json"
     if not file.is_file():
         raise UsageError(
-            "There is no checkpoint here.", got=str(path), allowed="a folder with config.json and model.safetensors"
+            "There is no checkpoint here.",
+            got=str(path),
+            allowed="a folder with config.json and model.safetensors",
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         entry = config.get("rfx")
-        sites = [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]] if entry else []
+        sites = (
+            [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]]
+            if entry
+            else []
+        )
         counts = {s["name"]: int(s["count"]) for s in entry["sites"]} if entry else {}
         architecture = str(config["architectures"][0]) if entry else ""
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(f"{file} is damaged.", got=f"{type(error).__name__}: {error}") from None
     if not entry:
         raise UsageError(
-            "This checkpoint was not made by rfx.", got=str(file),
-            allowed="a configuration with an `rfx` entry", next_step="load it with transformers",
-        )  # fmt: skip
+            "This checkpoint was not made by rfx.",
+            got=str(file),
+            allowed="a configuration with an `rfx` entry",
+            next_step="load it with transformers",
+        )
     return _build(folder, architecture, sites, counts)
 
 
@@ -88,18 +99,22 @@ def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str,
         base.__init__(self, config, *args, **kwargs)
         resize(self, sites, counts)
 
-    # A subclass under the same name: from_pretrained builds it with the small shapes, then reads the weights into it.
+    # A subclass under the same name: from_pretrained builds it with the small shapes, then reads
+    # the weights into it.
     small = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
     try:
         model, info = small.from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(f"The checkpoint in {folder} does not load.", got=first_line(error)) from None
+        raise UsageError(
+            f"The checkpoint in {folder} does not load.", got=first_line(error)
+        ) from None
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UsageError(
-            f"The weights in {folder} do not fit its configuration.", got=", ".join(map(str, wrong[:4])),
+            f"The weights in {folder} do not fit its configuration.",
+            got=", ".join(map(str, wrong[:4])),
             next_step="make the checkpoint again with rfx prune-export",
-        )  # fmt: skip
+        )
     return model.eval()
 
 
@@ -117,4 +132,6 @@ def read_update(file: Path) -> Update:
     try:
         return Update.from_arrays(load_file(file))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UsageError("The compensation of this output does not load.", got=f"{file}: {first_line(error)}") from None
+        raise UsageError(
+            "The compensation of this output does not load.", got=f"{file}: {first_line(error)}"
+        ) from None

@@ -1,4 +1,5 @@
-"""Proves on the model itself that its sites are what they seem: mask units, remove them, compare."""
+"""Proves on the model itself that its sites are what they seem: mask units, remove them,
+compare."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ TOLERANCE = 1e-3  # of the logits' scale; a wrong anatomy differs by orders of m
 def prove(model, sites: Sequence[Site]) -> float:
     """Largest difference between masked and shrunk outputs, relative to the outputs' scale.
 
-    Two plans are tried: every second unit of every site, and one emptied attention with one emptied FFN.
+    Two plans are tried: every second unit of every site, and one emptied attention with one emptied
+    FFN.
 
     Raises:
         UnsupportedModelError: they differ, or the mask has no effect.
@@ -43,19 +45,26 @@ def prove(model, sites: Sequence[Site]) -> float:
         scale = float(dense.abs().max()) + 1e-12
         for kept in (halves, empties):
             plan = Plan.of(sites, kept)
-            with MaskTap(model, sites, {k: v.to(dense.device) for k, v in plan_masks(plan).items()}):
+            with MaskTap(
+                model, sites, {k: v.to(dense.device) for k, v in plan_masks(plan).items()}
+            ):
                 masked = outputs(model)
             if torch.equal(masked, dense):
                 raise _refusal(model, "masking half of its units changes nothing")
             try:
                 small = outputs(shrink(model, sites, plan))
             except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-                raise _refusal(model, f"the shrunk model does not run ({first_line(error)})") from None
+                raise _refusal(
+                    model, f"the shrunk model does not run ({first_line(error)})"
+                ) from None
             worst = max(worst, float((masked - small).abs().max()) / scale)
     finally:
         model.train(was_training)
     if not worst <= TOLERANCE:
-        raise _refusal(model, f"the shrunk model differs from the masked one by {worst:.2g} of the outputs' scale")
+        raise _refusal(
+            model,
+            f"the shrunk model differs from the masked one by {worst:.2g} of the outputs' scale",
+        )
     return worst
 
 

@@ -1,7 +1,8 @@
-"""Physically removes what a plan prunes: rows of q, k, v and the first FFN linear, columns of the output projections.
+"""Physically removes what a plan prunes: rows of q, k, v and the first FFN linear, columns of the
+output projections.
 
-An emptied sublayer becomes its constant: the output projection of nothing is its bias. The residual and the LayerNorm
-around it stay.
+An emptied sublayer becomes its constant: the output projection of nothing is its bias. The residual
+and the LayerNorm around it stay.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class ConstantBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bias.view(*[1] * (x.dim() - 1), -1)  # [1, 1, d]: the residual's addition broadcasts it
+        return self.bias.view(
+            *[1] * (x.dim() - 1), -1
+        )  # [1, 1, d]: the residual's addition broadcasts it
 
 
 class EmptyRows(nn.Module):
@@ -39,9 +42,17 @@ class EmptyRows(nn.Module):
 
 
 class EmptyAttention(nn.Module):
-    """An attention block with no heads. `returns` as in `Site`; `projection` where the block holds its own."""
+    """An attention block with no heads. `returns` as in `Site`; `projection` where the block holds
+    its own."""
 
-    def __init__(self, returns: int, projection: str | None = None, features: int = 0, device=None, dtype=None):
+    def __init__(
+        self,
+        returns: int,
+        projection: str | None = None,
+        features: int = 0,
+        device=None,
+        dtype=None,
+    ):
         super().__init__()
         self.returns, self.projection = returns, projection
         if projection:
@@ -60,13 +71,21 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _linear(like: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=like.bias is not None, device=like.weight.device, dtype=like.weight.dtype)
+    return nn.Linear(
+        inputs,
+        outputs,
+        bias=like.bias is not None,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
 
 
 def resize(model: nn.Module, sites: Sequence[Site], counts: Counts) -> None:
-    """Give the modules of `sites` the shapes of `counts`, in place, with weights that mean nothing yet.
+    """Give the modules of `sites` the shapes of `counts`, in place, with weights that mean nothing
+    yet.
 
-    Works on the meta device too: this is how a shrunk checkpoint is laid out before its weights are read.
+    Works on the meta device too: this is how a shrunk checkpoint is laid out before its weights are
+    read.
     """
     for site in sites:
         kept = counts[site.name]
@@ -78,7 +97,9 @@ def resize(model: nn.Module, sites: Sequence[Site], counts: Counts) -> None:
             inside = site.kind is Kind.MHA and site.output.startswith(site.block + ".")
             if site.kind is Kind.MHA:
                 projection = site.output.removeprefix(site.block + ".") if inside else None
-                _replace(model, site.block, EmptyAttention(site.returns, projection, d, device, dtype))
+                _replace(
+                    model, site.block, EmptyAttention(site.returns, projection, d, device, dtype)
+                )
             else:
                 _replace(model, site.inputs[0], EmptyRows())
             if not inside:
@@ -89,19 +110,27 @@ def resize(model: nn.Module, sites: Sequence[Site], counts: Counts) -> None:
             _replace(model, path, _linear(like, like.in_features, kept * site.width))
         _replace(model, site.output, _linear(out, kept * site.width, d))
         if site.kind is Kind.MHA:
-            # Forward passes shape by view(..., -1, head_dim); these are for whoever reads the module.
+            # Forward passes shape by view(..., -1, head_dim); these are for whoever reads the
+            # module.
             block = model.get_submodule(site.block)
-            for name, value in (("num_attention_heads", kept), ("num_heads", kept), ("n_heads", kept),
-                                ("all_head_size", kept * site.width)):  # fmt: skip
+            for name, value in (
+                ("num_attention_heads", kept),
+                ("num_heads", kept),
+                ("n_heads", kept),
+                ("all_head_size", kept * site.width),
+            ):
                 if hasattr(block, name):
                     setattr(block, name, value)
 
 
 @torch.no_grad()
-def shrink(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update | None = None) -> nn.Module:
+def shrink(
+    model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update | None = None
+) -> nn.Module:
     """A smaller copy of `model` with `update` baked in: its logits equal those of the masked model.
 
-    Baking is exact: a unit's scale multiplies its columns of the output projection (W_O[:, unit] *= m_unit).
+    Baking is exact: a unit's scale multiplies its columns of the output projection (W_O[:, unit] *=
+    m_unit).
 
     Args:
         sites: all sites of `model`, as `find_sites` gave them.
@@ -133,13 +162,18 @@ def shrink(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update |
     return small.eval()
 
 
-def output_weight(site: Site, out: nn.Linear, kept: list[int], channels: torch.Tensor, update: Update) -> torch.Tensor:
-    """The output projection's columns of the kept units with the update in place, [d, kept channels]."""
+def output_weight(
+    site: Site, out: nn.Linear, kept: list[int], channels: torch.Tensor, update: Update
+) -> torch.Tensor:
+    """The output projection's columns of the kept units with the update in place, [d, kept
+    channels]."""
     if site.name in update.weights:
         return torch.as_tensor(update.weights[site.name]).to(out.weight)  # [d, kept channels]
     weight = out.weight[:, channels]
     if site.name in update.scales:
-        scale = torch.as_tensor(update.scales[site.name], dtype=torch.float64)[kept].repeat_interleave(site.width)
+        scale = torch.as_tensor(update.scales[site.name], dtype=torch.float64)[
+            kept
+        ].repeat_interleave(site.width)
         weight = (weight.double() * scale.to(weight.device)).to(out.weight.dtype)
     return weight
 

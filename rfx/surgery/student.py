@@ -1,4 +1,5 @@
-"""The pruned model in the dense model's shape: what a plan and its update compute, before anything is removed."""
+"""The pruned model in the dense model's shape: what a plan and its update compute, before anything
+is removed."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ from rfx.surgery.shrink import output_weight
 
 
 @contextmanager
-def as_student(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update | None = None) -> Iterator[None]:
-    """While open, `model` computes what `shrink(model, sites, plan, update)` would: the columns of pruned units are zero
-    in every output projection, the update's weights and biases are in place. Afterwards it is as it was."""
+def as_student(
+    model: nn.Module, sites: Sequence[Site], plan: Plan, update: Update | None = None
+) -> Iterator[None]:
+    """While open, `model` computes what `shrink(model, sites, plan, update)` would: the columns of
+    pruned units are zero in every output projection, the update's weights and biases are in place.
+    Afterwards it is as it was."""
     update = update or Update()
     before = []
     try:
@@ -31,7 +35,9 @@ def as_student(model: nn.Module, sites: Sequence[Site], plan: Plan, update: Upda
                     weight[:, channels] = output_weight(site, out, kept, channels, update)
                 out.weight = nn.Parameter(weight, requires_grad=False)
                 if site.name in update.biases:
-                    out.bias = nn.Parameter(torch.as_tensor(update.biases[site.name]).to(weight), requires_grad=False)
+                    out.bias = nn.Parameter(
+                        torch.as_tensor(update.biases[site.name]).to(weight), requires_grad=False
+                    )
         yield
     finally:
         for out, weight, bias in before:

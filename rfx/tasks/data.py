@@ -16,11 +16,26 @@ from typing import Any
 from rfx.errors import EnvironmentMissingError, UsageError, first_line
 
 Row = dict[str, Any]
-FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, .txt (a text a line; text formats also with .gz), SQuAD JSON, or a datasets name such as glue/sst2"
+FORMATS = (
+    ".jsonl, .json, .csv, .tsv, .parquet, .txt (a text a line; text formats also with .gz), "
+    "SQuAD JSON, or a datasets name such as glue/sst2"
+)
 
-# Usual names of a role, the likeliest first. Overridden by `columns` of the recipe (or --column ROLE=NAME).
+# Usual names of a role, the likeliest first. Overridden by `columns` of the recipe (or --column
+# ROLE=NAME).
 ROLES: dict[str, tuple[str, ...]] = {
-    "text": ("text", "sentence", "sentence1", "premise", "question1", "question", "content", "review", "tweet", "title"),
+    "text": (
+        "text",
+        "sentence",
+        "sentence1",
+        "premise",
+        "question1",
+        "question",
+        "content",
+        "review",
+        "tweet",
+        "title",
+    ),
     "text_pair": ("text_pair", "sentence2", "hypothesis", "question2", "passage", "sentence"),
     "label": ("label", "labels", "category", "class", "sentiment", "score", "target", "similarity"),
     "tokens": ("tokens", "words"),
@@ -32,7 +47,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 
 
-def load_examples(source: str | Path, *, split: str | None = None, limit: int | None = None) -> list[Row]:
+def load_examples(
+    source: str | Path, *, split: str | None = None, limit: int | None = None
+) -> list[Row]:
     """Rows of a file or of a split of a dataset, at most `limit` of them.
 
     Raises:
@@ -41,7 +58,9 @@ def load_examples(source: str | Path, *, split: str | None = None, limit: int | 
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        raise UsageError("This is a folder, not a file of examples.", got=str(path), allowed=FORMATS)
+        raise UsageError(
+            "This is a folder, not a file of examples.", got=str(path), allowed=FORMATS
+        )
     if path.is_file():
         rows = _read_file(path)
     elif path.suffixes or str(source).startswith((".", "/", "~")):
@@ -49,57 +68,99 @@ def load_examples(source: str | Path, *, split: str | None = None, limit: int | 
     else:
         rows = _read_dataset(str(source), split or "train")
     if not rows:
-        raise UsageError("There are no examples in it.", got=str(source), allowed="at least one; labels only where accuracy is measured",
-                         next_step="give a file with examples")  # fmt: skip
+        raise UsageError(
+            "There are no examples in it.",
+            got=str(source),
+            allowed="at least one; labels only where accuracy is measured",
+            next_step="give a file with examples",
+        )
     return rows[:limit] if limit else rows
 
 
 def _read_file(path: Path) -> list[Row]:
     suffixes = [s.lower() for s in path.suffixes]
     zipped = bool(suffixes) and suffixes[-1] == ".gz"
-    kind = (suffixes[-2] if len(suffixes) > 1 else "") if zipped else (suffixes[-1] if suffixes else "")
+    kind = (
+        (suffixes[-2] if len(suffixes) > 1 else "")
+        if zipped
+        else (suffixes[-1] if suffixes else "")
+    )
     if kind == ".parquet":
         return _read_parquet(path)
     if kind not in (".json", ".jsonl", ".txt", ".csv", ".tsv"):
-        raise UsageError("The format of this file is not known.", got=str(path), allowed=FORMATS, next_step="save it as one of these")
+        raise UsageError(
+            "The format of this file is not known.",
+            got=str(path),
+            allowed=FORMATS,
+            next_step="save it as one of these",
+        )
     try:
-        # Lines end at a line feed alone: texts may hold carriage returns (but those of .txt, below). The mark that Windows begins a file with is no text.
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="\n") if zipped else path.open(encoding="utf-8-sig", newline="\n") as stream:
+        # Lines end at a line feed alone: texts may hold carriage returns (but those of .txt,
+        # below). The mark that Windows begins a file with is no text.
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
+            if zipped
+            else path.open(encoding="utf-8-sig", newline="\n") as stream
+        ):
             text = stream.read()
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as UTF-8 text.", got=str(error), allowed=FORMATS, next_step="save it as UTF-8") from None
+        raise UsageError(
+            f"{path} cannot be read as UTF-8 text.",
+            got=str(error),
+            allowed=FORMATS,
+            next_step="save it as UTF-8",
+        ) from None
     if kind == ".txt":
-        return [{"text": line.strip()} for line in text.split("\n" if "\n" in text.rstrip("\n") else "\r") if line.strip()]
+        return [
+            {"text": line.strip()}
+            for line in text.split("\n" if "\n" in text.rstrip("\n") else "\r")
+            if line.strip()
+        ]
     if kind in (".csv", ".tsv"):
         return _parse_separated(path, text, "," if kind == ".csv" else "\t")
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
 
 
 def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
-    """CSV or TSV; every value stays the text that it is (007), an empty one is None. No row may have more fields than the header:
-    which of them is which nobody can tell."""
+    """CSV or TSV; every value stays the text that it is (007), an empty one is None. No row may
+    have more fields than the header: which of them is which nobody can tell."""
     # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
     quoting = csv.QUOTE_MINIMAL if separator == "," or _quoted(text) else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True
+    )
     before, rows = csv.field_size_limit(max(len(text), 1)), []
     try:
         names = next(reader, [])
         twice = sorted({n for n in names if n and names.count(n) > 1})
         if twice:
-            raise UsageError(f"{path} has columns of one name.", got=separator.join(names), allowed="a name for every column",
-                             next_step="rename or remove one of " + ", ".join(map(repr, twice)))  # fmt: skip
+            raise UsageError(
+                f"{path} has columns of one name.",
+                got=separator.join(names),
+                allowed="a name for every column",
+                next_step="rename or remove one of " + ", ".join(map(repr, twice)),
+            )
         for row in reader:
             if len(row) > len(names):
                 raise UsageError(
-                    f"Line {reader.line_num} of {path} has {len(row)} fields where the header has {len(names)}.", got=f"{separator.join(row)[:120]!r}",
+                    f"Line {reader.line_num} of {path} has {len(row)} fields where the header has "
+                    f"{len(names)}.",
+                    got=f"{separator.join(row)[:120]!r}",
                     allowed=f"a field for each of {', '.join(names)}",
-                    next_step="put texts that hold a comma in double quotes" if separator == "," else "remove the tabs within texts",
-                )  # fmt: skip
+                    next_step="put texts that hold a comma in double quotes"
+                    if separator == ","
+                    else "remove the tabs within texts",
+                )
             if row:
-                rows.append({n: v or None for n, v in zip_longest(names, row) if n})  # a spreadsheet leaves columns without a name
+                rows.append(
+                    {n: v or None for n, v in zip_longest(names, row) if n}
+                )  # a spreadsheet leaves columns without a name
     except csv.Error as error:
-        raise UsageError(f"{path} cannot be read.", got=f"line {reader.line_num}: {error}",
-                         next_step='look at the quotes there: a text is "in quotes", a quote in it is doubled') from None  # fmt: skip
+        raise UsageError(
+            f"{path} cannot be read.",
+            got=f"line {reader.line_num}: {error}",
+            next_step='look at the quotes there: a text is "in quotes", a quote in it is doubled',
+        ) from None
     finally:
         csv.field_size_limit(before)
     return rows
@@ -108,7 +169,9 @@ def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
 def _quoted(text: str) -> bool:
     """Whether a TSV quotes its fields, as its header or every quote at a field's border shows."""
     opening, closing = (len(re.findall(p, text, re.M)) for p in (r'(?:^|\t)"', r'"(?=\t|$)'))
-    return text.startswith('"') or (opening == closing > 0 and opening + closing == text.count('"') - 2 * text.count('""'))
+    return text.startswith('"') or (
+        opening == closing > 0 and opening + closing == text.count('"') - 2 * text.count('""')
+    )
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -117,7 +180,11 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         frame = pandas.read_parquet(path)
     except Exception as error:  # noqa: BLE001 - pyarrow raises many kinds for a damaged file
-        raise UsageError(f"{path} cannot be read.", got=first_line(error), next_step="write it again: pandas.read_parquet must read it") from None
+        raise UsageError(
+            f"{path} cannot be read.",
+            got=first_line(error),
+            next_step="write it again: pandas.read_parquet must read it",
+        ) from None
     return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
 
 
@@ -132,17 +199,26 @@ def _plain(value: Any) -> Any:
 
 def _parse_lines(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: texts may hold U+0085 or U+2028
+    for number, line in enumerate(
+        text.split("\n"), 1
+    ):  # not splitlines: texts may hold U+0085 or U+2028
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UsageError(f"Line {number} of {path} is not JSON.", got=f"{line[:80]!r} ({error})",
-                             next_step=f"correct line {number}") from None  # fmt: skip
+            raise UsageError(
+                f"Line {number} of {path} is not JSON.",
+                got=f"{line[:80]!r} ({error})",
+                next_step=f"correct line {number}",
+            ) from None
         if not isinstance(row, dict):
-            raise UsageError(f"Line {number} of {path} is not an object.", got=line[:80], allowed='{"text": ..., "label": ...}',
-                             next_step=f"correct line {number}")  # fmt: skip
+            raise UsageError(
+                f"Line {number} of {path} is not an object.",
+                got=line[:80],
+                allowed='{"text": ..., "label": ...}',
+                next_step=f"correct line {number}",
+            )
         rows.append(row)
     return rows
 
@@ -151,14 +227,20 @@ def _parse_json(path: Path, text: str) -> list[Row]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON.", got=str(error), next_step="one object a line? call it .jsonl") from None
+        raise UsageError(
+            f"{path} is not JSON.", got=str(error), next_step="one object a line? call it .jsonl"
+        ) from None
     if isinstance(data, dict) and isinstance(data.get("data"), list):
         if data["data"] and isinstance(data["data"][0], dict) and "paragraphs" in data["data"][0]:
             return _squad(path, data["data"])
         data = data["data"]
     if not isinstance(data, list) or not all(isinstance(r, dict) for r in data):
-        raise UsageError(f"{path} holds no list of examples.", got=type(data).__name__, allowed="a list of objects, or SQuAD JSON",
-                         next_step="put the examples into one list")  # fmt: skip
+        raise UsageError(
+            f"{path} holds no list of examples.",
+            got=type(data).__name__,
+            allowed="a list of objects, or SQuAD JSON",
+            next_step="put the examples into one list",
+        )
     return data
 
 
@@ -170,14 +252,24 @@ def _squad(path: Path, articles: Sequence[Mapping]) -> list[Row]:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
                     answers = [] if qa.get("is_impossible") else qa["answers"]
-                    rows.append({
-                        "id": str(qa["id"]), "question": qa["question"], "context": paragraph["context"],
-                        "answers": {"text": [a["text"] for a in answers],
-                                    "answer_start": [int(a["answer_start"]) for a in answers]},
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "id": str(qa["id"]),
+                            "question": qa["question"],
+                            "context": paragraph["context"],
+                            "answers": {
+                                "text": [a["text"] for a in answers],
+                                "answer_start": [int(a["answer_start"]) for a in answers],
+                            },
+                        }
+                    )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is not SQuAD JSON.", got=f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error),
-                         allowed="data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}") from None  # fmt: skip
+        raise UsageError(
+            f"{path} is not SQuAD JSON.",
+            got=f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error),
+            allowed="data[].paragraphs[].{context, qas[].{id, question, answers[].{text, "
+            "answer_start}}}",
+        ) from None
     return rows
 
 
@@ -186,48 +278,82 @@ def _read_dataset(name: str, split: str) -> list[Row]:
         import datasets
     except ImportError:
         raise EnvironmentMissingError(
-            "Neither a file here nor, without the datasets library, a dataset.", got=name, allowed=FORMATS,
-            next_step='check the path, or: pip install datasets',
-        ) from None  # fmt: skip
-    path, _, config = name.rpartition("/") if name.count("/") == 1 and name.startswith("glue/") else (name, "", "")
+            "Neither a file here nor, without the datasets library, a dataset.",
+            got=name,
+            allowed=FORMATS,
+            next_step="check the path, or: pip install datasets",
+        ) from None
+    path, _, config = (
+        name.rpartition("/")
+        if name.count("/") == 1 and name.startswith("glue/")
+        else (name, "", "")
+    )
     try:
         datasets.disable_progress_bars()
-        data = datasets.load_dataset(path, config, split=split) if config else datasets.load_dataset(path, split=split)
+        data = (
+            datasets.load_dataset(path, config, split=split)
+            if config
+            else datasets.load_dataset(path, split=split)
+        )
     except Exception as error:  # noqa: BLE001 - hub, network, script and split errors alike: the reason is what helps
         raise UsageError(
-            "Neither a file here nor a dataset that can be had.", got=f"{name}, split {split}: {first_line(error)}",
-            allowed=FORMATS, next_step="check the path; offline, give a local file",
-        ) from None  # fmt: skip
+            "Neither a file here nor a dataset that can be had.",
+            got=f"{name}, split {split}: {first_line(error)}",
+            allowed=FORMATS,
+            next_step="check the path; offline, give a local file",
+        ) from None
     rows = [dict(r) for r in data]
     features = getattr(data, "features", {})
-    for column, feature in features.items():  # class names in place of numbers say more, and are checked by name
-        names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    for (
+        column,
+        feature,
+    ) in features.items():  # class names in place of numbers say more, and are checked by name
+        names = getattr(feature, "names", None) or getattr(
+            getattr(feature, "feature", None), "names", None
+        )
         if names:
             for row in rows:
                 row.setdefault("__names__", {})[column] = names
     return rows
 
 
-def column(rows: Sequence[Row], role: str, columns: Mapping[str, str], *, required: bool = True,
-           exclude: Sequence[str] = ()) -> str | None:
-    """The column that plays `role`: the one named in `columns`, else the first usual name that is there.
+def column(
+    rows: Sequence[Row],
+    role: str,
+    columns: Mapping[str, str],
+    *,
+    required: bool = True,
+    exclude: Sequence[str] = (),
+) -> str | None:
+    """The column that plays `role`: the one named in `columns`, else the first usual name that is
+    there.
 
     Raises:
         UsageError: none is there, or the one named is not; says which columns are.
-    """  # fmt: skip
-    there = [c for c in dict.fromkeys(name for row in rows for name in row) if c != "__names__"]  # a row may lack some
+    """
+    there = [
+        c for c in dict.fromkeys(name for row in rows for name in row) if c != "__names__"
+    ]  # a row may lack some
     if role in columns:
         if columns[role] not in there:
-            raise UsageError(f"There is no column {columns[role]!r}.", got=", ".join(there), allowed="one of these columns",
-                             next_step=f"--column {role}=NAME")  # fmt: skip
+            raise UsageError(
+                f"There is no column {columns[role]!r}.",
+                got=", ".join(there),
+                allowed="one of these columns",
+                next_step=f"--column {role}=NAME",
+            )
         return columns[role]
     found = next((c for c in ROLES[role] if c in there and c not in exclude), None)
     if found is None and required:
         mark = next((m for m in ";\t|" if len(there) == 1 and m in there[0]), None)
         raise UsageError(
-            f"No column is known to be the {role}.", got=f"columns {', '.join(there)}",
-            allowed=f"{', '.join(ROLES[role])}, or any with --column {role}=NAME", next_step=f"separate the columns by commas, not by {mark!r}" if mark else f"--column {role}=NAME",
-        )  # fmt: skip
+            f"No column is known to be the {role}.",
+            got=f"columns {', '.join(there)}",
+            allowed=f"{', '.join(ROLES[role])}, or any with --column {role}=NAME",
+            next_step=f"separate the columns by commas, not by {mark!r}"
+            if mark
+            else f"--column {role}=NAME",
+        )
     return found
 
 
@@ -235,7 +361,11 @@ def text_of(row: Row, name: str, number: int) -> str:
     """A text value. Raises UsageError naming the row where it is missing or not a text."""
     value = row.get(name)
     if missing(value) or not str(value).strip():
-        raise UsageError(f"Row {number} has no {name!r}.", got=repr(row)[:120], next_step="remove it or fill it in")
+        raise UsageError(
+            f"Row {number} has no {name!r}.",
+            got=repr(row)[:120],
+            next_step="remove it or fill it in",
+        )
     return value if isinstance(value, str) else str(value)
 
 

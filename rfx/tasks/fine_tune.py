@@ -1,4 +1,5 @@
-"""Fine-tuning for what rfx brings along: AdamW, linear warm-up and decay, batches of like length, word embeddings frozen."""
+"""Fine-tuning for what rfx brings along: AdamW, linear warm-up and decay, batches of like length,
+word embeddings frozen."""
 
 from __future__ import annotations
 
@@ -22,16 +23,26 @@ def length_batches(lengths: Sequence[int], size: int, epochs: int, seed: int) ->
     for _ in range(epochs):
         order = list(range(len(lengths)))
         rng.shuffle(order)
-        pools = [sorted(order[i : i + POOL * size], key=lengths.__getitem__) for i in range(0, len(order), POOL * size)]
+        pools = [
+            sorted(order[i : i + POOL * size], key=lengths.__getitem__)
+            for i in range(0, len(order), POOL * size)
+        ]
         epoch = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
         rng.shuffle(epoch)
         out += epoch
     return out
 
 
-def train(model: torch.nn.Module, batches: Sequence[Part], loss: Callable[[Part], torch.Tensor], rate: float,
-          progress: Progress, title: str) -> None:
-    """One pass over `batches`; `loss` gives a batch's scalar. The model is in eval mode afterwards."""  # fmt: skip
+def train(
+    model: torch.nn.Module,
+    batches: Sequence[Part],
+    loss: Callable[[Part], torch.Tensor],
+    rate: float,
+    progress: Progress,
+    title: str,
+) -> None:
+    """One pass over `batches`; `loss` gives a batch's scalar. The model is in eval mode
+    afterwards."""
     import torch
 
     model.get_input_embeddings().weight.requires_grad_(False)

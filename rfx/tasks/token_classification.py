@@ -1,4 +1,5 @@
-"""One tag a word: named entities, parts of speech, edits. The first piece of a word carries its tag."""
+"""One tag a word: named entities, parts of speech, edits. The first piece of a word carries its
+tag."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ IGNORED = -100  # the label of pieces that carry no tag
 
 
 class TokenClassification(Task):
-    """`f1` is entity-level where the tags are BIO (or IOB2), else micro-averaged over tags other than O. Words cut off at
-    `max_length` are predicted as O (tag 0 where there is no O) and counted."""
+    """`f1` is entity-level where the tags are BIO (or IOB2), else micro-averaged over tags other
+    than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O) and
+    counted."""
 
     name: ClassVar[str] = "token-classification"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
@@ -25,7 +27,9 @@ class TokenClassification(Task):
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     token_outputs: ClassVar[bool] = True
 
-    def examples(self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True) -> list[Example]:
+    def examples(
+        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
+    ) -> list[Example]:
         tokens = column(rows, "tokens", self.columns)
         tags = column(rows, "tags", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(tags)
@@ -40,11 +44,21 @@ class TokenClassification(Task):
                 continue
             if isinstance(labels, str):
                 labels = labels.split()
-            if not isinstance(words, (list, tuple)) or not isinstance(labels, (list, tuple)) or not words:
-                raise UsageError(f"Row {number} has no words or no tags.", got=f"{tokens}: {words!r:.60}, {tags}: {labels!r:.60}",
-                                 allowed="two lists of one length")  # fmt: skip
+            if (
+                not isinstance(words, (list, tuple))
+                or not isinstance(labels, (list, tuple))
+                or not words
+            ):
+                raise UsageError(
+                    f"Row {number} has no words or no tags.",
+                    got=f"{tokens}: {words!r:.60}, {tags}: {labels!r:.60}",
+                    allowed="two lists of one length",
+                )
             if len(words) != len(labels):
-                raise UsageError(f"Row {number} has {len(words)} words and {len(labels)} tags.", allowed="one tag a word")
+                raise UsageError(
+                    f"Row {number} has {len(words)} words and {len(labels)} tags.",
+                    allowed="one tag a word",
+                )
             ids = [self._tag(t, number, names) for t in labels]
             out.append(Example({"tokens": [str(w) for w in words]}, ids))
         return out
@@ -53,14 +67,18 @@ class TokenClassification(Task):
         index = self.class_index(value, names)
         if index is None:
             raise UsageError(
-                f"A tag of row {number} is not one of the model's.", got=repr(value), allowed=self.classes_allowed(),
+                f"A tag of row {number} is not one of the model's.",
+                got=repr(value),
+                allowed=self.classes_allowed(),
                 next_step="correct it, or name the tags in the model's order with --labels",
-            )  # fmt: skip
+            )
         return index
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         words = [e.inputs["tokens"] for e in examples]
-        full = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.max_length)
+        full = self.tokenizer(
+            words, is_split_into_words=True, truncation=True, max_length=self.max_length
+        )
         names = [n for n in self.tokenizer.model_input_names if n in full]
         features = []
         self.truncated = 0
@@ -75,11 +93,14 @@ class TokenClassification(Task):
                 for word, position in starts.items():
                     labels[position] = e.label[word]
             ids = {n: np.asarray(full[n][i], dtype=np.int64) for n in names}
-            features.append(Feature(i, ids, {} if e.label is None else {"labels": labels}, {"starts": starts}))
+            features.append(
+                Feature(i, ids, {} if e.label is None else {"labels": labels}, {"starts": starts})
+            )
         return features
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-        """{"labels": int64 [batch, tokens]}, -100 where there is no tag; {} for unlabelled examples."""
+        """{"labels": int64 [batch, tokens]}, -100 where there is no tag; {} for unlabelled
+        examples."""
         if any("labels" not in f.targets for f in features):
             return {}
         tokens = max(len(f.ids["input_ids"]) for f in features)
@@ -93,7 +114,9 @@ class TokenClassification(Task):
         from torch.nn import functional
 
         labels = targets["labels"]
-        losses = functional.cross_entropy(outputs.logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        losses = functional.cross_entropy(
+            outputs.logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )
         tagged = (labels != IGNORED).sum(1).clamp(min=1)
         return losses.sum(1) / tagged
 
@@ -104,18 +127,26 @@ class TokenClassification(Task):
         for f in features:
             tags = np.argmax(logits["logits"][len(out)], axis=-1)
             words = len(examples[f.example].inputs["tokens"])
-            out.append([int(tags[f.extra["starts"][w]]) if w in f.extra["starts"] else outside for w in range(words)])
+            out.append(
+                [
+                    int(tags[f.extra["starts"][w]]) if w in f.extra["starts"] else outside
+                    for w in range(words)
+                ]
+            )
         return out
 
     def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
         return _value(self.metric_name)(self._parts(predictions, examples).sum(0))
 
-    def bootstrap(self, first, second, examples, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    def bootstrap(
+        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+    ) -> np.ndarray:
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, _value(self.metric_name), resamples, seed)
 
     def _parts(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
-        """Counts an example, float64 [examples, 3]: right, predicted, true (for accuracy: right, words, words)."""
+        """Counts an example, float64 [examples, 3]: right, predicted, true (for accuracy: right,
+        words, words)."""
         rows = []
         for predicted, e in zip(predictions, examples):
             if self.metric_name == "accuracy":
@@ -138,7 +169,9 @@ class TokenClassification(Task):
             if start is not None and not continues:
                 spans.add((kind, start, i))
                 start = None
-            if prefix == "B" or (prefix == "I" and start is None):  # an I without its B starts one, as conlleval has it
+            if prefix == "B" or (
+                prefix == "I" and start is None
+            ):  # an I without its B starts one, as conlleval has it
                 start, kind = i, tag
         return spans
 

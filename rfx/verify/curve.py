@@ -16,7 +16,8 @@ class _Part(BaseModel):
 
 
 class Point(_Part):
-    """One pruned model, measured and thrown away. Without a latency the target cannot be timed here."""
+    """One pruned model, measured and thrown away. Without a latency the target cannot be timed
+    here."""
 
     target: float
     seed: int
@@ -31,10 +32,17 @@ class Point(_Part):
 
     @property
     def cost(self) -> float | None:
-        """Where the point stands on the cost axis: the measured latency, else the predicted one, else the FLOPs."""
+        """Where the point stands on the cost axis: the measured latency, else the predicted one,
+        else the FLOPs."""
         if self.accuracy is None:
             return None
-        return self.latency.ratio if self.latency else self.predicted_ratio if self.predicted_ratio is not None else self.flops_ratio
+        return (
+            self.latency.ratio
+            if self.latency
+            else self.predicted_ratio
+            if self.predicted_ratio is not None
+            else self.flops_ratio
+        )
 
 
 class Row(_Part):
@@ -70,24 +78,39 @@ class Curve(_Part):
         """One row a target that was reached, in the order of the targets."""
         rows, asked = [], len({p.seed for p in self.points})
         for target in sorted({p.target for p in self.points}, reverse=True):
-            some = [p for p in self.points if p.target == target and p.accuracy is not None and p.cost is not None]
+            some = [
+                p
+                for p in self.points
+                if p.target == target and p.accuracy is not None and p.cost is not None
+            ]
             if not some:
                 continue
             drops = [p.accuracy.drop for p in some]
-            rows.append(Row(
-                target=target, seeds=len(some), asked=asked, cost=sum(p.cost for p in some) / len(some), drop=sum(drops) / len(drops),
-                lowest=min(drops), highest=max(drops), bound=max(p.accuracy.interval[1] for p in some),
-            ))  # fmt: skip
+            rows.append(
+                Row(
+                    target=target,
+                    seeds=len(some),
+                    asked=asked,
+                    cost=sum(p.cost for p in some) / len(some),
+                    drop=sum(drops) / len(drops),
+                    lowest=min(drops),
+                    highest=max(drops),
+                    bound=max(p.accuracy.interval[1] for p in some),
+                )
+            )
         return [
-            r.model_copy(update={"dominated": any(o.cost < r.cost and o.drop < r.drop for o in rows)}) for r in rows
+            r.model_copy(
+                update={"dominated": any(o.cost < r.cost and o.drop < r.drop for o in rows)}
+            )
+            for r in rows
         ]
 
 
 def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, str]:
     """The cheapest target within `max_drop` points, and in a sentence how sure that is.
 
-    First those whose interval's upper bound is within the limit for every seed; where there are none, those whose mean is.
-    Targets that a seed did not reach are none of them.
+    First those whose interval's upper bound is within the limit for every seed; where there are
+    none, those whose mean is. Targets that a seed did not reach are none of them.
     """
     if max_drop is None:
         return None, "No --max-drop was given, so no point is recommended."
@@ -96,17 +119,23 @@ def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, 
     if sure:
         best = min(sure, key=lambda r: r.cost)
         return best, (
-            f"the cheapest point whose drop is within {max_drop:g} points by its whole 95 % interval (picked among {len(rows)} on this "
+            f"the cheapest point whose drop is within {max_drop:g} points by its whole 95 % "
+            f"interval (picked among {len(rows)} on this "
             "evaluation set: where much hangs on it, confirm it on another)"
         )
     likely = [r for r in rows if r.drop <= max_drop]
     if likely:
         best = min(likely, key=lambda r: r.cost)
         return best, (
-            f"the cheapest point whose measured drop is within {max_drop:g} points; its interval reaches {best.bound:.2f}, so that "
+            f"the cheapest point whose measured drop is within {max_drop:g} points; its interval "
+            f"reaches {best.bound:.2f}, so that "
             "a larger evaluation set may say otherwise"
         )
-    return None, f"No point keeps the drop within {max_drop:g} points: ask for a higher target, or start from a better model."
+    return (
+        None,
+        f"No point keeps the drop within {max_drop:g} points: ask for a higher target, or start "
+        "from a better model.",
+    )
 
 
 def max_drop_missed(curve: Curve) -> bool:

@@ -1,4 +1,5 @@
-"""Evidence: all that was measured, and the verdict of each gate. The only source of every report."""
+"""Evidence: all that was measured, and the verdict of each gate. The only source of every
+report."""
 
 from __future__ import annotations
 
@@ -27,11 +28,16 @@ def _nan_if_null(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-# A measured number. One that is not finite is null in JSON and NaN when it is read again: a gate over it fails.
+# A measured number. One that is not finite is null in JSON and NaN when it is read again: a gate
+# over it fails.
 Number = Annotated[
-    float, BeforeValidator(_nan_if_null), PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")
+    float,
+    BeforeValidator(_nan_if_null),
+    PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json"),
 ]
-Facts = Annotated[dict[str, Any], PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")]
+Facts = Annotated[
+    dict[str, Any], PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")
+]
 
 
 class _Part(BaseModel):
@@ -68,8 +74,12 @@ class LatencyPart(_Part):
     pruned: Percentiles
     clock: str
     conditions: Facts  # batch, sequence, threads, precision; runtime, version, device
-    measurement: Facts | None = None  # warm-up, rounds, CUDA graph, transfers: what trtexec would state
-    with_transfers: dict[str, Number] | None = None  # dense_ms, pruned_ms: the second number, copies included
+    measurement: Facts | None = (
+        None  # warm-up, rounds, CUDA graph, transfers: what trtexec would state
+    )
+    with_transfers: dict[str, Number] | None = (
+        None  # dense_ms, pruned_ms: the second number, copies included
+    )
     state: Facts | None = None  # clocks, power, throttling before and after, where the device says
 
     @property
@@ -87,8 +97,14 @@ class AccuracyPart(_Part):
     examples: int
     max_drop: float | None = None  # points
     agreement: float | None = None  # share of examples with the dense model's prediction
-    divergence: Number | None = None  # of the outputs from the dense ones', mean over the examples: KL; squared error of a regression
-    predictions_hash: str | None = None  # of the pruned model's predictions: equal hashes, equal model in effect
+    divergence: Number | None = (
+        # of the outputs from the dense ones', mean over the examples: KL; squared error of a
+        # regression
+        None
+    )
+    predictions_hash: str | None = (
+        None  # of the pruned model's predictions: equal hashes, equal model in effect
+    )
 
 
 class TablePart(_Part):
@@ -131,15 +147,20 @@ class SiteTuning(_Part):
 
 
 class CompensationPart(_Part):
-    """Mean divergence of the output from the dense model's on every fifth calibration example, which chose the ridges: KL, or
-    the squared error of a regression; with the mask alone and with what was fitted, which stays only if it is lower."""
+    """Mean divergence of the output from the dense model's on every fifth calibration example,
+    which chose the ridges: KL, or the squared error of a regression; with the mask alone and with
+    what was fitted, which stays only if it is lower."""
 
     method: str
     schedule: str
     accepted: bool
     divergence_before: Number | None = None
     divergence_after: Number | None = None
-    polish: Number | None = None  # left-out error of the last step as a share of that without; 1: it did not help; None: not tried
+    polish: Number | None = (
+        # left-out error of the last step as a share of that without; 1: it did not help; None: not
+        # tried
+        None
+    )
 
 
 class DataPart(_Part):
@@ -179,7 +200,9 @@ class Evidence(_Part):
     gates: list[Gate]
     latency: LatencyPart | None = None
     accuracy: AccuracyPart | None = None
-    parity: dict[str, Number] = Field(default_factory=dict)  # largest absolute differences of logits, by pair
+    parity: dict[str, Number] = Field(
+        default_factory=dict
+    )  # largest absolute differences of logits, by pair
     flops_ratio: Number
     params_ratio: Number
     stages: list[Stage] = Field(default_factory=list)
@@ -190,4 +213,10 @@ class Evidence(_Part):
     def outcome(self) -> Outcome:
         """The verdict over all gates; evidence without any gate proves nothing."""
         outcomes = {g.outcome for g in self.gates} or {"inconclusive"}
-        return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+        return (
+            "fail"
+            if "fail" in outcomes
+            else "inconclusive"
+            if "inconclusive" in outcomes
+            else "pass"
+        )

@@ -1,7 +1,7 @@
 """Gates: from measured numbers to pass, fail or inconclusive; and reading evidence back.
 
-A gate passes when the bound of its interval is inside the limit, fails when the other bound is outside, and is
-inconclusive between. A number that is not finite fails.
+A gate passes when the bound of its interval is inside the limit, fails when the other bound is
+outside, and is inconclusive between. A number that is not finite fails.
 """
 
 from __future__ import annotations
@@ -32,46 +32,71 @@ def shrunk_gate(mismatches: Sequence[str]) -> Gate:
     """The exported file's shapes against the plan; `mismatches` are sentences."""
     more = f" (and {len(mismatches) - 3} more)" if len(mismatches) > 3 else ""
     return Gate(
-        name="shrunk", outcome="fail" if mismatches else "pass", value=len(mismatches), limit=0, unit="mismatches",
+        name="shrunk",
+        outcome="fail" if mismatches else "pass",
+        value=len(mismatches),
+        limit=0,
+        unit="mismatches",
         detail="; ".join(mismatches[:3]) + more if mismatches else "every shape is the plan's",
-    )  # fmt: skip
+    )
 
 
 def same_gate(differences: Mapping[str, float], tolerances: Mapping[str, float] | float) -> Gate:
-    """Largest difference of the outputs between the forms of the pruned model, as a share of the outputs' scale; each
-    pair has a tolerance. The value and limit are those of the pair that comes nearest to its own."""
+    """Largest difference of the outputs between the forms of the pruned model, as a share of the
+    outputs' scale; each pair has a tolerance. The value and limit are those of the pair that comes
+    nearest to its own."""
     if not isinstance(tolerances, Mapping):
         tolerances = dict.fromkeys(differences or ("outputs",), tolerances)
     finite = bool(differences) and all(math.isfinite(d) for d in differences.values())
-    worst = max(differences, key=lambda n: differences[n] / tolerances[n]) if finite else next(iter(tolerances))
+    worst = (
+        max(differences, key=lambda n: differences[n] / tolerances[n])
+        if finite
+        else next(iter(tolerances))
+    )
     return Gate(
-        name="same", outcome="pass" if finite and differences[worst] <= tolerances[worst] else "fail",
-        value=differences[worst] if finite else None, limit=tolerances[worst], unit="of scale",
-        detail="largest difference of the outputs, " + ", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
-    )  # fmt: skip
+        name="same",
+        outcome="pass" if finite and differences[worst] <= tolerances[worst] else "fail",
+        value=differences[worst] if finite else None,
+        limit=tolerances[worst],
+        unit="of scale",
+        detail="largest difference of the outputs, "
+        + ", ".join(f"{n}: {d:.1e}" for n, d in differences.items()),
+    )
 
 
 def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
-    """The drop of the metric against `max_drop`, in points. Without a limit it is measured and passes
-    (reports say "no limit")."""
+    """The drop of the metric against `max_drop`, in points. Without a limit it is measured and
+    passes (reports say "no limit")."""
     finite = all(math.isfinite(x) for x in (part.dense, part.pruned, part.drop, *part.interval))
     if not finite:
         outcome: Outcome = "fail"
     else:
         outcome = "pass" if max_drop is None else judge(part.interval, max_drop)
-    detail = f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} examples{_likeness(part)}"
+    detail = (
+        f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} "
+        f"examples{_likeness(part)}"
+    )
     return Gate(
-        name="accuracy", outcome=outcome, value=part.drop if finite else None, limit=max_drop,
-        interval=part.interval if finite else None, unit="points lost",
+        name="accuracy",
+        outcome=outcome,
+        value=part.drop if finite else None,
+        limit=max_drop,
+        interval=part.interval if finite else None,
+        unit="points lost",
         detail=detail + ("; no limit given (--max-drop)" if max_drop is None else ""),
-    )  # fmt: skip
+    )
 
 
 def _likeness(part: AccuracyPart) -> str:
-    """How like the dense model's the outputs are, which is sharper than the metric and needs no labels."""
-    said = [] if part.agreement is None else [f"{part.agreement:.1%} predicted as by the dense model"]
+    """How like the dense model's the outputs are, which is sharper than the metric and needs no
+    labels."""
+    said = (
+        [] if part.agreement is None else [f"{part.agreement:.1%} predicted as by the dense model"]
+    )
     if part.divergence is not None:
-        said.append(f"{'squared difference' if part.agreement is None else 'KL'} {part.divergence:.2g}")
+        said.append(
+            f"{'squared difference' if part.agreement is None else 'KL'} {part.divergence:.2g}"
+        )
     return "".join(f", {s}" for s in said)
 
 
@@ -85,23 +110,38 @@ def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float 
     why, limit = min(limits.items(), key=lambda item: item[1])
     finite = math.isfinite(part.ratio)
     return Gate(
-        name="latency", outcome=judge(part.interval, limit) if finite else "fail", value=part.ratio if finite else None,
-        limit=limit, interval=part.interval if finite else None, unit="of dense",
-        detail=f"{part.dense_ms:.3f} -> {part.pruned_ms:.3f} ms ({part.speedup:.2f}x); limit: {why}",
-    )  # fmt: skip
+        name="latency",
+        outcome=judge(part.interval, limit) if finite else "fail",
+        value=part.ratio if finite else None,
+        limit=limit,
+        interval=part.interval if finite else None,
+        unit="of dense",
+        detail=f"{part.dense_ms:.3f} -> {part.pruned_ms:.3f} ms ({part.speedup:.2f}x); limit: "
+        f"{why}",
+    )
 
 
-def predicted_latency_gate(predicted: float | None, *, target: float | None, min_speedup: float | None, why: str) -> Gate:
-    """Where the target runtime is not at hand: what the table says, which proves nothing. Always inconclusive."""
-    limit = min(x for x in (1.0, target, None if min_speedup is None else 1 / min_speedup) if x is not None)
+def predicted_latency_gate(
+    predicted: float | None, *, target: float | None, min_speedup: float | None, why: str
+) -> Gate:
+    """Where the target runtime is not at hand: what the table says, which proves nothing. Always
+    inconclusive."""
+    limit = min(
+        x for x in (1.0, target, None if min_speedup is None else 1 / min_speedup) if x is not None
+    )
     return Gate(
-        name="latency", outcome="inconclusive", value=predicted, limit=limit, unit="of dense",
+        name="latency",
+        outcome="inconclusive",
+        value=predicted,
+        limit=limit,
+        unit="of dense",
         detail=f"predicted from the table, not measured: {why}",
     )
 
 
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
-    """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's limits."""
+    """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's
+    limits."""
     failed = {g.name for g in evidence.gates if g.outcome == "fail"}
     if failed & {"shrunk", "same"}:
         return ExitCode.INTERNAL_CHECK
@@ -113,8 +153,12 @@ def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
 
 
 def check(
-    evidence: Evidence, *, max_drop: float | None = None, min_speedup: float | None = None,
-    baseline: Evidence | None = None, max_regression: float = 0.5,
+    evidence: Evidence,
+    *,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
+    baseline: Evidence | None = None,
+    max_regression: float = 0.5,
 ) -> list[Gate]:
     """Judge evidence again, from its numbers alone.
 
@@ -126,38 +170,69 @@ def check(
     Raises:
         UsageError: evidence without measurements, or a baseline that cannot be compared with.
     """
-    for option, value, least in (("--max-drop", max_drop, 0.0), ("--min-speedup", min_speedup, None),
-                                 ("--max-regression", max_regression, 0.0)):  # fmt: skip
-        if value is not None and not (math.isfinite(value) and (value > 0 if least is None else value >= least)):
+    for option, value, least in (
+        ("--max-drop", max_drop, 0.0),
+        ("--min-speedup", min_speedup, None),
+        ("--max-regression", max_regression, 0.0),
+    ):
+        if value is not None and not (
+            math.isfinite(value) and (value > 0 if least is None else value >= least)
+        ):
             raise UsageError(
-                f"{option} is no limit.", got=value, allowed="a number above 0" if least is None else "a number, 0 or more",
+                f"{option} is no limit.",
+                got=value,
+                allowed="a number above 0" if least is None else "a number, 0 or more",
                 next_step=f"correct {option}",
-            )  # fmt: skip
-    unmeasured = next((g for g in evidence.gates if g.name == "latency"), None) if evidence.latency is None else None
-    if evidence.accuracy is None or (evidence.latency is None and (unmeasured is None or baseline is not None)):
+            )
+    unmeasured = (
+        next((g for g in evidence.gates if g.name == "latency"), None)
+        if evidence.latency is None
+        else None
+    )
+    if evidence.accuracy is None or (
+        evidence.latency is None and (unmeasured is None or baseline is not None)
+    ):
         raise UsageError(
-            "This evidence has no measurements to judge.", got="accuracy or latency missing",
+            "This evidence has no measurements to judge.",
+            got="accuracy or latency missing",
             next_step="run rfx prune-export or rfx verify first",
-        )  # fmt: skip
+        )
     recorded = evidence.recipe.get("min_speedup")
     gates = [g for g in evidence.gates if g.name in ("shrunk", "same")]
-    gates.append(accuracy_gate(evidence.accuracy, evidence.accuracy.max_drop if max_drop is None else max_drop))
+    gates.append(
+        accuracy_gate(
+            evidence.accuracy, evidence.accuracy.max_drop if max_drop is None else max_drop
+        )
+    )
     wanted = recorded if min_speedup is None else min_speedup
     if evidence.latency is None:  # the target was not at hand: only the table has spoken
         target = (evidence.recipe.get("budget") or {}).get("latency")
-        gates.append(predicted_latency_gate(unmeasured.value, target=target, min_speedup=wanted, why="run `rfx verify` on the device"))
+        gates.append(
+            predicted_latency_gate(
+                unmeasured.value,
+                target=target,
+                min_speedup=wanted,
+                why="run `rfx verify` on the device",
+            )
+        )
     else:
-        gates.append(latency_gate(evidence.latency, target=evidence.latency.target, min_speedup=wanted))
+        gates.append(
+            latency_gate(evidence.latency, target=evidence.latency.target, min_speedup=wanted)
+        )
     if baseline is not None:
         _require_comparable(evidence, baseline)
-        gates += [_baseline_accuracy(evidence.accuracy, baseline.accuracy, max_regression),
-                  _baseline_latency(evidence.latency, baseline.latency)]  # fmt: skip
+        gates += [
+            _baseline_accuracy(evidence.accuracy, baseline.accuracy, max_regression),
+            _baseline_latency(evidence.latency, baseline.latency),
+        ]
     return gates
 
 
 def _require_comparable(ours: Evidence, theirs: Evidence) -> None:
     if theirs.accuracy is None or theirs.latency is None:
-        raise UsageError("The baseline has no measurements to compare with.", got="accuracy or latency missing")
+        raise UsageError(
+            "The baseline has no measurements to compare with.", got="accuracy or latency missing"
+        )
     rows = {
         "dense model": (ours.model.get("hash"), theirs.model.get("hash")),
         "metric": (ours.accuracy.metric, theirs.accuracy.metric),
@@ -166,17 +241,22 @@ def _require_comparable(ours: Evidence, theirs: Evidence) -> None:
     }
     for name in sorted(set(ours.latency.conditions) | set(theirs.latency.conditions)):
         rows[name] = (ours.latency.conditions.get(name), theirs.latency.conditions.get(name))
-    different = [f"{name}: {a!r} here, {b!r} in the baseline" for name, (a, b) in rows.items() if a != b]
+    different = [
+        f"{name}: {a!r} here, {b!r} in the baseline" for name, (a, b) in rows.items() if a != b
+    ]
     if different:
         raise UsageError(
-            "These two cannot be compared: they were not measured alike.", got="; ".join(different),
-            allowed="evidence of the same dense model, evaluation set, runtime, device and conditions",
+            "These two cannot be compared: they were not measured alike.",
+            got="; ".join(different),
+            allowed="evidence of the same dense model, evaluation set, runtime, device and "
+            "conditions",
             next_step="measure the baseline here: rfx verify BASELINE_FOLDER --out DIR",
-        )  # fmt: skip
+        )
 
 
 def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -> Gate:
-    """How many points more than the baseline are lost. Both drops are against the same dense model on the same set."""
+    """How many points more than the baseline are lost. Both drops are against the same dense model
+    on the same set."""
     value = ours.drop - theirs.drop
     if ours.predictions_hash is not None and ours.predictions_hash == theirs.predictions_hash:
         interval = (0.0, 0.0)
@@ -184,9 +264,14 @@ def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -
         half = math.hypot(*((p.interval[1] - p.interval[0]) / 2 for p in (ours, theirs)))
         interval = (value - half, value + half)
     return Gate(
-        name="baseline-accuracy", outcome=judge(interval, limit), value=value, limit=limit, interval=interval,
-        unit="points lost", detail=f"drop {ours.drop:.2f} here, {theirs.drop:.2f} in the baseline",
-    )  # fmt: skip
+        name="baseline-accuracy",
+        outcome=judge(interval, limit),
+        value=value,
+        limit=limit,
+        interval=interval,
+        unit="points lost",
+        detail=f"drop {ours.drop:.2f} here, {theirs.drop:.2f} in the baseline",
+    )
 
 
 def _baseline_latency(ours: LatencyPart, theirs: LatencyPart) -> Gate:
@@ -195,10 +280,14 @@ def _baseline_latency(ours: LatencyPart, theirs: LatencyPart) -> Gate:
     half = math.hypot(*((p.interval[1] - p.interval[0]) / 2 / p.ratio for p in (ours, theirs)))
     interval = (value * (1 - half), value * (1 + half))
     return Gate(
-        name="baseline-latency", outcome=judge(interval, 1 + BASELINE_SLACK), value=value, limit=1 + BASELINE_SLACK,
-        interval=interval, unit="of the baseline",
+        name="baseline-latency",
+        outcome=judge(interval, 1 + BASELINE_SLACK),
+        value=value,
+        limit=1 + BASELINE_SLACK,
+        interval=interval,
+        unit="of the baseline",
         detail=f"{ours.ratio:.3f} of dense here, {theirs.ratio:.3f} in the baseline",
-    )  # fmt: skip
+    )
 
 
 def read_evidence(path: str | Path) -> Evidence:
@@ -209,27 +298,37 @@ def read_evidence(path: str | Path) -> Evidence:
     """
     file = Path(path)
     file = file / "evidence.json" if file.is_dir() else file
-    what, allowed = "There is no evidence to read.", "evidence.json, or an output folder of rfx prune-export"
+    what, allowed = (
+        "There is no evidence to read.",
+        "evidence.json, or an output folder of rfx prune-export",
+    )
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(what, got=f"{file}: {error.strerror}", allowed=allowed) from None
     except ValueError as error:
-        raise UsageError("The evidence is not valid JSON.", got=f"{file}: {error}", allowed=allowed) from None
+        raise UsageError(
+            "The evidence is not valid JSON.", got=f"{file}: {error}", allowed=allowed
+        ) from None
     if not isinstance(data, dict) or "schema_version" not in data:
-        raise UsageError("This is no evidence of rfx.", got=f"{file}: no schema_version", allowed=allowed)
+        raise UsageError(
+            "This is no evidence of rfx.", got=f"{file}: no schema_version", allowed=allowed
+        )
     version = data["schema_version"]
     if version != 1:
         raise UsageError(
-            "The evidence is of another schema.", got=f"{file}: schema_version {version!r}", allowed="schema_version 1",
+            "The evidence is of another schema.",
+            got=f"{file}: schema_version {version!r}",
+            allowed="schema_version 1",
             next_step="read it with the version of rfx that wrote it",
-        )  # fmt: skip
+        )
     try:
         return Evidence.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
         raise UsageError(
-            "The evidence is not valid.", got=f"{file}: {place}: {first['msg']} ({error.error_count()} mistakes)",
+            "The evidence is not valid.",
+            got=f"{file}: {place}: {first['msg']} ({error.error_count()} mistakes)",
             allowed=allowed,
-        ) from None  # fmt: skip
+        ) from None

@@ -1,4 +1,5 @@
-"""Fast: dense and pruned timed side by side in one process, with a bootstrap interval on the ratio of their medians."""
+"""Fast: dense and pruned timed side by side in one process, with a bootstrap interval on the ratio
+of their medians."""
 
 from __future__ import annotations
 
@@ -17,15 +18,26 @@ _CHUNK = 4 << 20  # resampled values held at once
 
 
 def measure_pair(
-    runtime: Runtime, dense: Engine, pruned: Engine, conditions: Conditions, *, vocab_size: int, seed: int,
-    min_seconds: float, max_seconds: float | None = None, target: float | None = None, predicted_ratio: float | None = None,
-) -> LatencyPart:  # fmt: skip
-    """Interleaved rounds of dense and pruned on the same tokens, until the ratio is known to +-0.004.
+    runtime: Runtime,
+    dense: Engine,
+    pruned: Engine,
+    conditions: Conditions,
+    *,
+    vocab_size: int,
+    seed: int,
+    min_seconds: float,
+    max_seconds: float | None = None,
+    target: float | None = None,
+    predicted_ratio: float | None = None,
+) -> LatencyPart:
+    """Interleaved rounds of dense and pruned on the same tokens, until the ratio is known to
+    +-0.004.
 
     When to stop depends on the interval's width alone, never on where it lies.
 
     Args:
-        min_seconds, max_seconds: wall-clock seconds of timing (at least 10 rounds; max: five times min).
+        min_seconds, max_seconds: wall-clock seconds of timing (at least 10 rounds; max: five times
+            min).
         target, predicted_ratio: kept in the evidence beside what was measured.
     """
     runs = {
@@ -37,7 +49,13 @@ def measure_pair(
     d = p = np.empty(0)
     spent = 0.0
     while True:
-        times = interleave(runs, min_seconds=min_seconds, min_rounds=MIN_ROUNDS, warmup_ms=0.0 if spent else WARMUP_MS, seed=seed + len(d))
+        times = interleave(
+            runs,
+            min_seconds=min_seconds,
+            min_rounds=MIN_ROUNDS,
+            warmup_ms=0.0 if spent else WARMUP_MS,
+            seed=seed + len(d),
+        )
         d, p = np.concatenate([d, times["dense"]]), np.concatenate([p, times["pruned"]])
         spent += min_seconds
         low, high = interval = ratio_interval(d, p, seed)
@@ -45,23 +63,42 @@ def measure_pair(
             break
     dense_ms, pruned_ms = float(np.median(d)), float(np.median(p))
     return LatencyPart(
-        dense_ms=dense_ms, pruned_ms=pruned_ms, ratio=pruned_ms / dense_ms, interval=interval,
-        target=target, predicted_ratio=predicted_ratio, dense=percentiles(d), pruned=percentiles(p),
+        dense_ms=dense_ms,
+        pruned_ms=pruned_ms,
+        ratio=pruned_ms / dense_ms,
+        interval=interval,
+        target=target,
+        predicted_ratio=predicted_ratio,
+        dense=percentiles(d),
+        pruned=percentiles(p),
         clock=runtime.clock_for(conditions),
-        conditions={**conditions.to_json(), "runtime": runtime.name, "version": runtime.version(),
-                    "device": runtime.device()},
-        measurement={**runtime.measurement(conditions), **run_facts(runs), "warmup_ms": WARMUP_MS, "min_seconds": min_seconds, "min_rounds": MIN_ROUNDS},
-        with_transfers=_with_transfers(runs), state=None if before is None else {"before": before, "after": runtime.state()},
-    )  # fmt: skip
+        conditions={
+            **conditions.to_json(),
+            "runtime": runtime.name,
+            "version": runtime.version(),
+            "device": runtime.device(),
+        },
+        measurement={
+            **runtime.measurement(conditions),
+            **run_facts(runs),
+            "warmup_ms": WARMUP_MS,
+            "min_seconds": min_seconds,
+            "min_rounds": MIN_ROUNDS,
+        },
+        with_transfers=_with_transfers(runs),
+        state=None if before is None else {"before": before, "after": runtime.state()},
+    )
 
 
 def run_facts(runs: Mapping[str, BoundRun]) -> dict[str, object]:
-    """In what any of the runs was measured otherwise than its runtime says (without a CUDA graph, say)."""
+    """In what any of the runs was measured otherwise than its runtime says (without a CUDA graph,
+    say)."""
     return {k: v for run in runs.values() for k, v in run.measurement().items()}
 
 
 def _with_transfers(runs: Mapping[str, BoundRun]) -> dict[str, float] | None:
-    """Medians in ms with the inputs copied to the device and the outputs back, in turns; None where nothing is copied."""
+    """Medians in ms with the inputs copied to the device and the outputs back, in turns; None where
+    nothing is copied."""
     if any(run.with_transfers_ms() is None for run in runs.values()):
         return None
     times: dict[str, list[float]] = {f"{name}_ms": [] for name in runs}
@@ -72,7 +109,8 @@ def _with_transfers(runs: Mapping[str, BoundRun]) -> dict[str, float] | None:
 
 
 def ratio_interval(dense: np.ndarray, pruned: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of median(pruned) / median(dense), rounds resampled in pairs. float64 [rounds] each."""
+    """95 % bootstrap interval of median(pruned) / median(dense), rounds resampled in pairs. float64
+    [rounds] each."""
     rng = np.random.default_rng(seed)
     n = len(dense)
     ratios: list[np.ndarray] = []
@@ -87,4 +125,6 @@ def ratio_interval(dense: np.ndarray, pruned: np.ndarray, seed: int = 0) -> tupl
 def percentiles(times: np.ndarray) -> Percentiles:
     """Of milliseconds [rounds]."""
     p50, p90, p95, p99 = (float(x) for x in np.percentile(times, (50, 90, 95, 99)))
-    return Percentiles(p50=p50, p90=p90, p95=p95, p99=p99, mean=float(times.mean()), samples=len(times))
+    return Percentiles(
+        p50=p50, p90=p90, p95=p95, p99=p99, mean=float(times.mean()), samples=len(times)
+    )

@@ -1,4 +1,5 @@
-"""The GPU benchmark, run for real on the CPU's runtime at a tiny size: it writes, resumes and says what it skipped."""
+"""The GPU benchmark, run for real on the CPU's runtime at a tiny size: it writes, resumes and says
+what it skipped."""
 
 import json
 import subprocess
@@ -17,8 +18,24 @@ from rfx.runtimes import runtime_class
 from rfx.runtimes.base import Conditions
 from rfx.scores.base import Scores
 
-SMALL = ["--runtimes", "ort", "trt", "--shapes", "tiny", "--batches", "1", "--precisions", "fp32", "--sequence", "16", "--seconds", "0.2",
-         "--targets", "0.7", "--no-extras"]  # fmt: skip
+SMALL = [
+    "--runtimes",
+    "ort",
+    "trt",
+    "--shapes",
+    "tiny",
+    "--batches",
+    "1",
+    "--precisions",
+    "fp32",
+    "--sequence",
+    "16",
+    "--seconds",
+    "0.2",
+    "--targets",
+    "0.7",
+    "--no-extras",
+]
 
 
 def test_it_measures_writes_and_resumes(tmp_path, monkeypatch, capsys):
@@ -27,15 +44,25 @@ def test_it_measures_writes_and_resumes(tmp_path, monkeypatch, capsys):
     assert gpu.main(["--out", str(tmp_path), *SMALL]) == 0
     result = json.loads((tmp_path / "gpu.json").read_text())
     row = next(r for r in result["rows"] if r["config"]["runtime"] == "ort")
-    assert row["done"] and row["dense_ms"] > 0 and 0 < row["targets"][0]["ratio"] < 1 and row["flops_half"]["flops"] <= 0.5
-    assert "0.7" in (tmp_path / "gpu.md").read_text() and "| ort | tiny | 1 x 16 |" in capsys.readouterr().out
+    assert (
+        row["done"]
+        and row["dense_ms"] > 0
+        and 0 < row["targets"][0]["ratio"] < 1
+        and row["flops_half"]["flops"] <= 0.5
+    )
+    assert (
+        "0.7" in (tmp_path / "gpu.md").read_text()
+        and "| ort | tiny | 1 x 16 |" in capsys.readouterr().out
+    )
     if not runtime_class("trt").availability().ok:
         assert "NVIDIA driver" in result["skipped"]["trt"]
     monkeypatch.setattr(gpu, "run_config", lambda *a, **k: pytest.fail("measured twice"))
     assert gpu.main(["--out", str(tmp_path), "--runtimes", "ort", *SMALL[3:]]) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert "Dropped at batch 1" in text and "What width is worth" in text
-    assert {"chosen_ratio", "rounds", "landed"} <= set(row["targets"][0]) and row["work"]["flop"] > 0
+    assert {"chosen_ratio", "rounds", "landed"} <= set(row["targets"][0]) and row["work"][
+        "flop"
+    ] > 0
 
 
 ORT = ["--runtimes", "ort", *SMALL[3:]]
@@ -57,7 +84,10 @@ def test_one_that_fails_is_recorded_and_tried_again_last(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "run_config", fails_first)
     two = list(ORT)
     assert gpu.main(["--out", str(tmp_path), *two]) == 0
-    assert "MemoryError: out of memory" in rows(tmp_path)[0]["error"] and "done" not in rows(tmp_path)[0]
+    assert (
+        "MemoryError: out of memory" in rows(tmp_path)[0]["error"]
+        and "done" not in rows(tmp_path)[0]
+    )
     assert "tried again" in (tmp_path / "gpu.md").read_text()
     two[two.index("--batches") + 1 : two.index("--batches") + 2] = ["1", "8"]
     assert gpu.main(["--out", str(tmp_path), *two]) == 0
@@ -79,8 +109,16 @@ def test_out_of_time_leaves_a_row_that_goes_on(tmp_path, monkeypatch):
     (row,) = rows(tmp_path)
     assert row["dense_ms"] > 0 and "table" not in row and "done" not in row and "error" not in row
     assert "out of time" in (tmp_path / "gpu.md").read_text()
-    monkeypatch.setattr(gpu.Bench, "at_flops", lambda *a: {"flops": 0.5, "speedup": 1.5, "ratio": 0.7, "interval": (0.6, 0.8)})
-    monkeypatch.setattr(gpu.Bench, "at_target", lambda self, dense, table, target, seconds: {"target": target, "infeasible": "x"})
+    monkeypatch.setattr(
+        gpu.Bench,
+        "at_flops",
+        lambda *a: {"flops": 0.5, "speedup": 1.5, "ratio": 0.7, "interval": (0.6, 0.8)},
+    )
+    monkeypatch.setattr(
+        gpu.Bench,
+        "at_target",
+        lambda self, dense, table, target, seconds: {"target": target, "infeasible": "x"},
+    )
     assert gpu.main(["--out", str(tmp_path), *ORT]) == 0
     assert rows(tmp_path)[0]["done"] and rows(tmp_path)[0]["table"]
 
@@ -96,21 +134,29 @@ def test_landing_is_judged_by_a_measurement_that_did_not_choose(monkeypatch):
     def pair(self, dense, counts, seconds, target=None, seed=gpu.SEED):
         seeds.append(seed)
         ratio = 0.68 if seed == gpu.SEED else 0.71
-        return SimpleNamespace(ratio=ratio, interval=(0.7, 0.72), speedup=1 / ratio, model_dump=lambda mode: {})
+        return SimpleNamespace(
+            ratio=ratio, interval=(0.7, 0.72), speedup=1 / ratio, model_dump=lambda mode: {}
+        )
 
     monkeypatch.setattr(gpu.Bench, "pair", pair)
     bench = gpu.Bench.__new__(gpu.Bench)
     bench.shape, bench.layers = gpu.SHAPES["tiny"]
     bench.sites, bench.conditions = gpu.sites_of(bench.shape, bench.layers), Conditions()
     bench.scores = Scores({s.name: np.ones(s.units) for s in bench.sites})
-    curves = {"mha": {n: 0.1 + 0.1 * n for n in range(5)}, "ffn": {n: 0.1 + 0.001 * n for n in range(0, 257, 32)}}
+    curves = {
+        "mha": {n: 0.1 + 0.1 * n for n in range(5)},
+        "ffn": {n: 0.1 + 0.001 * n for n in range(0, 257, 32)},
+    }
     found = bench.at_target(None, LatencyTable(None, curves, 0.1, 3), 0.7, 0.1)
     assert seeds == [gpu.SEED, gpu.SEED + 1]
     assert found["chosen_ratio"] == 0.68 and found["ratio"] == 0.71 and not found["landed"]
 
 
 def test_what_failed_or_was_cut_short_is_measured_again():
-    assert all(gpu_extras.wanted(v) for v in (None, "failed: x", "skipped: y", {"a": 1, "out_of_time": "z"}))
+    assert all(
+        gpu_extras.wanted(v)
+        for v in (None, "failed: x", "skipped: y", {"a": 1, "out_of_time": "z"})
+    )
     assert not gpu_extras.wanted({"a": 1})
 
 
@@ -140,8 +186,17 @@ def test_what_stands_beside_waits_for_the_first_configuration(tmp_path, monkeypa
 
 def test_the_report_says_what_a_width_is_worth():
     assert half_width({"0": 1.0, "32": 2.9, "64": 3.0})["saved"] == pytest.approx(0.05)
-    row = {"config": {"runtime": "trt", "shape": "bert-base", "batch": 1, "sequence": 128, "precision": "fp16"}, "dense_ms": 1.0,
-           "work": {"flop": 1e9, "bytes": 1e9}}  # fmt: skip
+    row = {
+        "config": {
+            "runtime": "trt",
+            "shape": "bert-base",
+            "batch": 1,
+            "sequence": 128,
+            "precision": "fp16",
+        },
+        "dense_ms": 1.0,
+        "work": {"flop": 1e9, "bytes": 1e9},
+    }
     roof = {"roofline": {"fp16_tflop_s": 1.0, "copy_gb_s": 100.0}}
     assert roofline_ms(row, roof) == pytest.approx(10.0) and roofline_ms(row, {}) is None
     floor = {"torch_floor": {"bert-base fp16 dense 1x128 ms": 0.777}}
@@ -149,7 +204,12 @@ def test_the_report_says_what_a_width_is_worth():
 
 
 def test_without_time_or_a_runtime_it_says_so(tmp_path, capsys):
-    assert gpu.main(["--out", str(tmp_path), "--budget-seconds", "-1", "--runtimes", "ort", *SMALL[3:]]) == 0
+    assert (
+        gpu.main(
+            ["--out", str(tmp_path), "--budget-seconds", "-1", "--runtimes", "ort", *SMALL[3:]]
+        )
+        == 0
+    )
     assert "out of time" in (tmp_path / "gpu.md").read_text()
     if not runtime_class("trt").availability().ok:
         assert gpu.main(["--out", str(tmp_path / "none"), "--runtimes", "trt", "--no-extras"]) == 4
@@ -159,5 +219,13 @@ def test_without_time_or_a_runtime_it_says_so(tmp_path, capsys):
 def test_the_paper_setting_comes_first(tmp_path):
     args = gpu._arguments(["--out", str(tmp_path)])
     rows = gpu.configurations(args)
-    assert rows[0] == {"runtime": "trt", "shape": "bert-base", "batch": 128, "sequence": 128, "precision": "fp16"}
-    assert len(rows) == 3 * 2 * 4 * 2 and {r["sequence"] for r in rows if r["batch"] == 32 and r["shape"] == "bert-base"} == {384}
+    assert rows[0] == {
+        "runtime": "trt",
+        "shape": "bert-base",
+        "batch": 128,
+        "sequence": 128,
+        "precision": "fp16",
+    }
+    assert len(rows) == 3 * 2 * 4 * 2 and {
+        r["sequence"] for r in rows if r["batch"] == 32 and r["shape"] == "bert-base"
+    } == {384}

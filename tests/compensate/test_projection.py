@@ -1,4 +1,5 @@
-"""Reconstruction: Gram forms equal direct least squares, the walk equals a direct solution, held-out error never rises."""
+"""Reconstruction: Gram forms equal direct least squares, the walk equals a direct solution,
+held-out error never rises."""
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ def problem():
 def gram_of(z, error, weights=None):
     gram = Gram(z.shape[1], error.shape[1])
     for i in range(0, len(z), 250):
-        gram.add(z[i : i + 250], error[i : i + 250], None if weights is None else weights[i : i + 250])
+        gram.add(
+            z[i : i + 250], error[i : i + 250], None if weights is None else weights[i : i + 250]
+        )
     return gram
 
 
@@ -72,7 +75,10 @@ def pruned():
     model = make("bert")
     sites = find_sites(model)
     rng = np.random.default_rng(0)
-    masks = {s.name: (np.arange(s.units) < s.units // 2).astype(float)[rng.permutation(s.units)] for s in sites}
+    masks = {
+        s.name: (np.arange(s.units) < s.units // 2).astype(float)[rng.permutation(s.units)]
+        for s in sites
+    }
     return model, sites, masks, batches(examples(60), 8)
 
 
@@ -81,7 +87,8 @@ def plan_of(sites, masks):
 
 
 def test_the_walk_equals_a_direct_solution_at_the_first_two_sites(pruned):
-    """The first attention from the dense features; the first FFN from the student's, with the attention refitted."""
+    """The first attention from the dense features; the first FFN from the student's, with the
+    attention refitted."""
     model, sites, masks, data = pruned
     found = reconstruct(model, sites, masks, data, bias=True)
     layer = [s for s in sites if s.layer == sites[0].layer]
@@ -89,21 +96,38 @@ def test_the_walk_equals_a_direct_solution_at_the_first_two_sites(pruned):
     hidden, calls = catch_first_layer(model, sorted({s.layer_path for s in sites}), data)
     with torch.no_grad():
         teacher = [run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)]
-        student = Update(weights={mha.name: found.weights[mha.name]}, biases={mha.name: found.biases[mha.name]})
+        student = Update(
+            weights={mha.name: found.weights[mha.name]}, biases={mha.name: found.biases[mha.name]}
+        )
         plan = plan_of(sites, masks)
         for site, update in ((mha, Update()), (ffn, student)):
             with as_student(model, layer, plan, update):
-                seen: list[Trace] = [run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)]
+                seen: list[Trace] = [
+                    run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)
+                ]
             real = [c.real for c in calls]
             channels = [u * site.width + c for u in plan[site.name].kept for c in range(site.width)]
-            z = torch.cat([t.features[site.name][r] for t, r in zip(seen, real)])[:, channels].double()
-            e = torch.cat([(a.streams[site.name] - b.streams[site.name])[r] for a, b, r in zip(teacher, seen, real)]).double()
+            z = torch.cat([t.features[site.name][r] for t, r in zip(seen, real)])[
+                :, channels
+            ].double()
+            e = torch.cat(
+                [
+                    (a.streams[site.name] - b.streams[site.name])[r]
+                    for a, b, r in zip(teacher, seen, real)
+                ]
+            ).double()
             record = next(r for r in found.sites if r.site == site.name)
             centred, right = z - z.mean(0), e - e.mean(0)
-            ridge = record.ridge * centred.square().sum(0).mean() * torch.eye(len(channels), dtype=torch.float64)
+            ridge = (
+                record.ridge
+                * centred.square().sum(0).mean()
+                * torch.eye(len(channels), dtype=torch.float64)
+            )
             change = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ right)
             wanted = model.get_submodule(site.output).weight.double()[:, channels] + change.T
-            np.testing.assert_allclose(found.weights[site.name], wanted.numpy(), rtol=2e-2, atol=2e-3)
+            np.testing.assert_allclose(
+                found.weights[site.name], wanted.numpy(), rtol=2e-2, atol=2e-3
+            )
 
 
 @pytest.mark.parametrize("name", ["projection", "affine"])
@@ -135,12 +159,20 @@ def test_an_emptied_sublayer_gets_its_best_constant(pruned):
     with torch.no_grad():
         outputs = [run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)]
         projection = model.get_submodule(first.output)
-        values = torch.cat([projection(t.features[first.name])[c.real] for t, c in zip(outputs, calls)])
-    np.testing.assert_allclose(found.biases[first.name], values.mean(0).numpy(), rtol=1e-3, atol=1e-4)
+        values = torch.cat(
+            [projection(t.features[first.name])[c.real] for t, c in zip(outputs, calls)]
+        )
+    np.testing.assert_allclose(
+        found.biases[first.name], values.mean(0).numpy(), rtol=1e-3, atol=1e-4
+    )
     assert found.weights[first.name].shape == (len(found.biases[first.name]), 0)
     kept_bias = reconstruct(model, sites, masks, data, bias=False)
-    assert first.name not in kept_bias.weights and kept_bias.sites[0].reason == "the sublayer is empty"
-    for record in kept_bias.sites[1:]:  # the dense model has it still: what went is missing everywhere behind
+    assert (
+        first.name not in kept_bias.weights and kept_bias.sites[0].reason == "the sublayer is empty"
+    )
+    for record in kept_bias.sites[
+        1:
+    ]:  # the dense model has it still: what went is missing everywhere behind
         assert record.fit_before > 1e-3, record
 
 
@@ -159,7 +191,9 @@ def test_a_projection_without_a_bias_gets_none(pruned):
     with as_student(model, sites, plan, update), torch.no_grad():
         student = model(**data[0][0]).logits
     with torch.no_grad():
-        torch.testing.assert_close(shrink(model, sites, plan, update)(**data[0][0]).logits, student, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            shrink(model, sites, plan, update)(**data[0][0]).logits, student, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
@@ -173,7 +207,9 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
 
     lazy = reconstruct(model, sites, decide, data)
     assert asked == [s.name for s in sites]
-    assert all(not torch.equal(a, b) for a, b in zip(outputs, outputs[1:]))  # each time one more site is the student's
+    assert all(
+        not torch.equal(a, b) for a, b in zip(outputs, outputs[1:])
+    )  # each time one more site is the student's
     eager = reconstruct(model, sites, masks, data)
     for name, weight in eager.weights.items():
         np.testing.assert_allclose(lazy.weights[name], weight, rtol=1e-6, atol=1e-8)
@@ -201,7 +237,8 @@ def test_a_sublayer_that_was_emptied_is_empty_for_those_who_decide_next(pruned, 
 @pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "esm"])
 @pytest.mark.parametrize("name", ["kprune", "output-metric"])
 def test_the_student_is_scored_from_where_it_has_come_to(family, name):
-    """What the layers behind would compute again, nothing else: the same scores, whole batches and split ones."""
+    """What the layers behind would compute again, nothing else: the same scores, whole batches and
+    split ones."""
     model = make(family)
     sites = find_sites(model)
     data, task = batches(examples(20), 8), ClassTask()
@@ -219,7 +256,9 @@ def test_the_student_is_scored_from_where_it_has_come_to(family, name):
         part = scores.score(model, rest, data, task, resumed=resumed)
         assert bool(ran) == (site.layer == 0)
         for s in rest:
-            np.testing.assert_allclose(part.importance[s.name], whole.importance[s.name], rtol=2e-3, atol=1e-7)
+            np.testing.assert_allclose(
+                part.importance[s.name], whole.importance[s.name], rtol=2e-3, atol=1e-7
+            )
         assert {n: "forward" in m.__dict__ for n, m in model.named_modules()} == forwards
         return (np.arange(site.units) % 2).astype(float)
 

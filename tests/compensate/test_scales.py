@@ -1,4 +1,5 @@
-"""Mask tuning: Gram statistics equal the explicit problem, the walk equals a direct solution, held-out never rises."""
+"""Mask tuning: Gram statistics equal the explicit problem, the walk equals a direct solution,
+held-out never rises."""
 
 import numpy as np
 import pytest
@@ -39,7 +40,13 @@ def test_sums_equal_the_explicit_products(problem):
     gram = gram_of(z, error)
     zd, ed = z.double(), error.double()
     centred = zd - zd.mean(0)
-    for found, wanted in ((gram.zz, zd.T @ zd), (gram.ze, zd.T @ ed), (gram.z_sum, zd.sum(0)), (gram.e_sum, ed.sum(0)), (gram.centred, centred.T @ centred)):
+    for found, wanted in (
+        (gram.zz, zd.T @ zd),
+        (gram.ze, zd.T @ ed),
+        (gram.z_sum, zd.sum(0)),
+        (gram.e_sum, ed.sum(0)),
+        (gram.centred, centred.T @ centred),
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-2)
     assert gram.ee == pytest.approx(float((ed**2).sum()), rel=1e-6) and gram.rows == len(z)
 
@@ -47,7 +54,10 @@ def test_sums_equal_the_explicit_products(problem):
 def explicit(z, weight, error, width=3):
     """A [T * d, K]: column u is unit u's own output; and vec(E)."""
     units = z.shape[1] // width
-    columns = [(z[:, u * width : (u + 1) * width] @ weight[:, u * width : (u + 1) * width].T).flatten() for u in range(units)]
+    columns = [
+        (z[:, u * width : (u + 1) * width] @ weight[:, u * width : (u + 1) * width].T).flatten()
+        for u in range(units)
+    ]
     return torch.stack(columns, 1).double().numpy(), error.flatten().double().numpy()
 
 
@@ -66,7 +76,9 @@ def test_the_solution_is_that_of_damped_least_squares(problem):
     z, weight, error = problem
     A, e = explicit(z, weight, error)
     solved = damped_least_squares(ScaleSystem(gram_of(z, error), weight, 3)).r.numpy()
-    direct = np.linalg.lstsq(np.concatenate([A, np.eye(4)]), np.concatenate([e, np.zeros(4)]), rcond=None)[0]
+    direct = np.linalg.lstsq(
+        np.concatenate([A, np.eye(4)]), np.concatenate([e, np.zeros(4)]), rcond=None
+    )[0]
     np.testing.assert_allclose(solved, direct, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(solved, [0.5, -0.2, 0.0, 1.0], atol=0.02)
 
@@ -97,19 +109,34 @@ def half_masks(sites, seed=0):
 
 
 def seen(model, site, data, masks, sites):
-    """Features [B, T, channels] before the mask, stream [B, T, d] and real tokens of every batch, by plain hooks."""
+    """Features [B, T, channels] before the mask, stream [B, T, d] and real tokens of every batch,
+    by plain hooks."""
     out = []
     for inputs, _ in data:
         caught = {}
         handles = [
-            model.get_submodule(site.output).register_forward_pre_hook(lambda _, a: caught.__setitem__("z", a[0].clone())),
+            model.get_submodule(site.output).register_forward_pre_hook(
+                lambda _, a: caught.__setitem__("z", a[0].clone())
+            ),
         ]
         if site.norm.startswith(site.layer_path + "."):
-            handles.append(model.get_submodule(site.norm).register_forward_pre_hook(lambda _, a: caught.__setitem__("s", a[0].clone())))
+            handles.append(
+                model.get_submodule(site.norm).register_forward_pre_hook(
+                    lambda _, a: caught.__setitem__("s", a[0].clone())
+                )
+            )
         else:
-            handles.append(model.get_submodule(site.layer_path).register_forward_hook(
-                lambda _m, _a, o: caught.__setitem__("s", (o[0] if isinstance(o, tuple) else o).clone())))  # fmt: skip
-        with torch.no_grad(), MaskTap(model, sites, {k: torch.as_tensor(v) for k, v in masks.items()}):
+            handles.append(
+                model.get_submodule(site.layer_path).register_forward_hook(
+                    lambda _m, _a, o: caught.__setitem__(
+                        "s", (o[0] if isinstance(o, tuple) else o).clone()
+                    )
+                )
+            )
+        with (
+            torch.no_grad(),
+            MaskTap(model, sites, {k: torch.as_tensor(v) for k, v in masks.items()}),
+        ):
             model(**inputs)
         for h in handles:
             h.remove()
@@ -119,7 +146,8 @@ def seen(model, site, data, masks, sites):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "ernie", "esm"])
 def test_the_walk_equals_a_direct_solution_of_every_site(family):
-    """Teacher dense, student with its earlier sites tuned and this one binary: solved with explicit rows."""
+    """Teacher dense, student with its earlier sites tuned and this one binary: solved with explicit
+    rows."""
     model = make(family).double()
     sites = find_sites(model)
     data = batches(examples(30, seed=3), 7)
@@ -137,7 +165,8 @@ def test_the_walk_equals_a_direct_solution_of_every_site(family):
             student = seen(model, site, data, current, sites)
             rows, first = {"fit": ([], []), "held": ([], [])}, 0
             for (_, target, real), (z, stream, _) in zip(teacher, student):
-                # The tap multiplies after this hook may have seen the features: undo nothing, masked ones are cut off below.
+                # The tap multiplies after this hook may have seen the features: undo nothing,
+                # masked ones are cut off below.
                 positions = real.clone()
                 if site.kind is Kind.FFN and site is sites[-1]:
                     positions[:] = False
@@ -157,7 +186,11 @@ def test_the_walk_equals_a_direct_solution_of_every_site(family):
                 return A, torch.cat(rows[part][1]).flatten().numpy()
 
             A, e = units("fit")
-            r = np.linalg.lstsq(np.concatenate([A, np.eye(len(kept))]), np.concatenate([e, np.zeros(len(kept))]), rcond=None)[0]
+            r = np.linalg.lstsq(
+                np.concatenate([A, np.eye(len(kept))]),
+                np.concatenate([e, np.zeros(len(kept))]),
+                rcond=None,
+            )[0]
             Ah, eh = units("held")
             before, after = (eh**2).mean(), ((Ah @ r - eh) ** 2).mean()
             assert record.held_out_before == pytest.approx(before, rel=1e-6)
@@ -165,7 +198,9 @@ def test_the_walk_equals_a_direct_solution_of_every_site(family):
                 assert record.held_out_after == pytest.approx(after, rel=1e-6)
                 assert record.accepted == (after < before)
             if record.accepted:
-                np.testing.assert_allclose(result.scales[site.name][kept], 1 + r, rtol=1e-6, atol=1e-8)
+                np.testing.assert_allclose(
+                    result.scales[site.name][kept], 1 + r, rtol=1e-6, atol=1e-8
+                )
                 checked += 1
         current[site.name] = result.scales[site.name]
     assert checked >= 2
@@ -179,12 +214,23 @@ def test_scales_fit_the_mask_and_the_model_is_left_alone(mode):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     masks = half_masks(sites)
     teacher = {s.name: np.maximum(masks[s.name], np.arange(s.units) % 4 > 0) for s in sites}
-    result = tune(model, sites, masks, batches(examples(40), 8), mode=mode, teacher_masks=teacher if mode != "kwon" else None)
+    result = tune(
+        model,
+        sites,
+        masks,
+        batches(examples(40), 8),
+        mode=mode,
+        teacher_masks=teacher if mode != "kwon" else None,
+    )
     assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
     for site, record in zip(sites, result.sites):
         scales = result.scales[site.name]
-        assert scales.dtype == np.float64 and ((scales != 0) <= (masks[site.name] != 0)).all() and np.abs(scales).max() <= 10
+        assert (
+            scales.dtype == np.float64
+            and ((scales != 0) <= (masks[site.name] != 0)).all()
+            and np.abs(scales).max() <= 10
+        )
         if not record.accepted:
             np.testing.assert_array_equal(scales, masks[site.name])
             assert record.reason
@@ -231,7 +277,12 @@ def test_tuning_brings_the_outputs_nearer_to_the_dense_model():
 
     def hidden(some):
         states = []
-        with torch.no_grad(), MaskTap(model, sites, {k: torch.as_tensor(v, dtype=torch.float32) for k, v in some.items()}):
+        with (
+            torch.no_grad(),
+            MaskTap(
+                model, sites, {k: torch.as_tensor(v, dtype=torch.float32) for k, v in some.items()}
+            ),
+        ):
             for inputs, _ in batches(examples(50, seed=9), 10):
                 states.append(model.bert(**inputs).last_hidden_state[:, 0])
         return torch.cat(states)
@@ -247,7 +298,12 @@ def test_the_reference_leaves_the_first_attention_and_stops_at_a_failure():
     teacher = {s.name: np.ones(s.units) for s in sites}
     records = tune(model, sites, masks, data, mode="kwon-reference", teacher_masks=teacher).sites
     assert not records[0].accepted and "first layer" in records[0].reason
-    failed = [i for i, r in enumerate(records) if not r.accepted and ("range" in r.reason or "outside" in r.reason or "converge" in r.reason)]
+    failed = [
+        i
+        for i, r in enumerate(records)
+        if not r.accepted
+        and ("range" in r.reason or "outside" in r.reason or "converge" in r.reason)
+    ]
     if failed:
         assert all(not r.accepted for r in records[failed[0] :])
     else:
@@ -265,12 +321,22 @@ def test_the_reference_stops_at_the_first_site_that_fails(monkeypatch):
 
     def third_fails(system, **options):
         solved.append(system)
-        return Solution(None, "a scale of 11 is outside [-10, 10]") if len(solved) == 3 else reference_lsmr(system, **options)
+        return (
+            Solution(None, "a scale of 11 is outside [-10, 10]")
+            if len(solved) == 3
+            else reference_lsmr(system, **options)
+        )
 
     monkeypatch.setattr(scales, "reference_lsmr", third_fails)
     result = tune(model, sites, masks, data, mode="kwon-reference", teacher_masks=teacher)
     records = result.sites
-    assert len(solved) == 3 and [r.accepted for r in records] == [False, True, True, False, *[False] * (len(sites) - 4)]
+    assert len(solved) == 3 and [r.accepted for r in records] == [
+        False,
+        True,
+        True,
+        False,
+        *[False] * (len(sites) - 4),
+    ]
     assert all(r.reason == f"tuning stopped at {sites[3].name}" for r in records[4:])
     for site in sites[3:]:  # with the mask that the search gave
         np.testing.assert_array_equal(result.scales[site.name], masks[site.name])

@@ -1,4 +1,5 @@
-"""The latency table: its algebra on made-up slopes, its measurement on the real runtime, its file."""
+"""The latency table: its algebra on made-up slopes, its measurement on the real runtime, its
+file."""
 
 import json
 from dataclasses import asdict
@@ -25,15 +26,34 @@ from rfx.store import Store
 from rfx.surgery.shrink import shrink
 from tests.families import make
 
-KEY = TableKey("ort", "onnxruntime 1", "a CPU", "process CPU time", 1, "fp32", 1, 16, 64, 4, 16, 128, "post-ln/gelu")
+KEY = TableKey(
+    "ort",
+    "onnxruntime 1",
+    "a CPU",
+    "process CPU time",
+    1,
+    "fp32",
+    1,
+    16,
+    64,
+    4,
+    16,
+    128,
+    "post-ln/gelu",
+)
 
 
 def table(**more):
-    curves = {"mha": {n: 0.01 + 0.1 * n for n in range(5)}, "ffn": {n: 0.01 + 0.002 * n for n in range(0, 129, 32)}}
+    curves = {
+        "mha": {n: 0.01 + 0.1 * n for n in range(5)},
+        "ffn": {n: 0.01 + 0.002 * n for n in range(0, 129, 32)},
+    }
     return LatencyTable(**{"key": KEY, "costs_ms": curves, "fixed_ms": 0.3, "layers": 3, **more})
 
 
-@pytest.mark.parametrize(("total", "grid"), [(128, 32), (1536, 32), (3072, 32), (4096, 64), (100, 32), (48, 64), (7, 1)])
+@pytest.mark.parametrize(
+    ("total", "grid"), [(128, 32), (1536, 32), (3072, 32), (4096, 64), (100, 32), (48, 64), (7, 1)]
+)
 def test_filter_counts_are_on_the_grid_with_both_ends(total, grid):
     counts = filter_counts(total, grid)
     assert counts[0] == 0 and counts[-1] == total and len(counts) <= latency.MAX_FILTER_COUNTS + 1
@@ -41,7 +61,8 @@ def test_filter_counts_are_on_the_grid_with_both_ends(total, grid):
 
 
 def test_additive_slopes_come_apart_into_their_curves():
-    """S(h, f) = a(h) + b(f): every layer is predicted exactly, whatever the convention between a and b."""
+    """S(h, f) = a(h) + b(f): every layer is predicted exactly, whatever the convention between a
+    and b."""
     rng = np.random.default_rng(0)
     a, b = np.sort(rng.random(5)), np.sort(rng.random(4))
     filters = [0, 32, 64, 96]
@@ -56,7 +77,10 @@ def test_additive_slopes_come_apart_into_their_curves():
 
 
 def test_smoothing_takes_noise_away_and_leaves_what_rises():
-    rising = {(h, 8): np.full(3, 1.0 + h) for h in range(5)} | {(4, 0): np.full(3, 4.0), (0, 0): np.full(3, 0.5)}
+    rising = {(h, 8): np.full(3, 1.0 + h) for h in range(5)} | {
+        (4, 0): np.full(3, 4.0),
+        (0, 0): np.full(3, 0.5),
+    }
     rising[2, 8] = np.full(3, 4.5)  # an outlier: slower than three heads
     costs, _, _ = algebra.split(rising, range(5), [0, 8], (4, 8), smooth=True)
     values = [costs["mha"][h] for h in range(5)]
@@ -74,7 +98,9 @@ def test_the_anchors_are_met_exactly():
         assert fixed + 3 * (moved["mha"][2] + moved["ffn"][64]) == pytest.approx(dense)
         assert fixed + 3 * (moved["mha"][0] + moved["ffn"][0]) == pytest.approx(emptied)
         assert note["anchor_factor"] == pytest.approx((dense - emptied) / (3 * 2.8))
-    noise = algebra.anchor(curves, errors, 3, (2, 64), 1.0, 1.1)  # an empty model slower than the dense one
+    noise = algebra.anchor(
+        curves, errors, 3, (2, 64), 1.0, 1.1
+    )  # an empty model slower than the dense one
     assert noise[0] == curves and noise[3]["anchor_factor"] is None
 
 
@@ -88,7 +114,10 @@ def test_a_prediction_is_the_sum_over_sites():
 
 
 def test_a_table_survives_its_file(tmp_path):
-    made = table(additivity=({"plan": "x", "predicted_ms": 1.0, "measured_ms": 1.02, "error": -0.02},), measured={"rounds": 3})
+    made = table(
+        additivity=({"plan": "x", "predicted_ms": 1.0, "measured_ms": 1.02, "error": -0.02},),
+        measured={"rounds": 3},
+    )
     write_table(made, tmp_path / "t.json")
     assert read_table(tmp_path / "t.json") == made and made.additivity_error == 0.02
     assert read_table(tmp_path / "t.json").hash == made.hash != table().hash
@@ -108,12 +137,30 @@ def change(**parts):
     return data
 
 
-@pytest.mark.parametrize("data", [
-    [], {}, change(schema_version=2), change(key=...), change(key__device=...), change(key__extra=1), change(costs_ms=...),
-    change(costs_ms__mha=...), change(costs_ms__mha__0=...), change(costs_ms__mha__4=...), change(costs_ms__mha__9=1.0),
-    change(costs_ms__ffn__64=float("nan")), change(costs_ms__ffn__64=-1.0), change(costs_ms__ffn__64="fast"),
-    change(costs_ms__ffn__x=1.0), change(fixed_ms=float("inf")), change(fixed_ms="?"), change(layers=0), change(costs_ms=3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {},
+        change(schema_version=2),
+        change(key=...),
+        change(key__device=...),
+        change(key__extra=1),
+        change(costs_ms=...),
+        change(costs_ms__mha=...),
+        change(costs_ms__mha__0=...),
+        change(costs_ms__mha__4=...),
+        change(costs_ms__mha__9=1.0),
+        change(costs_ms__ffn__64=float("nan")),
+        change(costs_ms__ffn__64=-1.0),
+        change(costs_ms__ffn__64="fast"),
+        change(costs_ms__ffn__x=1.0),
+        change(fixed_ms=float("inf")),
+        change(fixed_ms="?"),
+        change(layers=0),
+        change(costs_ms=3),
+    ],
+)
 def test_a_corrupt_table_is_refused(data, tmp_path):
     with pytest.raises(UsageError, match="not a valid latency table") as refused:
         parse_table(data, "here")
@@ -145,12 +192,26 @@ def small(tmp_path_factory):
     shape = BlockShape(64, 4, 16, 96)
     names = ("input_ids", "attention_mask")
     empty = shrink(model, sites, Plan.of(sites, {s.name: () for s in sites}))
-    files = [export_onnx(m, folder / f"{i}.onnx", input_names=names, output_names=("logits",)) for i, m in enumerate((model, empty))]
+    files = [
+        export_onnx(m, folder / f"{i}.onnx", input_names=names, output_names=("logits",))
+        for i, m in enumerate((model, empty))
+    ]
     dense = ort.build(files[0], conditions)
 
     def measure(store, progress=None, seed=0):
-        return load_or_measure(store, ort, conditions, shape, 2, dense=dense, emptied=lambda: ort.build(files[1], conditions),
-                               model_hash="m", vocab_size=120, progress=progress or Silent(), seed=seed)  # fmt: skip
+        return load_or_measure(
+            store,
+            ort,
+            conditions,
+            shape,
+            2,
+            dense=dense,
+            emptied=lambda: ort.build(files[1], conditions),
+            model_hash="m",
+            vocab_size=120,
+            progress=progress or Silent(),
+            seed=seed,
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SECONDS", (0.5, 5.0))
@@ -163,7 +224,10 @@ def test_a_table_is_measured_kept_and_found_again(small, tmp_path):
     first, cached = measure(store)
     assert not cached and first.key == key and sorted(first.costs_ms["mha"]) == [0, 1, 2, 3, 4]
     assert sorted(first.costs_ms["ffn"]) == [0, 32, 64, 96] and first.fixed_ms >= 0
-    assert first.costs_ms["mha"][4] > first.costs_ms["mha"][0] and first.costs_ms["ffn"][96] > first.costs_ms["ffn"][0]
+    assert (
+        first.costs_ms["mha"][4] > first.costs_ms["mha"][0]
+        and first.costs_ms["ffn"][96] > first.costs_ms["ffn"][0]
+    )
     assert {"rounds", "depths", "bend", "anchor_factor", "created"} <= set(first.measured)
     assert parse_table(json.loads(json.dumps(first.to_json())), "x") == first
     assert measure(store) == (first, True)
@@ -178,8 +242,12 @@ def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
     (folder,) = (tmp_path / "latency-table").iterdir()
     (folder / "data.json").write_text("{}")
     again, cached = measure(store)
-    assert not cached and "latency-table" in said[0] and again.costs_ms.keys() == first.costs_ms.keys()
-    store.put_json("latency-table", folder.name, {**first.to_json(), "fixed_ms": -1.0})  # whole, but not a table
+    assert (
+        not cached and "latency-table" in said[0] and again.costs_ms.keys() == first.costs_ms.keys()
+    )
+    store.put_json(
+        "latency-table", folder.name, {**first.to_json(), "fixed_ms": -1.0}
+    )  # whole, but not a table
     assert not measure(store)[1] and "fixed_ms" in said[1]
     other = {**first.to_json(), "key": {**asdict(first.key), "device": "another"}}
     store.put_json("latency-table", folder.name, other)
@@ -209,7 +277,11 @@ def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "_measure_group", lambda *args: later.append(args) or real(*args))
     measured, cached = measure(store)
     groups = 4  # of the eight points but the dense one, which is timed with each
-    assert not cached and len(later) == groups - 2 and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+    assert (
+        not cached
+        and len(later) == groups - 2
+        and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
+    )
     measured_points = [p for args in done[:2] + later for p in args[1]]
     assert len(measured_points) == len(set(measured_points)) == 8 and (4, 96) not in measured_points
 
@@ -230,7 +302,9 @@ def test_with_other_memory_at_hand_the_rest_is_divided_anew(small, tmp_path, mon
         patch.setattr(latency, "_measure_group", first_only)
         with pytest.raises(KeyboardInterrupt):
             measure(store)
-    monkeypatch.setattr(latency, "_measure_group", lambda *args: sizes.append(len(args[1])) or real(*args))
+    monkeypatch.setattr(
+        latency, "_measure_group", lambda *args: sizes.append(len(args[1])) or real(*args)
+    )
     table, _ = measure(store)
     assert sizes == [2, 6] and sorted(table.costs_ms["ffn"]) == [0, 32, 64, 96]
     assert not list((tmp_path / "latency-part").iterdir())
@@ -241,9 +315,13 @@ def test_the_dense_stacks_are_built_once_for_all_groups(small, tmp_path, monkeyp
     monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)
     built = []
     real = latency._build_stack
-    monkeypatch.setattr(latency, "_build_stack", lambda *args: built.append((args[3], args[4])) or real(*args))
+    monkeypatch.setattr(
+        latency, "_build_stack", lambda *args: built.append((args[3], args[4])) or real(*args)
+    )
     measure(Store(tmp_path))
-    stacks = built[:-1]  # the last is the one that the whole models are put on the table's scale with
+    stacks = built[
+        :-1
+    ]  # the last is the one that the whole models are put on the table's scale with
     assert len(stacks) == len(set(stacks)) and built[-1] == ((4, 96), 2)
 
 
@@ -274,11 +352,16 @@ def test_flops_are_those_that_torch_counts():
     for some in (Plan.dense(sites), plan):
         small = shrink(model, sites, some)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            small(input_ids=torch.ones(1, tokens, dtype=torch.long), attention_mask=torch.ones(1, tokens, dtype=torch.long))
+            small(
+                input_ids=torch.ones(1, tokens, dtype=torch.long),
+                attention_mask=torch.ones(1, tokens, dtype=torch.long),
+            )
         head = 2 * tokens * 64 * 2
         assert 2 * flops(sites, some.counts, tokens, 64) == counter.get_total_flops() - head
     costs = unit_costs(sites, 26.99, 64)
-    assert costs[sites[0].name] == pytest.approx(3 * 26.99 * 64 * 16 + 2 * 26.99**2 * 16 + 26.99 * 16 * 64)
+    assert costs[sites[0].name] == pytest.approx(
+        3 * 26.99 * 64 * 16 + 2 * 26.99**2 * 16 + 26.99 * 16 * 64
+    )
     assert costs[sites[1].name] == pytest.approx(2 * 26.99 * 64)
 
 
@@ -301,13 +384,20 @@ def test_isotonic_regression_is_scikit_learns():
     rng = np.random.default_rng(0)
     for n in (1, 2, 17, 49):
         values = np.linspace(0, 1, n) + rng.normal(0, 0.3, n)
-        np.testing.assert_allclose(algebra.monotone(values), IsotonicRegression().fit_transform(np.arange(n), values))
+        np.testing.assert_allclose(
+            algebra.monotone(values), IsotonicRegression().fit_transform(np.arange(n), values)
+        )
 
 
 def test_between_tile_edges_the_middles_of_the_highest_steps_are_tried():
     step = {0: 0.0, 64: 1.0, 128: 1.0, 192: 2.0, 256: 2.02}
-    slopes = {n: np.concatenate([[ms], ms + np.random.default_rng(n).normal(0, 0.02, 50)]) for n, ms in step.items()}
-    assert algebra.midpoints(slopes, 256) == [160]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
+    slopes = {
+        n: np.concatenate([[ms], ms + np.random.default_rng(n).normal(0, 0.02, 50)])
+        for n, ms in step.items()
+    }
+    assert algebra.midpoints(slopes, 256) == [
+        160
+    ]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
     many = {64 * i: np.asarray([float(i * i)] * 5) for i in range(20)}
     assert len(algebra.midpoints(many, 64 * 19)) == algebra.MAX_MIDPOINTS
     assert algebra.midpoints(many, 64 * 19)[-1] == 64 * 18 + 32
@@ -317,8 +407,20 @@ def test_widths_that_a_larger_one_undercuts_are_never_chosen():
     from rfx.cost.table import LatencyTable, TableKey
 
     key = TableKey("trt", "v", "d", "c", 1, "fp16", 1, 128, 64, 4, 16, 256, "post-ln/gelu")
-    table = LatencyTable(key, {"mha": {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.4, 4: 0.6}, "ffn": {0: 0.1, 64: 0.3, 128: 0.3, 256: 0.5}}, 0.1, 2)
-    assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {0: 0.1, 128: 0.3, 256: 0.5}
+    table = LatencyTable(
+        key,
+        {
+            "mha": {0: 0.0, 1: 0.5, 2: 0.5, 3: 0.4, 4: 0.6},
+            "ffn": {0: 0.1, 64: 0.3, 128: 0.3, 256: 0.5},
+        },
+        0.1,
+        2,
+    )
+    assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {
+        0: 0.1,
+        128: 0.3,
+        256: 0.5,
+    }
 
 
 def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"""Exported files: names, dynamic shapes, metadata, weights named after their modules; blocks like those of the models."""
+"""Exported files: names, dynamic shapes, metadata, weights named after their modules; blocks like
+those of the models."""
 
 from collections import Counter
 
@@ -26,15 +27,22 @@ def exported(tmp_path_factory):
     sites = find_sites(model)
     plan = Plan.of(sites, {s.name: range(s.units // 2) for s in sites} | {"layer.1.ffn": ()})
     file = tmp_path_factory.mktemp("export") / "m.onnx"
-    export_onnx(shrink(model, sites, plan), file, input_names=NAMES, output_names=("logits",),
-                metadata=plan_metadata(plan, source="here"))  # fmt: skip
+    export_onnx(
+        shrink(model, sites, plan),
+        file,
+        input_names=NAMES,
+        output_names=("logits",),
+        metadata=plan_metadata(plan, source="here"),
+    )
     return model, sites, plan, file
 
 
 def test_inputs_are_named_and_dynamic(exported):
     _, _, _, file = exported
     graph = onnx.load(file).graph
-    assert [i.name for i in graph.input] == list(NAMES) and [o.name for o in graph.output] == ["logits"]
+    assert [i.name for i in graph.input] == list(NAMES) and [o.name for o in graph.output] == [
+        "logits"
+    ]
     for value in graph.input:
         assert [d.dim_param for d in value.type.tensor_type.shape.dim] == ["batch", "sequence"]
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -47,10 +55,16 @@ def test_metadata_say_what_it_is(exported):
     _, _, plan, file = exported
     proto = onnx.load(file)
     found = {p.key: p.value for p in proto.metadata_props}
-    assert found["rfx.plan"] == plan.hash and found["rfx.heads"] == "2,2,2" and found["rfx.filters"] == "24,0,24"
+    assert (
+        found["rfx.plan"] == plan.hash
+        and found["rfx.heads"] == "2,2,2"
+        and found["rfx.filters"] == "24,0,24"
+    )
     assert found["rfx.tool"].startswith("rfx ") and found["rfx.source"] == "here"
     text = str(proto.graph.node)
-    assert "/site-packages/" not in text and "stack_trace" not in text  # nothing of the machine it was made on
+    assert (
+        "/site-packages/" not in text and "stack_trace" not in text
+    )  # nothing of the machine it was made on
 
 
 def test_shapes_are_held_against_the_plan(exported):
@@ -76,7 +90,13 @@ def test_the_model_and_its_settings_are_left_alone(implementation, tmp_path):
 def test_a_model_that_one_file_cannot_hold_is_refused(precision, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", 20_000)
     with pytest.raises(UnsupportedModelError, match="one ONNX file"):
-        export_onnx(make("bert"), tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",), precision=precision)
+        export_onnx(
+            make("bert"),
+            tmp_path / "m.onnx",
+            input_names=NAMES,
+            output_names=("logits",),
+            precision=precision,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -89,8 +109,11 @@ def test_an_export_that_fails_leaves_no_file(tmp_path):
 
 def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
     """PyTorch's C++ keeps its name alone, in the text of an error of another kind."""
+
     def fail(*args, **more):
-        raise TypeError('empty_strided(): argument must be int, not "KeyboardInterrupt: <EMPTY MESSAGE>"')
+        raise TypeError(
+            'empty_strided(): argument must be int, not "KeyboardInterrupt: <EMPTY MESSAGE>"'
+        )
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -113,15 +136,20 @@ def ops(model_bytes: bytes, optimized: bool, tmp_path) -> Counter:
 
 @pytest.mark.parametrize("optimized", [False, True])
 def test_a_block_of_a_stack_is_a_block_of_the_model(optimized, tmp_path):
-    """What one more layer adds to the exported model is what it adds to a stack, before and after fusion."""
+    """What one more layer adds to the exported model is what it adds to a stack, before and after
+    fusion."""
     per_layer = []
     for depth in (2, 3):
         model = make("bert", num_hidden_layers=depth)
-        file = export_onnx(model, tmp_path / f"{depth}.onnx", input_names=NAMES, output_names=("logits",))
+        file = export_onnx(
+            model, tmp_path / f"{depth}.onnx", input_names=NAMES, output_names=("logits",)
+        )
         per_layer.append(ops(file.read_bytes(), optimized, tmp_path))
     added = per_layer[1] - per_layer[0]
     shape = BlockShape(32, 4, 8, 48)
-    stacks = [ops(stack(shape, [(4, 48)] * d).SerializeToString(), optimized, tmp_path) for d in (2, 3)]
+    stacks = [
+        ops(stack(shape, [(4, 48)] * d).SerializeToString(), optimized, tmp_path) for d in (2, 3)
+    ]
     assert stacks[1] - stacks[0] == added
     if optimized:
         assert sum(added.values()) < sum((per_layer[0] - Counter()).values())

@@ -1,4 +1,5 @@
-"""Files in fp16 and bf16: which type stands where, what they compute, what is refused, who else builds them."""
+"""Files in fp16 and bf16: which type stands where, what they compute, what is refused, who else
+builds them."""
 
 import inspect
 import subprocess
@@ -23,7 +24,8 @@ from rfx.surgery.shrink import shrink
 from tests.families import FAMILIES, HEADS, batch, make, with_slow
 
 FLOAT, HALF = TensorProto.FLOAT, {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# Of logits between 0.4 and 3.5, random weights, 1-3 layers. Measured: 3.3e-3 and 1.7e-2 where every step is rounded
+# Of logits between 0.4 and 3.5, random weights, 1-3 layers. Measured: 3.3e-3 and 1.7e-2 where every
+# step is rounded
 # (the reference evaluator), 1.6e-3 (fp16) under ONNX Runtime and 1.9e-2 (bf16) under OpenVINO.
 TOLERANCE = {"fp16": 6e-3, "bf16": 4e-2}
 CASES = [(family, "text-classification", pruned) for family in FAMILIES for pruned in (False, True)]
@@ -33,20 +35,33 @@ CASES = with_slow(CASES, lambda case: case[0])
 
 @cache
 def exported(family: str, task: str, pruned: bool, folder: Path):
-    """(file, sites, plan, feeds) of a miniature model; the pruned ones have half of everything, one emptied sublayer
-    of each kind, and three layers."""
-    model = make(family, task, **{"n_layers" if family == "distilbert" else "num_hidden_layers": 3 if pruned else 1})
+    """(file, sites, plan, feeds) of a miniature model; the pruned ones have half of everything, one
+    emptied sublayer of each kind, and three layers."""
+    model = make(
+        family,
+        task,
+        **{"n_layers" if family == "distilbert" else "num_hidden_layers": 3 if pruned else 1},
+    )
     sites = find_sites(model)
     plan = Plan.dense(sites)
     if pruned:
-        plan = Plan.of(sites, {s.name: range(s.units // 2) for s in sites} | {"layer.1.ffn": (), "layer.2.mha": ()})
+        plan = Plan.of(
+            sites,
+            {s.name: range(s.units // 2) for s in sites} | {"layer.1.ffn": (), "layer.2.mha": ()},
+        )
         model = shrink(model, sites, plan)
     feeds = {k: v.numpy() for k, v in batch().items()}
     # With segments given: onnx.reference cannot run the GatherElements that picks them otherwise.
     if "token_type_ids" in inspect.signature(model.forward).parameters:
         feeds["token_type_ids"] = np.zeros_like(feeds["input_ids"])
     file = folder / f"{family}-{task}-{pruned}.onnx"
-    export_onnx(model, file, input_names=list(feeds), output_names=HEADS[task][1], metadata=plan_metadata(plan))
+    export_onnx(
+        model,
+        file,
+        input_names=list(feeds),
+        output_names=HEADS[task][1],
+        metadata=plan_metadata(plan),
+    )
     return file, sites, plan, feeds
 
 
@@ -56,11 +71,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(model: onnx.ModelProto, feeds: dict) -> list[np.ndarray]:
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, feeds
+    )
 
 
 def evaluate(model: onnx.ModelProto, feeds: dict) -> list[np.ndarray]:
-    """In NumPy, every step rounded to its type: ONNX Runtime's CPU provider has no bfloat16 products."""
+    """In NumPy, every step rounded to its type: ONNX Runtime's CPU provider has no bfloat16
+    products."""
     return ReferenceEvaluator(model).run(None, feeds)
 
 
@@ -70,27 +88,38 @@ def difference(got: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
-    found = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    graph = onnx.shape_inference.infer_shapes(
+        model, check_type=True, strict_mode=True, data_prop=True
+    ).graph
+    found = {
+        v.name: v.type.tensor_type.elem_type
+        for v in (*graph.value_info, *graph.input, *graph.output)
+    }
     return found | {i.name: i.data_type for i in graph.initializer}
 
 
 def assert_types(model: onnx.ModelProto, precision: str) -> None:
-    """Norms, softmax and what leads to it, residuals and Pow in fp32; products, biases and activations in half."""
+    """Norms, softmax and what leads to it, residuals and Pow in fp32; products, biases and
+    activations in half."""
     types, half = element_types(model), HALF[precision]
     makers = {x: node for node in model.graph.node for x in node.output}
     weights = {i.name for i in model.graph.initializer}
     seen = set()
     for node in model.graph.node:
         kinds = {types[x] for x in (*node.input, *node.output) if types[x] in (FLOAT, half)}
-        sources = [makers[x].op_type if x in makers else "weight" if x in weights else "input" for x in node.input]
+        sources = [
+            makers[x].op_type if x in makers else "weight" if x in weights else "input"
+            for x in node.input
+        ]
         if node.op_type in ("MatMul", "Gemm", "Gelu", "Relu", "Erf"):
             assert kinds == {half}, node
         elif node.op_type in ("LayerNormalization", "Pow", "Where"):
             assert kinds == {FLOAT}, node
         elif node.op_type == "Softmax":
             assert kinds == {FLOAT} and sources == ["Add"], node
-            for x in makers[node.input[0]].input:  # scores and mask: cast up right behind the product, if they were half
+            for x in makers[
+                node.input[0]
+            ].input:  # scores and mask: cast up right behind the product, if they were half
                 assert types[x] == FLOAT
                 product = makers[x] if x in makers else None
                 while product is not None and product.op_type in ("Mul", "Div"):
@@ -110,11 +139,18 @@ def assert_types(model: onnx.ModelProto, precision: str) -> None:
 def assert_casts(model: onnx.ModelProto) -> None:
     """One Cast a tensor and type, none that changes nothing, none of what another Cast made."""
     types = element_types(model)
-    casts = [(n.input[0], next(a.i for a in n.attribute if a.name == "to")) for n in model.graph.node
-             if n.op_type == "Cast" and types[n.input[0]] in (FLOAT, *HALF.values())]  # fmt: skip
+    casts = [
+        (n.input[0], next(a.i for a in n.attribute if a.name == "to"))
+        for n in model.graph.node
+        if n.op_type == "Cast" and types[n.input[0]] in (FLOAT, *HALF.values())
+    ]
     assert len(casts) == len(set(casts)) > 0
     assert all(types[x] != to for x, to in casts)
-    made = {n.output[0] for n in model.graph.node if n.op_type == "Cast" and n.input[0] in {x for x, _ in casts}}
+    made = {
+        n.output[0]
+        for n in model.graph.node
+        if n.op_type == "Cast" and n.input[0] in {x for x, _ in casts}
+    }
     assert not made & {x for x, _ in casts}
 
 
@@ -149,8 +185,14 @@ def test_a_family_in_half(family, task, pruned, folder):
 def test_a_norm_is_cast_down_once_for_q_k_and_v(folder):
     file, *_ = exported("bert", "text-classification", False, folder)
     model = convert_precision(onnx.load(file), "fp16")
-    readers = {x: sorted(n.input[1].split(".")[-3] for n in model.graph.node if n.op_type == "MatMul" and x == n.input[0])
-               for x in ("layer_norm.fp16", "layer_norm_1.fp16")}  # fmt: skip
+    readers = {
+        x: sorted(
+            n.input[1].split(".")[-3]
+            for n in model.graph.node
+            if n.op_type == "MatMul" and x == n.input[0]
+        )
+        for x in ("layer_norm.fp16", "layer_norm_1.fp16")
+    }
     assert readers == {"layer_norm.fp16": ["key", "query", "value"], "layer_norm_1.fp16": ["dense"]}
     into = [n for n in model.graph.node if n.output[0] == "layer_norm.fp16"]
     assert [(n.op_type, list(n.input)) for n in into] == [("Cast", ["layer_norm"])]
@@ -160,7 +202,11 @@ def test_embedding_tables_are_half_and_their_sums_are_not(folder):
     file, *_ = exported("bert", "text-classification", False, folder)
     model = convert_precision(onnx.load(file), "bf16")
     types = element_types(model)
-    gathers = [n for n in model.graph.node if n.op_type == "Gather" and n.input[0].endswith("embeddings.weight")]
+    gathers = [
+        n
+        for n in model.graph.node
+        if n.op_type == "Gather" and n.input[0].endswith("embeddings.weight")
+    ]
     assert len(gathers) == 3
     for gather in gathers:
         assert types[gather.input[0]] == types[gather.output[0]] == TensorProto.BFLOAT16
@@ -171,7 +217,8 @@ def test_embedding_tables_are_half_and_their_sums_are_not(folder):
 
 @pytest.mark.parametrize("precision", HALF)
 def test_padding_stays_unseen(precision, folder):
-    """The mask's minimum must not become an infinity, nor be rounded to something that lets padding through."""
+    """The mask's minimum must not become an infinity, nor be rounded to something that lets padding
+    through."""
     file, _, _, feeds = exported("roberta", "text-classification", True, folder)
     model = convert_precision(onnx.load(file), precision)
     lowest = [numpy_helper.to_array(i) for i in model.graph.initializer if i.data_type == FLOAT]
@@ -179,9 +226,10 @@ def test_padding_stays_unseen(precision, folder):
     got = evaluate(model, feeds)[0]
     short = evaluate(model, {k: v[1:2, :7] for k, v in feeds.items()})[0]
     assert np.isfinite(got).all() and np.abs(got[1] - short[0]).max() < TOLERANCE[precision]
-    assert np.abs(got[1] - evaluate(model, {**feeds, "attention_mask": np.ones_like(feeds["input_ids"])})[0][1]).max() > (
-        2 * TOLERANCE[precision]
-    )
+    assert np.abs(
+        got[1]
+        - evaluate(model, {**feeds, "attention_mask": np.ones_like(feeds["input_ids"])})[0][1]
+    ).max() > (2 * TOLERANCE[precision])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -216,17 +264,27 @@ def test_a_stack_of_nothing_has_nothing_to_convert():
 def test_a_file_of_weights_is_half_as_large(folder):
     weights = stack(BlockShape(256, 4, 64, 1024), [(4, 1024)] * 2)
     model = make("bert", vocab_size=20000, num_hidden_layers=1)
-    tables = export_onnx(model, folder / "tables.onnx", input_names=("input_ids",), output_names=("logits",))
+    tables = export_onnx(
+        model, folder / "tables.onnx", input_names=("input_ids",), output_names=("logits",)
+    )
     for original in (weights, onnx.load(tables)):
         for precision in HALF:
             ratio = convert_precision(original, precision).ByteSize() / original.ByteSize()
             assert 0.5 <= ratio < 0.51
 
 
-def parsed(body: str, inputs: str = "float[B,3] x", weights: str = "float[3,3] w = {1,2,3,4,5,6,7,8,9}", opset: int = 20,
-           outputs: str = "float[B,3] y") -> onnx.ModelProto:  # fmt: skip
+def parsed(
+    body: str,
+    inputs: str = "float[B,3] x",
+    weights: str = "float[3,3] w = {1,2,3,4,5,6,7,8,9}",
+    opset: int = 20,
+    outputs: str = "float[B,3] y",
+) -> onnx.ModelProto:
     """A model from ONNX's text form, with some of its types."""
-    text = f'<ir_version: 10, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) <{weights}> {{ {body} }}'
+    text = (
+        f'<ir_version: 10, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) '
+        f"<{weights}> {{ {body} }}"
+    )
     return onnx.parser.parse_model(text)
 
 
@@ -239,11 +297,18 @@ def test_weights_are_rounded_to_the_nearest_even():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 1 << 32, 200_000, dtype=np.uint32)
     ties = rng.integers(0, 1 << 16, 20_000, dtype=np.uint32) << 16 | 0x8000
-    values = np.concatenate([bits, ties, np.asarray([0, 1 << 31, 1, 0x807FFFFF], np.uint32)]).view(np.float32)
+    values = np.concatenate([bits, ties, np.asarray([0, 1 << 31, 1, 0x807FFFFF], np.uint32)]).view(
+        np.float32
+    )
     for precision, dtype in (("bf16", ml_dtypes.bfloat16), ("fp16", np.float16)):
         largest = float(ml_dtypes.finfo(dtype).max)
         fit = values[np.abs(values) <= largest].reshape(1, -1)
-        model = parsed("y = MatMul(x, w)", inputs="float[B,1] x", outputs=f"float[B,{fit.size}] y", weights="float[1] w = {1}")
+        model = parsed(
+            "y = MatMul(x, w)",
+            inputs="float[B,1] x",
+            outputs=f"float[B,{fit.size}] y",
+            weights="float[1] w = {1}",
+        )
         model.graph.initializer[0].CopyFrom(numpy_helper.from_array(fit, "w"))
         stored = weight(convert_precision(model, precision), "w")
         assert fit.size > 80_000 and stored.data_type == HALF[precision]
@@ -263,7 +328,9 @@ def test_a_weight_that_fp16_cannot_hold_is_refused():
     with pytest.raises(UnsupportedModelError, match="--precision bf16") as error:
         convert_precision(model, "fp16")
     assert name in str(error.value) and "1e+06" in str(error.value) and "65504" in str(error.value)
-    stored = numpy_helper.to_array(weight(convert_precision(model, "bf16"), name)).astype(np.float32)
+    stored = numpy_helper.to_array(weight(convert_precision(model, "bf16"), name)).astype(
+        np.float32
+    )
     assert stored.flat[0] == pytest.approx(-1e6, rel=2**-8)
     with pytest.raises(UnsupportedModelError, match="--precision fp32"):
         convert_precision(with_value(model, name, 3.4e38), "bf16")  # finite in fp32 alone
@@ -274,16 +341,25 @@ def test_a_weight_that_fp16_cannot_hold_is_refused():
 
 
 def test_large_numbers_outside_of_the_products_are_welcome():
-    model = with_value(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), "layer.0.ffn.LayerNorm.weight", 1e6)
+    model = with_value(
+        stack(BlockShape(32, 4, 8, 48), [(4, 48)]), "layer.0.ffn.LayerNorm.weight", 1e6
+    )
     converted = convert_precision(model, "fp16")
-    assert weight(converted, "layer.0.ffn.LayerNorm.weight") == weight(model, "layer.0.ffn.LayerNorm.weight")
-    # a formula between two products, of a number that fp16 does not have: fp32 as a whole, and nothing is refused
-    model = parsed("a = MatMul(x, w) b = Mul(a, c) e = Sigmoid(b) y = MatMul(e, w)",
-                   weights="float[3,3] w = {1,2,3,4,5,6,7,8,9}, float c = {-100000}")  # fmt: skip
+    assert weight(converted, "layer.0.ffn.LayerNorm.weight") == weight(
+        model, "layer.0.ffn.LayerNorm.weight"
+    )
+    # a formula between two products, of a number that fp16 does not have: fp32 as a whole, and
+    # nothing is refused
+    model = parsed(
+        "a = MatMul(x, w) b = Mul(a, c) e = Sigmoid(b) y = MatMul(e, w)",
+        weights="float[3,3] w = {1,2,3,4,5,6,7,8,9}, float c = {-100000}",
+    )
     for precision, expected in (("fp16", FLOAT), ("bf16", TensorProto.BFLOAT16)):
         converted = convert_precision(model, precision)
         types = element_types(converted)
-        assert {types[n.input[0]] for n in converted.graph.node if n.op_type in ("Mul", "Sigmoid")} == {expected}
+        assert {
+            types[n.input[0]] for n in converted.graph.node if n.op_type in ("Mul", "Sigmoid")
+        } == {expected}
 
 
 def test_a_constant_mask_on_the_scores_is_no_bias():
@@ -298,43 +374,68 @@ def test_a_constant_mask_on_the_scores_is_no_bias():
 
 
 def test_softmax_and_its_scaling_stay_fp32_without_a_mask_too():
-    body = "k = Transpose<perm=[0,2,1]>(q) s = MatMul(q, k) a = Mul(s, c) p = Softmax(a) y = MatMul(p, q)"
-    model = parsed(body, inputs="float[B,2,4] q", outputs="float[B,2,4] y", weights="float c = {0.5}")
+    body = (
+        "k = Transpose<perm=[0,2,1]>(q) s = MatMul(q, k) a = Mul(s, c) p = Softmax(a) y = "
+        "MatMul(p, q)"
+    )
+    model = parsed(
+        body, inputs="float[B,2,4] q", outputs="float[B,2,4] y", weights="float c = {0.5}"
+    )
     for precision, half in HALF.items():
         converted = convert_precision(model, precision)
         types = element_types(converted)
         inputs = {n.op_type: {types[x] for x in n.input} for n in converted.graph.node}
         assert (inputs["Mul"], inputs["Softmax"], inputs["MatMul"]) == ({FLOAT}, {FLOAT}, {half})
-        assert [n.op_type for n in converted.graph.node].count("Cast") == 5  # q, k and p down, s and y up
+        assert [n.op_type for n in converted.graph.node].count(
+            "Cast"
+        ) == 5  # q, k and p down, s and y up
 
 
 def test_what_is_read_in_both_types_is_stored_once_in_fp32():
-    body = "a = MatMul(x, w) b = Add(c, a) n = LayerNormalization(b, c) d = MatMul(n, w) y = Add(d, c)"
+    body = (
+        "a = MatMul(x, w) b = Add(c, a) n = LayerNormalization(b, c) d = MatMul(n, w) y = Add(d, c)"
+    )
     model = parsed(body, weights="float[3,3] w = {1,2,3,4,5,6,7,8,9}, float[3] c = {1,2,3}")
     converted = convert_precision(model, "fp16")
-    assert (weight(converted, "w").data_type, weight(converted, "c").data_type) == (TensorProto.FLOAT16, FLOAT)
-    assert [list(n.input) for n in converted.graph.node if n.op_type == "Add"] == [["c.fp16", "a.fp16"], ["d.fp16", "c.fp16"]]
+    assert (weight(converted, "w").data_type, weight(converted, "c").data_type) == (
+        TensorProto.FLOAT16,
+        FLOAT,
+    )
+    assert [list(n.input) for n in converted.graph.node if n.op_type == "Add"] == [
+        ["c.fp16", "a.fp16"],
+        ["d.fp16", "c.fp16"],
+    ]
     assert len(converted.graph.initializer) == 2
     assert_casts(converted)
     with pytest.raises(UnsupportedModelError):  # its Cast would make infinity
         convert_precision(with_value(model, "c", 1e6), "fp16")
 
 
-@pytest.mark.parametrize("other, more", [("MatMul(n, w)", ""), ("Neg(n) u = Mul(w, y)", ""), ("Neg(n)", ", float[3,3] w")])
+@pytest.mark.parametrize(
+    "other, more",
+    [("MatMul(n, w)", ""), ("Neg(n) u = Mul(w, y)", ""), ("Neg(n)", ", float[3,3] w")],
+)
 def test_a_table_that_more_than_gathers_read_is_stored_in_fp32(other, more):
     body = f"e = Gather(w, i) n = LayerNormalization(e, c) y = {other}"
     inputs, weights = "int64[B] i", "float[3,3] w = {1,2,3,4,5,6,7,8,9}, float[3] c = {1,2,3}"
-    converted = convert_precision(parsed(body, inputs, weights, outputs=f"float[B,3] y{more}"), "bf16")
+    converted = convert_precision(
+        parsed(body, inputs, weights, outputs=f"float[B,3] y{more}"), "bf16"
+    )
     assert weight(converted, "w").data_type == FLOAT
     gather = next(n for n in converted.graph.node if n.op_type == "Gather")
     assert element_types(converted)[gather.output[0]] == FLOAT
-    more = convert_precision(parsed("e = Gather(w, i) f = Gather(w, e_) y = Add(e, f)", "int64[B] i, int64[B] e_"), "bf16")
+    more = convert_precision(
+        parsed("e = Gather(w, i) f = Gather(w, e_) y = Add(e, f)", "int64[B] i, int64[B] e_"),
+        "bf16",
+    )
     assert weight(more, "w").data_type == TensorProto.BFLOAT16
 
 
 def test_a_weight_that_may_be_given_anew_keeps_its_type():
     model = parsed("y = MatMul(x, w)")
-    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [3, 3]))  # its initializer is then a default
+    model.graph.input.append(
+        helper.make_tensor_value_info("w", FLOAT, [3, 3])
+    )  # its initializer is then a default
     converted = convert_precision(model, "fp16")
     assert_same_interface(converted, model)
     feeds = {"x": np.eye(3, dtype=np.float32)}
@@ -343,11 +444,15 @@ def test_a_weight_that_may_be_given_anew_keeps_its_type():
 
 
 def test_a_power_between_products_stays_fp32():
-    model = parsed("a = MatMul(x, w) b = Pow(a, c) y = MatMul(b, w)",
-                   weights="float[3,3] w = {1,2,3,4,5,6,7,8,9}, float c = {3}")  # fmt: skip
+    model = parsed(
+        "a = MatMul(x, w) b = Pow(a, c) y = MatMul(b, w)",
+        weights="float[3,3] w = {1,2,3,4,5,6,7,8,9}, float c = {3}",
+    )
     converted = convert_precision(model, "fp16")
     types = element_types(converted)
-    assert {types[x] for n in converted.graph.node if n.op_type == "Pow" for x in n.input} == {FLOAT}
+    assert {types[x] for n in converted.graph.node if n.op_type == "Pow" for x in n.input} == {
+        FLOAT
+    }
 
 
 def test_products_of_positions_stay_fp32():
@@ -363,19 +468,27 @@ def test_products_of_positions_stay_fp32():
 def test_what_a_type_is_not_defined_for_stays_fp32():
     """Conv takes bfloat16 from opset 22 on."""
     kernel = "float[1,1,2,2] k = {1,2,3,4}"
-    for opset, precision, expected in ((20, "bf16", FLOAT), (22, "bf16", HALF["bf16"]), (20, "fp16", HALF["fp16"])):
+    for opset, precision, expected in (
+        (20, "bf16", FLOAT),
+        (22, "bf16", HALF["bf16"]),
+        (20, "fp16", HALF["fp16"]),
+    ):
         model = parsed("y = Conv(x, k)", "float[B,1,4,4] x", kernel, opset, "float[B,1,3,3] y")
         assert weight(convert_precision(model, precision), "k").data_type == expected
 
 
 def test_branches_read_outer_tensors_in_fp32():
     branch = "g1 () => (float[B,3] t) { t = Neg(a) }", "g2 () => (float[B,3] u) { u = Abs(a) }"
-    model = parsed(f"a = MatMul(x, w) y = If (c) <then_branch = {branch[0]}, else_branch = {branch[1]}>",
-                   inputs="float[B,3] x, bool c")  # fmt: skip
+    model = parsed(
+        f"a = MatMul(x, w) y = If (c) <then_branch = {branch[0]}, else_branch = {branch[1]}>",
+        inputs="float[B,3] x, bool c",
+    )
     converted = convert_precision(model, "fp16")
     feeds = {"x": np.eye(3, dtype=np.float32), "c": np.asarray(True)}
     assert weight(converted, "w").data_type == TensorProto.FLOAT16
-    assert np.array_equal(run(converted, feeds)[0], -np.arange(1, 10, dtype=np.float32).reshape(3, 3))
+    assert np.array_equal(
+        run(converted, feeds)[0], -np.arange(1, 10, dtype=np.float32).reshape(3, 3)
+    )
 
 
 def test_taken_names_are_not_taken_again():
@@ -395,9 +508,14 @@ def test_a_conversion_is_repeatable_and_leaves_its_model_alone():
     before = model.SerializeToString(deterministic=True)
     assert convert_precision(model, "fp32") is model
     first, second = (convert_precision(model, "fp16") for _ in range(2))
-    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
     assert model.SerializeToString(deterministic=True) == before
-    assert {p.key: p.value for p in first.metadata_props} == {"rfx.plan": "abc", "rfx.precision": "fp16"}
+    assert {p.key: p.value for p in first.metadata_props} == {
+        "rfx.plan": "abc",
+        "rfx.precision": "fp16",
+    }
 
 
 def test_what_is_asked_wrongly_is_refused():
@@ -415,8 +533,10 @@ def test_a_result_that_fails_the_checker_is_not_handed_out():
 
 def test_boards_without_torch_convert_too():
     code = (
-        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom rfx.export.precision import convert_precision\n"
-        "convert_precision(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), 'bf16')\nassert 'torch' not in sys.modules"
+        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom rfx.export.precision "
+        "import convert_precision\n"
+        "convert_precision(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), 'bf16')\nassert 'torch' "
+        "not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -450,18 +570,28 @@ def test_tensorrt_rtx_builds_a_strongly_typed_engine(what, precision, folder):
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse(convert_precision(original, precision).SerializeToString()), parser.get_error(0).desc()
+    assert parser.parse(convert_precision(original, precision).SerializeToString()), (
+        parser.get_error(0).desc()
+    )
     kind = {"fp16": trt.float16, "bf16": trt.bfloat16}[precision]
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     products = [x for x in layers if x.type == trt.LayerType.MATRIX_MULTIPLY]
     assert products and {x.get_output(0).dtype for x in products} == {kind}
-    assert {x.get_output(0).dtype for x in layers if x.type == trt.LayerType.SOFTMAX} == {trt.float32}
+    assert {x.get_output(0).dtype for x in layers if x.type == trt.LayerType.SOFTMAX} == {
+        trt.float32
+    }
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM89, 0)
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
-        batch_first = [[n if at == 0 else length for at in range(len(tensor.shape))] for n, length in ((1, 1), (2, 16), (4, 32))]
-        profile.set_shape(tensor.name, *([d if d >= 0 else x for d, x in zip(tensor.shape, s)] for s in batch_first))
+        batch_first = [
+            [n if at == 0 else length for at in range(len(tensor.shape))]
+            for n, length in ((1, 1), (2, 16), (4, 32))
+        ]
+        profile.set_shape(
+            tensor.name,
+            *([d if d >= 0 else x for d, x in zip(tensor.shape, s)] for s in batch_first),
+        )
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config) is not None

@@ -19,13 +19,19 @@ from tests.evidences import make_accuracy, make_evidence, make_latency
 EVIDENCES = {
     "pass": make_evidence(),
     "flops": make_evidence(table=False, latency=make_latency(target=None)),
-    "fail": make_evidence(latency=make_latency(0.9), mismatches=["layer.0.ffn has 128, the plan keeps 96"]),
+    "fail": make_evidence(
+        latency=make_latency(0.9), mismatches=["layer.0.ffn has 128, the plan keeps 96"]
+    ),
     "inconclusive": make_evidence(latency=make_latency(0.699, half=0.01)),
-    "not finite": make_evidence(latency=make_latency(math.nan), accuracy=make_accuracy(pruned=math.nan, drop=math.nan)),
+    "not finite": make_evidence(
+        latency=make_latency(math.nan), accuracy=make_accuracy(pruned=math.nan, drop=math.nan)
+    ),
     "bare": make_evidence(table=False, tuning=[], gates=[], stages=[], warnings=[]).model_copy(
         update={"latency": None, "accuracy": None}
     ),
-    "one layer": make_evidence(dense_layers=[{"heads": 4, "filters": 128}], kept_layers=[{"heads": 0, "filters": 0}]),
+    "one layer": make_evidence(
+        dense_layers=[{"heads": 4, "filters": 128}], kept_layers=[{"heads": 0, "filters": 0}]
+    ),
 }
 
 
@@ -47,7 +53,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        self.links += [
+            v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")
+        ]
         self.ids += [v for k, v in attrs if k == "id"]
         if tag not in ("meta", "br", "link", "path", "use", "img"):
             self.open.append(tag)
@@ -71,7 +79,9 @@ def test_the_page_stands_alone(name, plots):
     assert not page.links and "<script" not in text and "@import" not in text
     assert len(page.ids) == len(set(page.ids)), "ids of two plots collide"
     if name != "bare":
-        assert "&lt;reviews&gt;" in text and "bert-<reviews>" not in text  # what users wrote is escaped
+        assert (
+            "&lt;reviews&gt;" in text and "bert-<reviews>" not in text
+        )  # what users wrote is escaped
         assert "a &lt;warning&gt;" in text
 
 
@@ -85,15 +95,27 @@ def test_junit_has_a_case_a_gate():
         suite = root.find("testsuite")
         assert int(suite.get("tests")) == len(root.findall(".//testcase"))
         assert int(suite.get("failures")) == len(root.findall(".//failure"))
-        return len(root.findall(".//testcase")), len(root.findall(".//failure")), len(root.findall(".//skipped"))
+        return (
+            len(root.findall(".//testcase")),
+            len(root.findall(".//failure")),
+            len(root.findall(".//skipped")),
+        )
 
-    assert count("pass") == (4, 0, 0) and count("fail") == (4, 2, 0) and count("inconclusive") == (4, 0, 1)
+    assert (
+        count("pass") == (4, 0, 0)
+        and count("fail") == (4, 2, 0)
+        and count("inconclusive") == (4, 0, 1)
+    )
     unlimited = make_evidence()
-    unlimited.gates = [g.model_copy(update={"limit": None}) if g.name == "accuracy" else g for g in unlimited.gates]
+    unlimited.gates = [
+        g.model_copy(update={"limit": None}) if g.name == "accuracy" else g for g in unlimited.gates
+    ]
     skipped = ET.fromstring(render(unlimited, "junit").encode()).findall(".//skipped")
     assert len(skipped) == 1 and skipped[0].get("message").startswith("no limit")
     for form in ("html", "markdown", "card"):
-        assert "no limit" in render(unlimited, form) and "no limit" not in render(EVIDENCES["pass"], form)
+        assert "no limit" in render(unlimited, form) and "no limit" not in render(
+            EVIDENCES["pass"], form
+        )
     odd = make_evidence(latency=make_latency(0.9))
     odd.gates[0].detail = "a \x00 byte & <tag>"
     assert ET.fromstring(render(odd, "junit").encode()) is not None
@@ -102,13 +124,19 @@ def test_junit_has_a_case_a_gate():
 def test_the_card_is_one_the_hub_reads():
     front = render(EVIDENCES["pass"], "card").split("---\n")[1]
     data = yaml.safe_load(front)
-    assert data["base_model"] == "someone/bert-<reviews>" and data["pipeline_tag"] == "text-classification"
+    assert (
+        data["base_model"] == "someone/bert-<reviews>"
+        and data["pipeline_tag"] == "text-classification"
+    )
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == pytest.approx(0.895)
     local = make_evidence(model={"source": "/home/me/model", "hash": "x"})
     assert "base_model" not in yaml.safe_load(render(local, "card").split("---\n")[1])
     assert "/home/me" not in render(local, "card")
     assert data["model-index"][0]["results"][0]["dataset"]["name"] == "reviews"
-    unnamed = make_evidence(model={"source": "/home/me/bert", "hash": "x"}, recipe={"name": "bert", "data": {"eval": "/home/me/dev.csv"}})
+    unnamed = make_evidence(
+        model={"source": "/home/me/bert", "hash": "x"},
+        recipe={"name": "bert", "data": {"eval": "/home/me/dev.csv"}},
+    )
     front = yaml.safe_load(render(unnamed, "card").split("---\n")[1])
     assert front["model-index"][0]["results"][0]["dataset"]["name"] == "dev.csv"
 
@@ -131,7 +159,12 @@ def test_all_files_are_written(tmp_path):
 def test_the_summary_prints(name, capsys, tmp_path):
     print_lines(summary(EVIDENCES[name], tmp_path))
     out = capsys.readouterr()
-    assert "gates" in out.out and "latency" in out.out and str(tmp_path) in out.out.replace("\n", "") and not out.err
+    assert (
+        "gates" in out.out
+        and "latency" in out.out
+        and str(tmp_path) in out.out.replace("\n", "")
+        and not out.err
+    )
 
 
 def test_ci_services_are_told(monkeypatch, tmp_path, capsys):
@@ -144,12 +177,18 @@ def test_ci_services_are_told(monkeypatch, tmp_path, capsys):
     (tmp_path / "summary.md").write_text("before\n")
     publish(EVIDENCES["fail"])
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("::error title=rfx gate") == 2 and len(said.err.splitlines()) == 2
+    assert (
+        said.out == ""
+        and said.err.count("::error title=rfx gate") == 2
+        and len(said.err.splitlines()) == 2
+    )
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert text.startswith("before\n") and "| latency" in text
     publish(EVIDENCES["inconclusive"])
     assert "::warning title=rfx gate latency" in capsys.readouterr().err
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))  # a folder: said, and no reason to fail
+    monkeypatch.setenv(
+        "GITHUB_STEP_SUMMARY", str(tmp_path)
+    )  # a folder: said, and no reason to fail
     publish(EVIDENCES["pass"])
     assert "cannot be written" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
-"""On a machine with an NVIDIA GPU: every GPU runtime that is installed, for real. Skips itself elsewhere, and says so."""
+"""On a machine with an NVIDIA GPU: every GPU runtime that is installed, for real. Skips itself
+elsewhere, and says so."""
 
 import json
 
@@ -21,9 +22,16 @@ GPU = ("trt", "trt-rtx", "cuda")
 
 
 def here(name: str):
-    return pytest.param(name, marks=[
-        pytest.mark.gpu, pytest.mark.skipif(not runtime_class(name).availability().ok, reason=f"{name}: {runtime_class(name).availability().reason}"),
-    ])  # fmt: skip
+    return pytest.param(
+        name,
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(
+                not runtime_class(name).availability().ok,
+                reason=f"{name}: {runtime_class(name).availability().reason}",
+            ),
+        ],
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -34,7 +42,9 @@ def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
     onnx.save(convert_precision(full, precision), tmp_path / "typed.onnx")
     inputs = stack_inputs(SHAPE, 5, 24)
     expected = runtime("ort").build(tmp_path / "full.onnx", Conditions()).run(inputs)["output"]
-    conditions = Conditions(batch=2, sequence=24, precision=precision)  # a batch of 5 is run in parts
+    conditions = Conditions(
+        batch=2, sequence=24, precision=precision
+    )  # a batch of 5 is run in parts
     target = runtime(name, EngineOptions(max_sequence=32))
     engine = target.build(tmp_path / "typed.onnx", conditions)
     found = engine.run(inputs)["output"]
@@ -44,7 +54,9 @@ def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
     if name != "cuda":  # the graph that is timed computes it too: its outputs were NaN before
         assert bound.measurement() == {}
         alone = engine.run(stack_inputs(SHAPE, 2, 24))["output"]
-        np.testing.assert_allclose(bound.outputs()["output"], alone, atol=target.tolerance(precision) * np.abs(alone).max())
+        np.testing.assert_allclose(
+            bound.outputs()["output"], alone, atol=target.tolerance(precision) * np.abs(alone).max()
+        )
     engine.close()
 
 
@@ -59,13 +71,21 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
     first = target.build(tmp_path / "m.onnx", Conditions())
     path = first.save(tmp_path / "m.plan")
     inputs = stack_inputs(SHAPE, 1, 16)
-    np.testing.assert_array_equal(target.load(path, Conditions()).run(inputs)["output"], first.run(inputs)["output"])
+    np.testing.assert_array_equal(
+        target.load(path, Conditions()).run(inputs)["output"], first.run(inputs)["output"]
+    )
     if name == "trt" and first.facts["timing_cache"] is not None:
         again = target.build(tmp_path / "m.onnx", Conditions())
-        assert again.facts["timing_cache"] == "kept" and again.facts["seconds"] <= first.facts["seconds"]
+        assert (
+            again.facts["timing_cache"] == "kept"
+            and again.facts["seconds"] <= first.facts["seconds"]
+        )
         cache = next((tmp_path / "cache/timing-cache").rglob("timing.cache"))
         cache.write_bytes(cache.read_bytes()[:-20])
-        assert target.build(tmp_path / "m.onnx", Conditions()).facts["timing_cache"] == "new" and warnings
+        assert (
+            target.build(tmp_path / "m.onnx", Conditions()).facts["timing_cache"] == "new"
+            and warnings
+        )
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(EnvironmentMissingError, match="truncated"):
         target.load(path, Conditions())
@@ -74,11 +94,33 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
 @pytest.mark.parametrize("name", [here(n) for n in GPU])
 def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
-    result = CliRunner().invoke(app, [
-        "prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]), "--target", name,
-        "--precision", "fp16", "--latency", "0.8", "--examples", "64", "--sequence", "32", "--max-length", "32",
-        "--out", str(tmp_path / "out"), "--json", "--quiet",
-    ])  # fmt: skip
+    result = CliRunner().invoke(
+        app,
+        [
+            "prune-export",
+            str(trained["model"]),
+            "--train",
+            str(trained["train"]),
+            "--eval",
+            str(trained["eval"]),
+            "--target",
+            name,
+            "--precision",
+            "fp16",
+            "--latency",
+            "0.8",
+            "--examples",
+            "64",
+            "--sequence",
+            "32",
+            "--max-length",
+            "32",
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+            "--quiet",
+        ],
+    )
     evidence = json.loads(result.stdout)
     gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
     assert gates["shrunk"] == gates["same"] == "pass", evidence["gates"]
@@ -97,4 +139,7 @@ def test_without_a_gpu_cuda_does_not_fall_back_to_the_cpu(tmp_path):
 
 
 def test_what_holds_the_clocks_down_is_said_in_words():
-    assert throttle_reasons(0x4 | 0x40) == ["software power cap", "hardware thermal slowdown"] and throttle_reasons(0) == []
+    assert (
+        throttle_reasons(0x4 | 0x40) == ["software power cap", "hardware thermal slowdown"]
+        and throttle_reasons(0) == []
+    )

@@ -15,7 +15,10 @@ from rfx.export.precision import convert_precision
 from rfx.runtimes import runtime, runtime_class
 from rfx.runtimes.base import Conditions
 
-pytestmark = pytest.mark.skipif(not runtime_class("openvino").availability().ok, reason="OpenVINO is not installed (extra openvino)")
+pytestmark = pytest.mark.skipif(
+    not runtime_class("openvino").availability().ok,
+    reason="OpenVINO is not installed (extra openvino)",
+)
 SHAPE = BlockShape(32, 4, 8, 64)
 INPUTS = stack_inputs(SHAPE, 2, 6)
 
@@ -28,11 +31,16 @@ def file(tmp_path_factory):
 
 
 def test_it_computes_what_onnx_runtime_does(file):
-    ours, theirs = runtime("openvino").build(file, Conditions()), runtime("ort").build(file, Conditions())
+    ours, theirs = (
+        runtime("openvino").build(file, Conditions()),
+        runtime("ort").build(file, Conditions()),
+    )
     assert ours.input_names == theirs.input_names and ours.output_names == theirs.output_names
     for batch, tokens in ((2, 6), (1, 9)):  # dynamic in both
         inputs = stack_inputs(SHAPE, batch, tokens)
-        np.testing.assert_allclose(ours.run(inputs)["output"], theirs.run(inputs)["output"], atol=2e-5)
+        np.testing.assert_allclose(
+            ours.run(inputs)["output"], theirs.run(inputs)["output"], atol=2e-5
+        )
 
 
 def test_a_bound_run_gives_the_same_and_is_timed(file):
@@ -41,7 +49,10 @@ def test_a_bound_run_gives_the_same_and_is_timed(file):
     bound = engine.bind(INPUTS)
     assert bound.time_ms() > 0 and bound.with_transfers_ms() is None
     np.testing.assert_array_equal(bound.outputs()[0], engine.run(INPUTS)["output"])
-    assert openvino.clock_for(Conditions()) == "process CPU time" and openvino.clock_for(Conditions(threads=2)) == "wall clock"
+    assert (
+        openvino.clock_for(Conditions()) == "process CPU time"
+        and openvino.clock_for(Conditions(threads=2)) == "wall clock"
+    )
     assert openvino.build(file, Conditions(threads=2)).bind(INPUTS).time_ms() > 0
     engine.close()
     engine.close()
@@ -88,7 +99,9 @@ def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
     onnx.save(convert_precision(full, "bf16"), tmp_path / "typed.onnx")
     openvino = runtime("openvino")
     expected = openvino.build(tmp_path / "full.onnx", Conditions()).run(inputs)["output"]
-    found = openvino.build(tmp_path / "typed.onnx", Conditions(precision="bf16")).run(inputs)["output"]
+    found = openvino.build(tmp_path / "typed.onnx", Conditions(precision="bf16")).run(inputs)[
+        "output"
+    ]
     difference = np.abs(found - expected).max() / np.abs(expected).max()
     assert 1e-6 < difference <= openvino.tolerance("bf16")  # computed in another type, and close
 
@@ -100,14 +113,35 @@ def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
     monkeypatch.setattr(latency, "MIN_ROUNDS", 8)
     out = tmp_path / "out"
-    arguments = ["prune-export", str(trained["model"]), "--train", str(trained["train"]), "--eval", str(trained["eval"]),
-                 "--target", "openvino", "--latency", "0.8", "--examples", "64", "--sequence", "32",
-                 "--max-length", "32", "--out", str(out), "--json", "--quiet"]  # fmt: skip
+    arguments = [
+        "prune-export",
+        str(trained["model"]),
+        "--train",
+        str(trained["train"]),
+        "--eval",
+        str(trained["eval"]),
+        "--target",
+        "openvino",
+        "--latency",
+        "0.8",
+        "--examples",
+        "64",
+        "--sequence",
+        "32",
+        "--max-length",
+        "32",
+        "--out",
+        str(out),
+        "--json",
+        "--quiet",
+    ]
     result = CliRunner().invoke(app, arguments)
     evidence = json.loads(result.stdout)
     assert "error" not in evidence, evidence
     assert evidence["table"]["key"]["runtime"] == "openvino"
-    assert evidence["search"]["rounds"] and evidence["latency"]["conditions"]["runtime"] == "openvino"
+    assert (
+        evidence["search"]["rounds"] and evidence["latency"]["conditions"]["runtime"] == "openvino"
+    )
     gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
     assert gates["shrunk"] == gates["same"] == gates["accuracy"] == "pass", evidence["gates"]
     assert evidence["latency"]["measurement"]["warmup_ms"] == 200

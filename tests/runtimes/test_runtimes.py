@@ -56,7 +56,10 @@ def test_an_engine_runs_and_a_bound_run_gives_the_same(file):
 
 def test_several_threads_are_timed_by_the_wall_clock(file):
     ort = runtime("ort")
-    assert ort.clock_for(Conditions()) == "process CPU time" and ort.clock_for(Conditions(threads=2)) == "wall clock"
+    assert (
+        ort.clock_for(Conditions()) == "process CPU time"
+        and ort.clock_for(Conditions(threads=2)) == "wall clock"
+    )
     assert ort.build(file, Conditions(threads=2)).bind(INPUTS).time_ms() > 0
 
 
@@ -81,17 +84,29 @@ def test_memory_that_is_not_enough_is_the_machines_fault(file):
     """The sentences are ONNX Runtime's, of a GPU that was full."""
     from rfx.runtimes.onnxruntime import _run_error
 
-    for text in ("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 17179869184",
-                 "CUDA failure 2: out of memory ; GPU=0", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"):  # fmt: skip
+    for text in (
+        "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size "
+        "17179869184",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ):
         assert isinstance(_run_error(RuntimeError(text), INPUTS), EnvironmentMissingError)
-    assert isinstance(_run_error(RuntimeError("Got invalid dimensions for input"), INPUTS), UsageError)
+    assert isinstance(
+        _run_error(RuntimeError("Got invalid dimensions for input"), INPUTS), UsageError
+    )
 
 
 def test_an_operator_the_runtime_does_not_have_is_an_environment_error(tmp_path):
     node = onnx.helper.make_node("Nonsense", ["x"], ["y"], domain="com.example")
     value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
     graph = onnx.helper.make_graph([node], "g", value[:1], value[1:])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.example", 1)])
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=[
+            onnx.helper.make_opsetid("", 20),
+            onnx.helper.make_opsetid("com.example", 1),
+        ],
+    )
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(EnvironmentMissingError):
         runtime("ort").build(tmp_path / "x.onnx", Conditions())
@@ -111,22 +126,43 @@ class Counted(BoundRun):
 def test_rounds_are_interleaved_and_mirrored():
     order = []
     times = interleave({n: Counted(n, order) for n in "abc"}, rounds=8, warmup_ms=0, seed=1)
-    assert {n: t.tolist() for n, t in times.items()} == {"a": [1.0] * 8, "b": [2.0] * 8, "c": [3.0] * 8}
+    assert {n: t.tolist() for n, t in times.items()} == {
+        "a": [1.0] * 8,
+        "b": [2.0] * 8,
+        "c": [3.0] * 8,
+    }
     rounds = [order[3 + 3 * i : 6 + 3 * i] for i in range(8)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
-    assert all(rounds[i + 1] == rounds[i][::-1] for i in range(0, 8, 2)) and len({tuple(r) for r in rounds}) > 2
+    assert (
+        all(rounds[i + 1] == rounds[i][::-1] for i in range(0, 8, 2))
+        and len({tuple(r) for r in rounds}) > 2
+    )
     assert interleave({}) == {}
 
 
 def test_a_measurement_lasts_as_long_as_asked():
     advanced = []
-    times = interleave({"a": Counted("a", [])}, min_seconds=0, min_rounds=12, warmup_ms=0, advance=advanced.append)
+    times = interleave(
+        {"a": Counted("a", [])}, min_seconds=0, min_rounds=12, warmup_ms=0, advance=advanced.append
+    )
     assert len(times["a"]) == 12 == len(advanced)
-    assert len(interleave({"a": Counted("a", [])}, rounds=10**9, max_seconds=0.05, warmup_ms=0)["a"]) < 10**9
+    assert (
+        len(interleave({"a": Counted("a", [])}, rounds=10**9, max_seconds=0.05, warmup_ms=0)["a"])
+        < 10**9
+    )
 
 
 def test_tokens_are_within_the_vocabulary_and_unpadded():
-    inputs = token_inputs(["input_ids", "attention_mask", "token_type_ids"], Conditions(batch=3, sequence=9), 120, seed=1)
+    inputs = token_inputs(
+        ["input_ids", "attention_mask", "token_type_ids"],
+        Conditions(batch=3, sequence=9),
+        120,
+        seed=1,
+    )
     assert all(a.shape == (3, 9) and a.dtype == np.int64 for a in inputs.values())
-    assert inputs["input_ids"].min() >= 60 and inputs["input_ids"].max() < 120 and inputs["attention_mask"].all()
+    assert (
+        inputs["input_ids"].min() >= 60
+        and inputs["input_ids"].max() < 120
+        and inputs["attention_mask"].all()
+    )
     assert not inputs["token_type_ids"].any()

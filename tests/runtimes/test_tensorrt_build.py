@@ -25,17 +25,26 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra
 CAPABILITIES = ("8.0", "8.9", "12.0")
 CONDITIONS = Conditions(batch=2, sequence=16)
 OPTIONS = EngineOptions(max_batch=4, max_sequence=24)
-no_gpu = pytest.mark.skipif(runtime_class("trt-rtx").availability().ok, reason="TensorRT-RTX runs here")
+no_gpu = pytest.mark.skipif(
+    runtime_class("trt-rtx").availability().ok, reason="TensorRT-RTX runs here"
+)
 
 
 def plans(sites):
     """Dense; pruned with a layer each of its own; with an emptied sublayer of either kind."""
     rng = np.random.default_rng(0)
-    uneven = {s.name: sorted(rng.permutation(s.units)[: max(1, s.units // 2 + s.layer)].tolist()) for s in sites}
+    uneven = {
+        s.name: sorted(rng.permutation(s.units)[: max(1, s.units // 2 + s.layer)].tolist())
+        for s in sites
+    }
     emptied = dict(uneven)
     emptied[next(s.name for s in sites if s.kind.value == "mha")] = []
     emptied[[s.name for s in sites if s.kind.value == "ffn"][-1]] = []
-    return {"dense": Plan.dense(sites), "pruned": Plan.of(sites, uneven), "emptied": Plan.of(sites, emptied)}
+    return {
+        "dense": Plan.dense(sites),
+        "pruned": Plan.of(sites, uneven),
+        "emptied": Plan.of(sites, emptied),
+    }
 
 
 @pytest.mark.parametrize("family", with_slow(FAMILIES))
@@ -46,13 +55,19 @@ def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
     sites = find_sites(model)
     for name, plan in plans(sites).items():
         small = shrink(model, sites, plan)
-        file = export_onnx(small, tmp_path / f"{name}.onnx", input_names=("input_ids", "attention_mask"),
-                           output_names=("logits",))  # fmt: skip
+        file = export_onnx(
+            small,
+            tmp_path / f"{name}.onnx",
+            input_names=("input_ids", "attention_mask"),
+            output_names=("logits",),
+        )
         half = tmp_path / f"{name}-fp16.onnx"
         onnx.save(convert_precision(onnx.load(file), "fp16"), half)
         for typed in (file, half):
             built, facts = build_ahead(typed, CONDITIONS, OPTIONS, CAPABILITIES)
-            assert len(built.plan) == facts["plan_bytes"] > 0 and facts["compute_capabilities"] == list(CAPABILITIES)
+            assert len(built.plan) == facts["plan_bytes"] > 0 and facts[
+                "compute_capabilities"
+            ] == list(CAPABILITIES)
             assert facts["profile"] == {"min": [1, 1], "opt": [2, 16], "max": [4, 24]}
 
 
@@ -64,9 +79,13 @@ def built_stack(layers, tmp_path, precision="fp32", shape=BlockShape(256, 8, 32,
 
 def test_a_pruned_engine_is_smaller_and_shows_its_widths(tmp_path):
     dense, pruned = built_stack([(8, 1024)] * 4, tmp_path), built_stack([(3, 416)] * 4, tmp_path)
-    weights = 4 * 4 * (4 * 256 * 3 * 32 + 2 * 256 * 416)  # bytes: q, k, v, output and the two linears, fp32
+    weights = (
+        4 * 4 * (4 * 256 * 3 * 32 + 2 * 256 * 416)
+    )  # bytes: q, k, v, output and the two linears, fp32
     assert pruned.weights_bytes == pytest.approx(weights, rel=0.05)
-    assert len(dense.plan) - len(pruned.plan) == pytest.approx(dense.weights_bytes - pruned.weights_bytes, rel=0.1)
+    assert len(dense.plan) - len(pruned.plan) == pytest.approx(
+        dense.weights_bytes - pruned.weights_bytes, rel=0.1
+    )
     shown = " ".join(pruned.layers)
     assert "[256,416]" in shown and "[416,256]" in shown and "1024" not in shown
     assert "[256,1024]" in " ".join(dense.layers)
@@ -75,7 +94,9 @@ def test_a_pruned_engine_is_smaller_and_shows_its_widths(tmp_path):
 def test_half_precision_halves_the_weights(tmp_path):
     full = built_stack([(8, 1024)] * 4, tmp_path).weights_bytes
     for precision in ("fp16", "bf16"):
-        assert built_stack([(8, 1024)] * 4, tmp_path, precision).weights_bytes == pytest.approx(full / 2, rel=0.1)
+        assert built_stack([(8, 1024)] * 4, tmp_path, precision).weights_bytes == pytest.approx(
+            full / 2, rel=0.1
+        )
 
 
 def save(nodes, inputs, outputs, path, opset=20, initializers=()):
@@ -89,11 +110,24 @@ def save(nodes, inputs, outputs, path, opset=20, initializers=()):
 def test_what_the_parser_refuses_is_named_with_its_node(tmp_path):
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    file = save([helper.make_node("Det", ["x"], ["y"], name="determinant")], [x], [y], tmp_path / "det.onnx")
+    file = save(
+        [helper.make_node("Det", ["x"], ["y"], name="determinant")], [x], [y], tmp_path / "det.onnx"
+    )
     with pytest.raises(UnsupportedModelError, match="Det at node 0 .determinant.") as error:
         build_ahead(file, CONDITIONS, OPTIONS, ("8.9",))
     assert error.value.exit_code == ExitCode.UNSUPPORTED_MODEL and error.value.next_step
-    result = CliRunner().invoke(app, ["build", str(file), "--compute-capability", "8.9", "--out", str(tmp_path / "x.plan"), "--json"])
+    result = CliRunner().invoke(
+        app,
+        [
+            "build",
+            str(file),
+            "--compute-capability",
+            "8.9",
+            "--out",
+            str(tmp_path / "x.plan"),
+            "--json",
+        ],
+    )
     assert result.exit_code == 5 and "determinant" in json.loads(result.stdout)["error"]["got"]
     assert not list(tmp_path.glob("*.plan*"))
 
@@ -136,7 +170,18 @@ def test_without_a_gpu_nothing_is_built_for_it_or_run(tmp_path):
 def test_a_built_engine_lies_beside_its_facts_and_is_read_back(tmp_path):
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)
-    result = CliRunner().invoke(app, ["build", str(good), "--compute-capability", "8.9", "--compute-capability", "12.0", "--json"])
+    result = CliRunner().invoke(
+        app,
+        [
+            "build",
+            str(good),
+            "--compute-capability",
+            "8.9",
+            "--compute-capability",
+            "12.0",
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     path = tmp_path / "good.rtx.plan"
@@ -165,7 +210,12 @@ def test_an_engine_that_is_truncated_damaged_or_of_elsewhere_is_refused(tmp_path
     write_engine_file(built.plan, facts, path)
     monkeypatch.setattr(module, "compute_capability", lambda: (9, 0))
     with pytest.raises(EnvironmentMissingError, match="this GPU has 9.0") as error:
-        module.require_same(path, facts, {"library": facts["library"], "device": "NVIDIA H200 (sm90)"}, portable=True)
+        module.require_same(
+            path,
+            facts,
+            {"library": facts["library"], "device": "NVIDIA H200 (sm90)"},
+            portable=True,
+        )
     assert error.value.exit_code == ExitCode.ENVIRONMENT and "rfx build" in error.value.next_step
     here = {"library": "tensorrt 11.4.0", "device": "B (sm89)"}
     for recorded, said in (
@@ -174,8 +224,16 @@ def test_an_engine_that_is_truncated_damaged_or_of_elsewhere_is_refused(tmp_path
     ):
         with pytest.raises(EnvironmentMissingError, match=said):
             module.require_same(path, recorded, here, portable=False)
-    module.require_same(path, {"library": "tensorrt 11.1.0", "device": "A (sm80)", "options": {
-        "version_compatible": True, "hardware_compatible": True}}, here, portable=False)  # fmt: skip
+    module.require_same(
+        path,
+        {
+            "library": "tensorrt 11.1.0",
+            "device": "A (sm80)",
+            "options": {"version_compatible": True, "hardware_compatible": True},
+        },
+        here,
+        portable=False,
+    )
 
 
 @no_gpu
@@ -197,6 +255,10 @@ def test_an_old_tensorrt_is_refused():
 
 
 def test_the_builders_layer_list_is_read():
-    line = ("Layers:\nName: a+b_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,384] }], Constants: [ { Name: w, "
-            "Dimensions: [384,640], Strides: [640,1] }], Outputs: [ { Name: y, Dimensions: [-1,640] }], TacticName: t")  # fmt: skip
+    line = (
+        "Layers:\nName: a+b_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,384] "
+        "}], Constants: [ { Name: w, "
+        "Dimensions: [384,640], Strides: [640,1] }], Outputs: [ { Name: y, Dimensions: [-1,640] "
+        "}], TacticName: t"
+    )
     assert layer_lines([line, line]) == ["gemm: a+b_myl0_1 [384,640]"]

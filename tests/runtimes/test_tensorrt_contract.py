@@ -1,7 +1,7 @@
 """Every name of TensorRT that the code touches exists in the genuine bindings of 10.x and of 11.x.
 
-The bindings are real wheels; the libraries below them, which only NVIDIA's index has, are stubs compiled here. Nothing can
-be built with them, but every class, attribute and enum can be looked up.
+The bindings are real wheels; the libraries below them, which only NVIDIA's index has, are stubs
+compiled here. Nothing can be built with them, but every class, attribute and enum can be looked up.
 """
 
 import ast
@@ -22,17 +22,57 @@ SOURCES = [*(ROOT / "rfx/runtimes").glob("tensorrt*.py"), ROOT / "rfx/runtimes/e
 WHEELS = {10: "tensorrt-cu12-bindings>=10.13,<11", 11: "tensorrt-cu13-bindings>=11,<12"}
 # Variables of these names hold objects of these classes, in both files.
 CLASSES = {
-    "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
-    "_config": "IBuilderConfig", "profile": "IOptimizationProfile", "cache": "ITimingCache", "error": "ParserError",
-    "tensor": "ITensor", "engine": "ICudaEngine", "context": "IExecutionContext", "runtime": "Runtime",
-    "runtime_config": "IRuntimeConfig", "inspector": "EngineInspector",
-}  # fmt: skip
-OURS = {"cache.keep", "cache.origin", "error.what", "error.got", "error.next_step", "error.strerror", "engine.facts", "engine.engine", "engine.save", "engine.close"}
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "config": "IBuilderConfig",
+    "_config": "IBuilderConfig",
+    "profile": "IOptimizationProfile",
+    "cache": "ITimingCache",
+    "error": "ParserError",
+    "tensor": "ITensor",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
+    "inspector": "EngineInspector",
+}
+OURS = {
+    "cache.keep",
+    "cache.origin",
+    "error.what",
+    "error.got",
+    "error.next_step",
+    "error.strerror",
+    "engine.facts",
+    "engine.engine",
+    "engine.save",
+    "engine.close",
+}
 # Behind `is_rtx`: TensorRT itself has none of them.
-RTX_ONLY = {"ComputeCapability", "DynamicShapesKernelSpecializationStrategy",
-            "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy", "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"}  # fmt: skip
-GONE_IN_11 = {"FP16", "BF16", "INT8", "FP8", "EXPLICIT_BATCH", "set_output_type", "dynamic_range", "build_engine", "max_workspace_size",
-              "execute_async_v2", "get_binding_shape", "platform_has_fast_fp16", "device_memory_size", "IInt8Calibrator"}  # fmt: skip
+RTX_ONLY = {
+    "ComputeCapability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IBuilderConfig.num_compute_capabilities",
+    "IBuilderConfig.set_compute_capability",
+}
+GONE_IN_11 = {
+    "FP16",
+    "BF16",
+    "INT8",
+    "FP8",
+    "EXPLICIT_BATCH",
+    "set_output_type",
+    "dynamic_range",
+    "build_engine",
+    "max_workspace_size",
+    "execute_async_v2",
+    "get_binding_shape",
+    "platform_has_fast_fp16",
+    "device_memory_size",
+    "IInt8Calibrator",
+}
 
 
 def used_names() -> set[str]:
@@ -58,9 +98,11 @@ def used_names() -> set[str]:
 
 
 def must_be_had(wheel: str, stderr: str, *, ci: bool) -> None:
-    """Skip where no index answers; in CI a wheel that the index does not give is a failure, or the contract would go
-    unchecked for ever."""
-    offline = re.search(r"Retrying|connection|name resolution|timed? ?out|--no-index|proxy", stderr, re.IGNORECASE)
+    """Skip where no index answers; in CI a wheel that the index does not give is a failure, or the
+    contract would go unchecked for ever."""
+    offline = re.search(
+        r"Retrying|connection|name resolution|timed? ?out|--no-index|proxy", stderr, re.IGNORECASE
+    )
     if ci and not offline:
         pytest.fail(f"{wheel} cannot be had: {stderr.strip()[-500:]}")
     pytest.skip(f"{wheel} cannot be fetched (no package index, or no wheel for this Python)")
@@ -70,7 +112,10 @@ def test_in_ci_a_wheel_that_the_index_does_not_give_is_a_failure():
     gone = "ERROR: No matching distribution found for tensorrt-cu13-bindings"
     with pytest.raises(pytest.fail.Exception, match="No matching distribution"):
         must_be_had("w", gone, ci=True)
-    for stderr, ci in ((gone, False), (f"WARNING: Retrying (Retry(total=4)) after connection broken\n{gone}", True)):
+    for stderr, ci in (
+        (gone, False),
+        (f"WARNING: Retrying (Retry(total=4)) after connection broken\n{gone}", True),
+    ):
         with pytest.raises(pytest.skip.Exception):
             must_be_had("w", stderr, ci=ci)
 
@@ -81,22 +126,56 @@ def bindings(request, tmp_path_factory):
     if not (sys.platform == "linux" and shutil.which("gcc")):
         pytest.skip("the stub libraries need Linux and gcc")
     folder = tmp_path_factory.mktemp(f"trt{request.param}")
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", str(folder), WHEELS[request.param]]
+    fetch = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-d",
+        str(folder),
+        WHEELS[request.param],
+    ]
     done = subprocess.run(fetch, capture_output=True, text=True, timeout=180)
     if done.returncode:
         must_be_had(WHEELS[request.param], done.stderr, ci=bool(os.environ.get("CI")))
     zipfile.ZipFile(next(folder.glob("*.whl"))).extractall(folder)
     symbols = {
-        "nvinfer": ["createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
-                    "getBuilderPluginRegistry", "getPluginRegistry"],
+        "nvinfer": [
+            "createInferBuilder_INTERNAL",
+            "createInferRefitter_INTERNAL",
+            "createInferRuntime_INTERNAL",
+            "getBuilderPluginRegistry",
+            "getPluginRegistry",
+        ],
         "nvinfer_plugin": ["initLibNvInferPlugins"],
-        "nvonnxparser": ["createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getNvOnnxParserVersion"],
-    }  # fmt: skip
+        "nvonnxparser": [
+            "createNvOnnxParser_INTERNAL",
+            "createNvOnnxParserRefitter_INTERNAL",
+            "getNvOnnxParserVersion",
+        ],
+    }
     for library, names in symbols.items():
         source = folder / f"{library}.c"
-        source.write_text("\n".join(f"void *{n}(void) {{ return 0; }}" for n in names), encoding="utf-8")
+        source.write_text(
+            "\n".join(f"void *{n}(void) {{ return 0; }}" for n in names), encoding="utf-8"
+        )
         name = f"lib{library}.so.{request.param}"
-        subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), str(source)], check=True)
+        subprocess.run(
+            [
+                "gcc",
+                "-shared",
+                "-fPIC",
+                f"-Wl,-soname,{name}",
+                "-o",
+                str(folder / name),
+                str(source),
+            ],
+            check=True,
+        )
     return request.param, folder
 
 
@@ -119,8 +198,12 @@ def look_up(module: str, names: set[str], folder: Path | None = None) -> dict:
     env = dict(os.environ)
     if folder is not None:
         env |= {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOOK_UP, module, json.dumps(sorted(names))], env=env,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOOK_UP, module, json.dumps(sorted(names))],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -128,8 +211,14 @@ def look_up(module: str, names: set[str], folder: Path | None = None) -> dict:
 def test_the_scan_sees_what_the_code_touches():
     names = used_names()
     assert len(names) > 40, names
-    assert {"Builder.build_serialized_network", "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "IExecutionContext.execute_async_v3",
-            "IBuilderConfig.create_timing_cache", "ParserError.node_operator", "ComputeCapability.CURRENT"} <= names  # fmt: skip
+    assert {
+        "Builder.build_serialized_network",
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+        "IExecutionContext.execute_async_v3",
+        "IBuilderConfig.create_timing_cache",
+        "ParserError.node_operator",
+        "ComputeCapability.CURRENT",
+    } <= names
     assert not {n for n in names if set(n.split(".")) & GONE_IN_11}
 
 
@@ -152,4 +241,6 @@ def test_a_name_that_does_not_exist_would_be_found(bindings):
 def test_tensorrt_rtx_has_the_rest():
     pytest.importorskip("tensorrt_rtx")
     found = look_up("tensorrt_rtx", used_names())
-    assert not found["missing"], f"TensorRT-RTX {found['version']} has no {', '.join(found['missing'])}"
+    assert not found["missing"], (
+        f"TensorRT-RTX {found['version']} has no {', '.join(found['missing'])}"
+    )

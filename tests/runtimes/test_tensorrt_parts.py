@@ -1,4 +1,5 @@
-"""TensorRT's code on stand-ins: what a GPU would show only when it fails, runs short of memory, or is not the first."""
+"""TensorRT's code on stand-ins: what a GPU would show only when it fails, runs short of memory, or
+is not the first."""
 
 import hashlib
 import json
@@ -119,8 +120,12 @@ class FakeEngine:
             said.append("enqueue")
             return True
 
-        return SimpleNamespace(set_input_shape=lambda n, s: True, set_tensor_address=lambda n, p: True,
-                               get_tensor_shape=lambda n: (2, 3), execute_async_v3=enqueue)  # fmt: skip
+        return SimpleNamespace(
+            set_input_shape=lambda n, s: True,
+            set_tensor_address=lambda n, p: True,
+            get_tensor_shape=lambda n: (2, 3),
+            execute_async_v3=enqueue,
+        )
 
     def create_runtime_config(self):
         return SimpleNamespace()
@@ -150,13 +155,19 @@ def test_a_builder_that_cuda_refuses_is_of_the_environment():
         assert error.value.exit_code == ExitCode.ENVIRONMENT and "driver" in error.value.next_step
 
 
-@pytest.mark.parametrize("said, kind", [
-    ("Error Code 1: Cuda Runtime (cudaError 35)", EnvironmentMissingError),
-    ("[defaultAllocator.cpp] OutOfMemory (no further information)", EnvironmentMissingError),
-    ("Requested amount of GPU memory could not be allocated: out of memory", EnvironmentMissingError),
-    ("Skipping tactic 0 due to insufficient memory on requested size", EnvironmentMissingError),
-    ("Could not find any implementation for node {ForeignNode}", UnsupportedModelError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said, kind",
+    [
+        ("Error Code 1: Cuda Runtime (cudaError 35)", EnvironmentMissingError),
+        ("[defaultAllocator.cpp] OutOfMemory (no further information)", EnvironmentMissingError),
+        (
+            "Requested amount of GPU memory could not be allocated: out of memory",
+            EnvironmentMissingError,
+        ),
+        ("Skipping tactic 0 due to insufficient memory on requested size", EnvironmentMissingError),
+        ("Could not find any implementation for node {ForeignNode}", UnsupportedModelError),
+    ],
+)
 def test_a_failed_build_is_the_machines_fault_or_the_models(said, kind):
     trt = fake_trt()
     log.logger(trt).log(1, said)
@@ -178,14 +189,35 @@ def test_early_errors_are_not_pushed_out_by_verbose_lines():
 
 
 def test_the_inspectors_layers_are_read():
-    text = json.dumps({"Layers": [
-        {"Name": "ffn", "LayerType": "gemm", "Outputs": [{"Name": "y", "Dimensions": [2, 16, 416]}], "Weights": {"Type": "Half", "Count": 9}},
-        {"Name": "norm", "LayerType": "kgen", "Outputs": []}, "a name alone",
-    ], "Bindings": []})  # fmt: skip
+    text = json.dumps(
+        {
+            "Layers": [
+                {
+                    "Name": "ffn",
+                    "LayerType": "gemm",
+                    "Outputs": [{"Name": "y", "Dimensions": [2, 16, 416]}],
+                    "Weights": {"Type": "Half", "Count": 9},
+                },
+                {"Name": "norm", "LayerType": "kgen", "Outputs": []},
+                "a name alone",
+            ],
+            "Bindings": [],
+        }
+    )
     trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON="json"))
-    engine = SimpleNamespace(create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda format: text))
-    assert log.inspected_layers(trt, engine) == ["gemm: ffn [2,16,416] 9 weights", "kgen: norm", "a name alone"]
-    broken = SimpleNamespace(create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda format: "no JSON"))
+    engine = SimpleNamespace(
+        create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda format: text)
+    )
+    assert log.inspected_layers(trt, engine) == [
+        "gemm: ffn [2,16,416] 9 weights",
+        "kgen: norm",
+        "a name alone",
+    ]
+    broken = SimpleNamespace(
+        create_engine_inspector=lambda: SimpleNamespace(
+            get_engine_information=lambda format: "no JSON"
+        )
+    )
     assert log.inspected_layers(trt, broken) == []
 
 
@@ -205,7 +237,11 @@ def one_gpu(monkeypatch):
     monkeypatch.setattr(tensorrt, "gpu_count", lambda: (1, ""))
     monkeypatch.setattr(tensorrt, "_broken", lambda module: None)
     real = tensorrt.importlib.util.find_spec
-    monkeypatch.setattr(tensorrt.importlib.util, "find_spec", lambda name: object() if name == "cupy" else real(name))
+    monkeypatch.setattr(
+        tensorrt.importlib.util,
+        "find_spec",
+        lambda name: object() if name == "cupy" else real(name),
+    )
 
 
 def test_a_gpu_that_rtx_does_not_compile_for_is_said_before_anything_is_built(one_gpu, monkeypatch):
@@ -214,7 +250,11 @@ def test_a_gpu_that_rtx_does_not_compile_for_is_said_before_anything_is_built(on
     for name in ("trt", "trt-rtx"):
         monkeypatch.setattr(tensorrt, "compute_capability", lambda: (9, 0))
         here = runtime_class(name).availability()
-        assert not here.ok and "compute capability 9.0" in here.reason and "--target cuda" in here.next_step
+        assert (
+            not here.ok
+            and "compute capability 9.0" in here.reason
+            and "--target cuda" in here.next_step
+        )
         monkeypatch.setattr(tensorrt, "compute_capability", lambda: (12, 0))
         assert runtime_class(name).availability().ok
 
@@ -229,8 +269,14 @@ def test_a_cupy_that_sees_no_gpu_is_what_has_to_be_installed(cupy, monkeypatch):
 
 def test_rtx_serves_trt_where_tensorrt_is_too_old(monkeypatch):
     there = {"tensorrt", "tensorrt_rtx"}
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: object() if name in there else None)
-    for version, serves in (("10.3.0", "tensorrt_rtx"), ("10.13.2", "tensorrt"), ("of unknown version", "tensorrt")):
+    monkeypatch.setattr(
+        build.importlib.util, "find_spec", lambda name: object() if name in there else None
+    )
+    for version, serves in (
+        ("10.3.0", "tensorrt_rtx"),
+        ("10.13.2", "tensorrt"),
+        ("of unknown version", "tensorrt"),
+    ):
         monkeypatch.setattr(build, "installed_version", lambda module, version=version: version)
         assert build.module_name("trt") == serves
     there.discard("tensorrt_rtx")
@@ -239,11 +285,22 @@ def test_rtx_serves_trt_where_tensorrt_is_too_old(monkeypatch):
 
 
 def test_every_option_is_part_of_the_version_that_tables_are_kept_under():
-    said = {runtime_class("trt")(options).version() for options in (
-        EngineOptions(), EngineOptions(max_batch=8), EngineOptions(max_sequence=256), EngineOptions(workspace_mb=64),
-        EngineOptions(builder_level=4), EngineOptions(hardware_compatible=True))}  # fmt: skip
+    said = {
+        runtime_class("trt")(options).version()
+        for options in (
+            EngineOptions(),
+            EngineOptions(max_batch=8),
+            EngineOptions(max_sequence=256),
+            EngineOptions(workspace_mb=64),
+            EngineOptions(builder_level=4),
+            EngineOptions(hardware_compatible=True),
+        )
+    }
     assert len(said) == 6
-    assert runtime_class("trt")(EngineOptions(builder_level=3)).version() == runtime_class("trt")().version()
+    assert (
+        runtime_class("trt")(EngineOptions(builder_level=3)).version()
+        == runtime_class("trt")().version()
+    )
 
 
 def test_widths_stand_on_the_tiles_of_the_precision():
@@ -254,7 +311,12 @@ def test_widths_stand_on_the_tiles_of_the_precision():
 
 def test_what_is_stated_of_a_measurement():
     said = runtime_class("trt")().measurement(Conditions())
-    assert said["spin_wait"] and said["tf32"] and said["builder_level"] == 3 and said["host_memory"] == "pageable"
+    assert (
+        said["spin_wait"]
+        and said["tf32"]
+        and said["builder_level"] == 3
+        and said["host_memory"] == "pageable"
+    )
     assert "tf32" not in runtime_class("trt")().measurement(Conditions(precision="fp16"))
 
 
@@ -274,12 +336,17 @@ def test_an_engine_that_cannot_be_captured_is_enqueued_and_said_to_be(cupy):
     engine.stream.said.clear()
     run.time_ms()
     assert engine.stream.said == ["enqueue", "event", "enqueue", "event"]
-    assert run.measurement() == {"cuda_graph": False, "cuda_graph_refused": "capture is not permitted"}
+    assert run.measurement() == {
+        "cuda_graph": False,
+        "cuda_graph_refused": "capture is not permitted",
+    }
 
 
 def test_outputs_of_the_timed_graph_are_blank_before_it_runs(cupy):
     run = engine_of(FakeEngine()).bind(IDS)
-    assert np.isnan(run.outputs()["output"]).all()  # the stand-in's graph computes nothing, and that is seen
+    assert np.isnan(
+        run.outputs()["output"]
+    ).all()  # the stand-in's graph computes nothing, and that is seen
 
 
 def test_closing_gives_back_buffers_that_are_still_held(cupy):
@@ -296,7 +363,10 @@ def test_a_plan_is_serialised_when_it_is_saved(tmp_path):
     engine = engine_of(FakeEngine(), facts=facts)
     assert not [v for v in vars(engine).values() if isinstance(v, bytes)]
     plan, read = read_engine_file(engine.save(tmp_path / "m.plan"))
-    assert plan == b"a plan" and read["plan_sha256"] == hashlib.sha256(plan).hexdigest() == engine.facts["plan_sha256"]
+    assert (
+        plan == b"a plan"
+        and read["plan_sha256"] == hashlib.sha256(plan).hexdigest() == engine.facts["plan_sha256"]
+    )
 
 
 def test_inputs_of_another_kind_are_refused_not_cast():
@@ -309,10 +379,15 @@ def test_inputs_of_another_kind_are_refused_not_cast():
 
 def test_rtx_compiles_for_a_shape_only_where_it_is_timed(cupy):
     strategies = SimpleNamespace(EAGER="eager", LAZY="lazy")
-    engine = engine_of(FakeEngine(), trt=fake_trt("tensorrt_rtx", DynamicShapesKernelSpecializationStrategy=strategies))
+    engine = engine_of(
+        FakeEngine(),
+        trt=fake_trt("tensorrt_rtx", DynamicShapesKernelSpecializationStrategy=strategies),
+    )
     engine.new_context()
     engine.new_context(timed=True)
-    chosen = [config[0].dynamic_shapes_kernel_specialization_strategy for config in engine.engine.contexts]
+    chosen = [
+        config[0].dynamic_shapes_kernel_specialization_strategy for config in engine.engine.contexts
+    ]
     assert chosen == ["lazy", "eager"]
 
 
@@ -335,17 +410,28 @@ def test_a_timing_cache_that_tensorrt_refuses_is_said_and_made_again(tmp_path):
 
     first = build.TimingCache(trt, Config(), options, "a GPU")
     assert first.origin == "new"
-    store.put_folder("timing-cache", first._key, lambda f: (f / "timing.cache").write_bytes(b"refused") and None)
+    store.put_folder(
+        "timing-cache", first._key, lambda f: (f / "timing.cache").write_bytes(b"refused") and None
+    )
     again = build.TimingCache(trt, Config(), options, "a GPU")
     assert again.origin == "new" and taken == [b"", b"refused", b""] and "timing cache" in said[0]
     again.keep()
-    assert build.TimingCache(trt, Config(), options, "a GPU").origin == "kept" and taken[-1] == b"timings"
+    assert (
+        build.TimingCache(trt, Config(), options, "a GPU").origin == "kept"
+        and taken[-1] == b"timings"
+    )
 
 
 def test_nvml_is_asked_of_the_gpu_that_cuda_sees_first(monkeypatch):
-    nvml = SimpleNamespace(nvmlDeviceGetHandleByPciBusId=lambda bus: {b"0000:9b:00.0": "the second"}[bus],
-                           nvmlDeviceGetHandleByIndex=lambda i: f"number {i}")  # fmt: skip
-    for bus, handle in (("0000:9b:00.0", "the second"), ("0000:00:00.0", "number 0"), ("", "number 0")):
+    nvml = SimpleNamespace(
+        nvmlDeviceGetHandleByPciBusId=lambda bus: {b"0000:9b:00.0": "the second"}[bus],
+        nvmlDeviceGetHandleByIndex=lambda i: f"number {i}",
+    )
+    for bus, handle in (
+        ("0000:9b:00.0", "the second"),
+        ("0000:00:00.0", "number 0"),
+        ("", "number 0"),
+    ):
         monkeypatch.setattr(gpu, "pci_bus_id", lambda bus=bus: bus)
         assert gpu._nvml_device(nvml) == handle
 
@@ -360,6 +446,9 @@ def test_groups_of_a_table_take_a_quarter_of_the_free_memory(cupy):
 def test_a_pair_is_recorded_without_a_graph_if_either_had_none(cupy):
     from rfx.verify.latency import run_facts
 
-    dense, pruned = engine_of(FakeEngine()).bind(IDS), engine_of(FakeEngine(refuses_capture=True)).bind(IDS)
+    dense, pruned = (
+        engine_of(FakeEngine()).bind(IDS),
+        engine_of(FakeEngine(refuses_capture=True)).bind(IDS),
+    )
     assert run_facts({"dense": dense, "pruned": dense}) == {}
     assert run_facts({"dense": pruned, "pruned": dense})["cuda_graph"] is False

@@ -1,4 +1,5 @@
-"""The last step: what is solved is the ridge regression it says, and the output comes nearer to the dense model's."""
+"""The last step: what is solved is the ridge regression it says, and the output comes nearer to the
+dense model's."""
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ def problem(n=60, units=(9, 40), noise=0.1, seed=0):
     return rows, target
 
 
-@pytest.mark.parametrize("units", [(9, 40), (5, 6)])  # more unknowns than examples without a fold, and fewer
+@pytest.mark.parametrize(
+    "units", [(9, 40), (5, 6)]
+)  # more unknowns than examples without a fold, and fewer
 def test_the_step_is_the_ridge_regression_it_says(units):
     rows, target = problem(units=units)
     numbers = np.arange(60)
@@ -31,25 +34,43 @@ def test_the_step_is_the_ridge_regression_it_says(units):
     whole = np.concatenate(list(rows.values()), 1).astype(float)
 
     def solution(ridge, some=slice(None)):
-        weight = ridge * np.square(whole).sum() / len(target)  # of the mean diagonal of the examples' Gram matrix
-        return np.linalg.solve(whole[some].T @ whole[some] + weight * np.eye(whole.shape[1]), whole[some].T @ target[some])
+        weight = (
+            ridge * np.square(whole).sum() / len(target)
+        )  # of the mean diagonal of the examples' Gram matrix
+        return np.linalg.solve(
+            whole[some].T @ whole[some] + weight * np.eye(whole.shape[1]),
+            whole[some].T @ target[some],
+        )
 
     def flat(theta):
         return np.concatenate(list(theta.values()))
 
     np.testing.assert_allclose(flat(step.solve(ridge)), solution(ridge), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(flat(step.solve(ridge, without_fold=4)), solution(ridge, numbers % 5 != 4), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        flat(step.solve(ridge, without_fold=4)),
+        solution(ridge, numbers % 5 != 4),
+        rtol=1e-6,
+        atol=1e-9,
+    )
 
     def left_out(ridge):
         folds = [numbers % 5 == k for k in range(5)]
-        return sum(np.square(target[f] - whole[f] @ solution(ridge, ~f)).sum() for f in folds) / np.square(target).sum()
+        return (
+            sum(np.square(target[f] - whole[f] @ solution(ridge, ~f)).sum() for f in folds)
+            / np.square(target).sum()
+        )
 
     tried = {r: left_out(r) for r in RIDGES}
-    assert min(tried, key=tried.get) == ridge and ratio == pytest.approx(tried[ridge], rel=1e-6) and ratio < 1
+    assert (
+        min(tried, key=tried.get) == ridge
+        and ratio == pytest.approx(tried[ridge], rel=1e-6)
+        and ratio < 1
+    )
 
 
 def test_rows_of_one_example_are_not_parted():
-    """A long context's spans say the same: parted, one half would foretell the other whatever there is to foretell."""
+    """A long context's spans say the same: parted, one half would foretell the other whatever there
+    is to foretell."""
     rng = np.random.default_rng(0)
     rows = {"site": np.repeat(rng.normal(size=(30, 200)), 4, 0).astype(np.float32)}
     target = np.repeat(rng.normal(size=30), 4)
@@ -62,7 +83,10 @@ def test_a_step_that_foretells_nothing_is_hardly_ever_taken(n, units):
     taken = 0
     for seed in range(100):
         rows, _ = problem(n=n, units=units, seed=seed)
-        taken += Step(rows, np.random.default_rng(1000 + seed).normal(size=n), np.arange(n)).choose() is not None
+        taken += (
+            Step(rows, np.random.default_rng(1000 + seed).normal(size=n), np.arange(n)).choose()
+            is not None
+        )
     assert taken <= 6
 
 
@@ -70,7 +94,9 @@ def test_there_is_no_step_where_there_is_nothing_to_fit():
     rows, target = problem()
     assert Step(rows, np.zeros(60), np.arange(60)).choose() is None
     assert Step({n: 0 * r for n, r in rows.items()}, target, np.arange(60)).choose() is None
-    assert Step({n: r[:6] for n, r in rows.items()}, target[:6], np.arange(6)).choose() is None  # too few examples for the folds
+    assert (
+        Step({n: r[:6] for n, r in rows.items()}, target[:6], np.arange(6)).choose() is None
+    )  # too few examples for the folds
 
 
 def test_a_step_too_large_for_a_first_order_gets_a_larger_ridge():
@@ -106,7 +132,9 @@ def test_the_output_of_new_examples_comes_nearer(model, task, examples, share): 
     small = shrink(model, ground.sites, outcome.plan, polished.outcome.update)
     inputs = next(iter(new))[0]
     with as_student(model, ground.sites, outcome.plan, polished.outcome.update), torch.no_grad():
-        torch.testing.assert_close(small(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            small(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, examples, monkeypatch):  # noqa: F811
@@ -114,7 +142,9 @@ def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, exa
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.dense(ground.sites))
     outcome = schedule("oneshot")().run(ground, scores, result)
-    away = {n: np.full_like(s, -0.4) for n, s in scores.importance.items()}  # off the mark, whatever the fit says
+    away = {
+        n: np.full_like(s, -0.4) for n, s in scores.importance.items()
+    }  # off the mark, whatever the fit says
     monkeypatch.setattr(Step, "choose", lambda self: (1.0, 0.5))
     monkeypatch.setattr(Step, "solve", lambda self, ridge, without_fold=None: away)
     polished = polish(ground, outcome)

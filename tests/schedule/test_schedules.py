@@ -1,4 +1,5 @@
-"""Schedules on a trained model: budgets hold, rounds are nested, the sequential one sees the student, the guard judges."""
+"""Schedules on a trained model: budgets hold, rounds are nested, the sequential one sees the
+student, the guard judges."""
 
 import math
 from dataclasses import replace
@@ -37,7 +38,10 @@ def task(trained):
     import transformers
 
     return task_class("text-classification")(
-        transformers.AutoTokenizer.from_pretrained(trained["model"]), num_labels=2, id2label={0: "0", 1: "1"}, max_length=32
+        transformers.AutoTokenizer.from_pretrained(trained["model"]),
+        num_labels=2,
+        id2label={0: "0", 1: "1"},
+        max_length=32,
     )
 
 
@@ -50,10 +54,15 @@ def ground_of(model, task, examples, method):
     m = PRESETS[method] if isinstance(method, str) else method
     recipe = Recipe(method=m)
     return Ground(
-        model=model, sites=find_sites(model), batches=Batches(task, examples, 16), task=task,
-        scorer=scorer(m.scorer)(per=m.gradients), searcher=FlopsSearcher(recipe, 64, 10.0),
-        compensator=compensator(m.compensate)(tuning=m.tuning), refine=m.refine,
-    )  # fmt: skip
+        model=model,
+        sites=find_sites(model),
+        batches=Batches(task, examples, 16),
+        task=task,
+        scorer=scorer(m.scorer)(per=m.gradients),
+        searcher=FlopsSearcher(recipe, 64, 10.0),
+        compensator=compensator(m.compensate)(tuning=m.tuning),
+        refine=m.refine,
+    )
 
 
 def run(ground, name, share, **options):
@@ -66,10 +75,21 @@ def cost(ground, plan):
     return sum(ground.searcher.cost(s, plan.counts[s.name]) for s in ground.sites)
 
 
-@pytest.mark.parametrize("method, name", [("rfx", "oneshot"), ("kwon", "oneshot"), ("kprune", "sequential"), ("rfx", "sequential"),
-                                          ("rfx", "iterated"), ("kwon", "iterated")])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, name",
+    [
+        ("rfx", "oneshot"),
+        ("kwon", "oneshot"),
+        ("kprune", "sequential"),
+        ("rfx", "sequential"),
+        ("rfx", "iterated"),
+        ("kwon", "iterated"),
+    ],
+)
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
-def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(model, task, examples, method, name, share):
+def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(
+    model, task, examples, method, name, share
+):
     ground = ground_of(model, task, examples, method)
     before = {n: p.clone() for n, p in model.state_dict().items()}
     outcome, _ = run(ground, name, share)
@@ -77,7 +97,9 @@ def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(model, 
     dense = ground.searcher.dense(ground.sites)
     assert 0.6 * share * dense <= cost(ground, outcome.plan) <= share * dense * (1 + 1e-9)
     assert [r.site for r in outcome.sites] == [s.name for s in ground.sites]
-    if share < 0.2 and method != "kwon":  # with more units kept there is next to nothing to repair on this task
+    if (
+        share < 0.2 and method != "kwon"
+    ):  # with more units kept there is next to nothing to repair on this task
         judged = guard(ground, outcome)
         assert (judged.outcome is outcome) == (judged.divergence_after < judged.divergence_before)
         assert judged.outcome is outcome
@@ -88,7 +110,11 @@ def test_rounds_are_nested(model, task, examples, monkeypatch, method):
     ground = ground_of(model, task, examples, method)
     plans = []
     fit = Ground.compensate
-    monkeypatch.setattr(Ground, "compensate", lambda self, plan, scores: plans.append(plan) or fit(self, plan, scores))
+    monkeypatch.setattr(
+        Ground,
+        "compensate",
+        lambda self, plan, scores: plans.append(plan) or fit(self, plan, scores),
+    )
     run(ground, "iterated", 0.3, rounds=3)
     assert len(plans) == 3
     for wide, narrow in zip(plans, plans[1:]):
@@ -96,7 +122,9 @@ def test_rounds_are_nested(model, task, examples, monkeypatch, method):
         assert cost(ground, narrow) < cost(ground, wide)
 
 
-def test_the_sequential_schedule_scores_what_is_left_on_the_student(model, task, examples, monkeypatch):
+def test_the_sequential_schedule_scores_what_is_left_on_the_student(
+    model, task, examples, monkeypatch
+):
     ground = ground_of(model, task, examples, "kprune")
     dense = collect_outputs(model, ground.batches, task)
     seen = []
@@ -110,7 +138,9 @@ def test_the_sequential_schedule_scores_what_is_left_on_the_student(model, task,
     monkeypatch.setattr(Ground, "score", watched)
     run(ground, "sequential", 0.3)
     total = len(ground.sites)
-    assert [n for n, _ in seen] == list(range(total - 1, 0, -1))  # the first sublayer goes by the one-shot scores
+    assert [n for n, _ in seen] == list(
+        range(total - 1, 0, -1)
+    )  # the first sublayer goes by the one-shot scores
     assert seen[-1][1] > 0
 
 
@@ -121,18 +151,31 @@ def test_an_infeasible_budget_is_the_searchs_to_refuse(model, task, examples):
 
 
 @pytest.mark.parametrize("least", [0.1, 0.3, 0.7])
-def test_the_sequential_schedule_reaches_the_fastest_point_of_a_table_that_empties_nothing(model, task, examples, least):
-    """One unit is no dearer than none, and no cost but the least fits: sums in another order may be a hair too much."""
+def test_the_sequential_schedule_reaches_the_fastest_point_of_a_table_that_empties_nothing(
+    model, task, examples, least
+):
+    """One unit is no dearer than none, and no cost but the least fits: sums in another order may be
+    a hair too much."""
     ground = ground_of(model, task, examples, "kprune")
-    curves = {"mha": {0: least, 1: least, 2: 0.8, 4: 1.1}, "ffn": {0: least, 8: least, 64: 0.9, 128: 1.3}}
-    ground = replace(ground, searcher=LatencySearcher(Recipe(method=PRESETS["kprune"]), LatencyTable(None, curves, 0.1, 3)))
+    curves = {
+        "mha": {0: least, 1: least, 2: 0.8, 4: 1.1},
+        "ffn": {0: least, 8: least, 64: 0.9, 128: 1.3},
+    }
+    ground = replace(
+        ground,
+        searcher=LatencySearcher(
+            Recipe(method=PRESETS["kprune"]), LatencyTable(None, curves, 0.1, 3)
+        ),
+    )
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, math.fsum([0.1, *[least] * len(ground.sites)]))
     outcome = schedule("sequential")().run(ground, scores, result)
     assert [outcome.plan.counts[s.name] for s in ground.sites] == [1, 8] * 3
 
 
-def test_a_compensation_that_cannot_wait_is_refused_by_the_sequential_schedule(model, task, examples):
+def test_a_compensation_that_cannot_wait_is_refused_by_the_sequential_schedule(
+    model, task, examples
+):
     ground = ground_of(model, task, examples, "kwon")
     with pytest.raises(UsageError, match="decide on the way"):
         run(ground, "sequential", 0.5)
@@ -147,7 +190,14 @@ def test_the_guard_drops_what_takes_the_output_away(model, task, examples):
 
         def fit(self, model, sites, masks, batches, **_):
             d = model.get_submodule(sites[0].output).out_features
-            return Compensated(Update(biases={s.name: np.random.default_rng(s.layer).normal(size=d) * 5 for s in sites}), masks)
+            return Compensated(
+                Update(
+                    biases={
+                        s.name: np.random.default_rng(s.layer).normal(size=d) * 5 for s in sites
+                    }
+                ),
+                masks,
+            )
 
     ground = replace(ground_of(model, task, examples, "rfx"), compensator=Harm())
     outcome, _ = run(ground, "oneshot", 0.7)

@@ -39,8 +39,12 @@ class SpanTask:
 
     @staticmethod
     def losses(outputs, targets):
-        # Padding is no position: without this the loss itself would depend on how a batch is padded.
-        start, end = (x.masked_fill(~targets["real"], -1e4) for x in (outputs.start_logits, outputs.end_logits))
+        # Padding is no position: without this the loss itself would depend on how a batch is
+        # padded.
+        start, end = (
+            x.masked_fill(~targets["real"], -1e4)
+            for x in (outputs.start_logits, outputs.end_logits)
+        )
         losses = F.cross_entropy(start, targets["start_positions"], reduction="none")
         return losses + F.cross_entropy(end, targets["end_positions"], reduction="none")
 
@@ -55,7 +59,13 @@ def examples(n, seed=0, vocabulary=120, longest=12):
     for _ in range(n):
         tokens = int(torch.randint(4, longest + 1, (1,), generator=g))
         ids = torch.randint(3, vocabulary, (tokens,), generator=g)
-        rows.append((ids, int(torch.randint(0, 2, (1,), generator=g)), torch.randint(0, 2, (tokens,), generator=g)))
+        rows.append(
+            (
+                ids,
+                int(torch.randint(0, 2, (1,), generator=g)),
+                torch.randint(0, 2, (tokens,), generator=g),
+            )
+        )
     return rows
 
 
@@ -74,7 +84,11 @@ def batches(rows, size, task="text-classification", pad_to=None):
             "text-classification": {"labels": labels},
             "regression": {"labels": labels.float()},
             "token-classification": {"labels": tags},
-            "question-answering": {"start_positions": labels, "end_positions": labels + 1, "real": mask.bool()},
+            "question-answering": {
+                "start_positions": labels,
+                "end_positions": labels + 1,
+                "real": mask.bool(),
+            },
         }[task]
         out.append(({"input_ids": ids, "attention_mask": mask}, targets))
     return out

@@ -1,4 +1,5 @@
-"""Fisher scores: finite differences, per-example invariances, the reference's per-batch form, no state left behind."""
+"""Fisher scores: finite differences, per-example invariances, the reference's per-batch form, no
+state left behind."""
 
 import numpy as np
 import pytest
@@ -53,8 +54,12 @@ def test_per_example_scores_do_not_depend_on_batches_or_padding(task):
     ]
     for scores in others:
         for s in sites:
-            np.testing.assert_allclose(scores.gradients[s.name], wanted.gradients[s.name], rtol=1e-5, atol=1e-9)
-            np.testing.assert_allclose(scores.importance[s.name], wanted.importance[s.name], rtol=1e-5)
+            np.testing.assert_allclose(
+                scores.gradients[s.name], wanted.gradients[s.name], rtol=1e-5, atol=1e-9
+            )
+            np.testing.assert_allclose(
+                scores.importance[s.name], wanted.importance[s.name], rtol=1e-5
+            )
 
 
 def test_importance_is_the_sum_of_squares_in_double_precision():
@@ -65,7 +70,9 @@ def test_importance_is_the_sum_of_squares_in_double_precision():
         rows = scores.gradients[s.name]
         assert rows.dtype == np.float32 and rows.shape == (6, s.units)
         assert scores.importance[s.name].dtype == np.float64
-        np.testing.assert_allclose(scores.importance[s.name], (rows.astype(np.float64) ** 2).sum(0), rtol=1e-6)
+        np.testing.assert_allclose(
+            scores.importance[s.name], (rows.astype(np.float64) ** 2).sum(0), rtol=1e-6
+        )
 
 
 def test_per_batch_form_squares_the_gradient_of_the_batch_mean_loss():
@@ -75,7 +82,9 @@ def test_per_batch_form_squares_the_gradient_of_the_batch_mean_loss():
     data = batches(examples(10), 4)  # the last batch is smaller and counts as much
     expected = {s.name: np.zeros(s.units) for s in sites}
     for inputs, targets in data:
-        masks = {s.name: torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in sites}
+        masks = {
+            s.name: torch.ones(s.units, dtype=torch.float64, requires_grad=True) for s in sites
+        }
         with MaskTap(model, sites, masks):
             loss = ClassTask.losses(model(**inputs), targets).mean()
         grads = torch.autograd.grad(loss, list(masks.values()))
@@ -111,7 +120,9 @@ def test_nothing_is_left_on_the_model():
         np.testing.assert_array_equal(first.gradients[s.name], second.gradients[s.name])
         assert not model.get_submodule(s.output)._forward_pre_hooks
     assert model.training and not model.bert.pooler.training and model.bert.encoder.training
-    assert not some.requires_grad and all(p.requires_grad for p in model.parameters() if p is not some)
+    assert not some.requires_grad and all(
+        p.requires_grad for p in model.parameters() if p is not some
+    )
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -136,10 +147,17 @@ def test_predictive_form_needs_no_labels_and_is_seeded(task):
     data = [(inputs, {}) for inputs, _ in batches(examples(8), 4, task)]
 
     def score(seed):
-        return Fisher(loss="predictive", seed=seed).score(model, sites, data, TASKS[task]).importance[sites[0].name]
+        return (
+            Fisher(loss="predictive", seed=seed)
+            .score(model, sites, data, TASKS[task])
+            .importance[sites[0].name]
+        )
 
     np.testing.assert_array_equal(score(1), score(1))
-    chance = task not in ("text-classification", "regression")  # of rank one: nothing is drawn but a sign
+    chance = task not in (
+        "text-classification",
+        "regression",
+    )  # of rank one: nothing is drawn but a sign
     assert (score(1) != score(2)).any() == chance and (score(1) > 0).all()
 
 
@@ -154,8 +172,12 @@ def test_predictive_form_approaches_the_exact_fisher_of_a_classifier():
             targets = {"labels": torch.full((3,), label)}
             g = Fisher().score(model, sites, [(inputs, targets)], ClassTask).gradients
             for s in sites:
-                exact[s.name] += (probabilities[:, label, None] * g[s.name].astype(np.float64) ** 2).sum(0)
-    drawn = Fisher(loss="predictive").score(model, sites, [(batches(rows, 3)[0][0], {})] * 600, ClassTask)
+                exact[s.name] += (
+                    probabilities[:, label, None] * g[s.name].astype(np.float64) ** 2
+                ).sum(0)
+    drawn = Fisher(loss="predictive").score(
+        model, sites, [(batches(rows, 3)[0][0], {})] * 600, ClassTask
+    )
     for s in sites:
         np.testing.assert_allclose(drawn.importance[s.name] / 600, exact[s.name], rtol=0.25)
 
@@ -181,10 +203,17 @@ def test_every_registered_scorer_scores_every_unit():
     model = make("distilbert")
     sites = find_sites(model)
     for name in SCORERS:
-        scores = scorer(name)(per="example", seed=3).score(model, sites, batches(examples(4), 2), ClassTask)
-        again = scorer(name)(per="example", seed=3).score(model, sites, batches(examples(4), 2), ClassTask)
+        scores = scorer(name)(per="example", seed=3).score(
+            model, sites, batches(examples(4), 2), ClassTask
+        )
+        again = scorer(name)(per="example", seed=3).score(
+            model, sites, batches(examples(4), 2), ClassTask
+        )
         for s in sites:
-            assert scores.importance[s.name].shape == (s.units,) and scores.importance[s.name].dtype == np.float64
+            assert (
+                scores.importance[s.name].shape == (s.units,)
+                and scores.importance[s.name].dtype == np.float64
+            )
             assert (scores.importance[s.name] >= 0).all()
             np.testing.assert_array_equal(scores.importance[s.name], again.importance[s.name])
 
@@ -195,6 +224,8 @@ def test_magnitude_is_the_squared_norm_of_the_output_columns():
     scores = scorer("magnitude")().score(model, sites, [], ClassTask)
     weight = model.get_submodule(sites[0].output).weight.detach().numpy()
     width = sites[0].width
-    assert scores.importance[sites[0].name][1] == pytest.approx((weight[:, width : 2 * width] ** 2).sum(), rel=1e-6)
+    assert scores.importance[sites[0].name][1] == pytest.approx(
+        (weight[:, width : 2 * width] ** 2).sum(), rel=1e-6
+    )
     weight = model.get_submodule(sites[1].output).weight.detach().numpy()
     np.testing.assert_allclose(scores.importance[sites[1].name], (weight**2).sum(0), rtol=1e-6)

@@ -1,4 +1,5 @@
-"""Removal under the output metric: invariances, curves that rise, damage as measured where that is asked for."""
+"""Removal under the output metric: invariances, curves that rise, damage as measured where that is
+asked for."""
 
 import numpy as np
 import pytest
@@ -19,12 +20,20 @@ def test_the_output_metric_does_not_depend_on_batches_or_padding():
     sites = find_sites(model)
     rows, task = examples(11), TASKS["text-classification"]
     wanted = OutputMetric().score(model, sites, batches(rows, 1), task)
-    for data, more in ((batches(rows, 4), {}), (batches(rows, 11, pad_to=30), {}), (batches(rows, 11), {"tokens_per_pass": 25})):
+    for data, more in (
+        (batches(rows, 4), {}),
+        (batches(rows, 11, pad_to=30), {}),
+        (batches(rows, 11), {"tokens_per_pass": 25}),
+    ):
         scores = OutputMetric(**more).score(model, sites, data, task)
         for s in sites:
             np.testing.assert_array_equal(scores.orders[s.name], wanted.orders[s.name])
-            np.testing.assert_allclose(scores.importance[s.name], wanted.importance[s.name], rtol=1e-3)
-            np.testing.assert_allclose(scores.token_weights[s.name], wanted.token_weights[s.name], rtol=1e-3, atol=1e-12)
+            np.testing.assert_allclose(
+                scores.importance[s.name], wanted.importance[s.name], rtol=1e-3
+            )
+            np.testing.assert_allclose(
+                scores.token_weights[s.name], wanted.token_weights[s.name], rtol=1e-3, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -55,7 +64,9 @@ def test_what_goes_first_hurts_the_output_less_than_what_goes_last_once_the_rest
         with as_student(model, sites, plan, Update(weights=found.weights, biases=found.biases)):
             return mean_divergence(model, data, dense, task)
 
-    halves = {s.name: (orders[s.name][: s.units // 2], orders[s.name][s.units // 2 :]) for s in sites}
+    halves = {
+        s.name: (orders[s.name][: s.units // 2], orders[s.name][s.units // 2 :]) for s in sites
+    }
     first, last = (sum(without(s, halves[s.name][i]) for s in sites) for i in (0, 1))
     assert first < 0.7 * last
 
@@ -64,10 +75,13 @@ def test_measured_damage_is_the_divergence_of_the_re_solved_site():
     model = make("bert").double()
     sites = find_sites(model)
     data, task = batches(examples(40), 8), TASKS["text-classification"]
-    plain, measured = (OutputMetric(points=p, examples=40).score(model, sites, data, task) for p in (0, 4))
+    plain, measured = (
+        OutputMetric(points=p, examples=40).score(model, sites, data, task) for p in (0, 4)
+    )
     for site in sites:
         np.testing.assert_array_equal(measured.orders[site.name], plain.orders[site.name])
-    # With every unit gone only the bias is left to make up for it: the mean output of the site, tokens weighted.
+    # With every unit gone only the bias is left to make up for it: the mean output of the site,
+    # tokens weighted.
     site = next(s for s in sites if s.kind is Kind.FFN)
     total = measured.importance[site.name].sum()
     dense = collect_outputs(model, data, task)
@@ -78,10 +92,15 @@ def test_measured_damage_is_the_divergence_of_the_re_solved_site():
     handle = module.register_forward_pre_hook(lambda _m, args: features.append(args[0]))
     collect_outputs(model, data, task)
     handle.remove()
-    tokens = torch.cat([x[inputs["attention_mask"].bool()] for x, (inputs, _) in zip(features, data)])  # [real tokens, n]
-    # The features' mean goes by the squared gradient; what is kept for the reconstruction is its root (and 2 % of even weight in it).
+    tokens = torch.cat(
+        [x[inputs["attention_mask"].bool()] for x, (inputs, _) in zip(features, data)]
+    )  # [real tokens, n]
+    # The features' mean goes by the squared gradient; what is kept for the reconstruction is its
+    # root (and 2 % of even weight in it).
     weights = torch.as_tensor(measured.token_weights[site.name]).double().square()
     mean = (tokens * weights[:, None]).sum(0) / weights.sum()
     bias = (module.bias + module.weight @ mean).detach().numpy()
-    with as_student(model, [site], Plan.of([site], {site.name: []}), Update(biases={site.name: bias})):
+    with as_student(
+        model, [site], Plan.of([site], {site.name: []}), Update(biases={site.name: bias})
+    ):
         assert total == pytest.approx(40 * mean_divergence(model, data, dense, task), rel=1e-3)

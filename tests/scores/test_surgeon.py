@@ -1,4 +1,5 @@
-"""Removal curves: costs equal the exact optimum of the quadratic problem, dead units go first and for nothing."""
+"""Removal curves: costs equal the exact optimum of the quadratic problem, dead units go first and
+for nothing."""
 
 import numpy as np
 import pytest
@@ -16,23 +17,31 @@ def problem():
 
 
 def joint_cost(gram, weight, metric, removed):
-    """min over the kept columns of tr(dWT M dW A) / 2 with the removed ones taken to zero, solved directly."""
-    a = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    """min over the kept columns of tr(dWT M dW A) / 2 with the removed ones taken to zero, solved
+    directly."""
+    a = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(
+        len(gram), dtype=torch.float64
+    )
     weight = weight.double()
     kept = [i for i in range(len(gram)) if i not in set(removed)]
     change = torch.zeros_like(weight)
     change[:, removed] = -weight[:, removed]
     if kept:  # the same minimiser for every metric: d/dW_K = 0
-        change[:, kept] = -change[:, removed] @ a[removed][:, kept] @ torch.linalg.inv(a[kept][:, kept])
+        change[:, kept] = (
+            -change[:, removed] @ a[removed][:, kept] @ torch.linalg.inv(a[kept][:, kept])
+        )
     return float(0.5 * torch.trace(change.T @ metric.double() @ change @ a))
 
 
 @pytest.mark.parametrize("width", [1, 4])
 def test_features_that_are_rounding_alone_have_a_curve(problem, width):
-    """Of examples that are all alike what is left after centring is noise, and no longer positive definite."""
+    """Of examples that are all alike what is left after centring is noise, and no longer positive
+    definite."""
     _, weight, metric = problem
     noise = torch.randn(24, 24, generator=torch.Generator().manual_seed(1))
-    curve = removal_curve(1e-12 * (noise + noise.T + 0.1 * torch.eye(24)).abs(), weight, metric, width)
+    curve = removal_curve(
+        1e-12 * (noise + noise.T + 0.1 * torch.eye(24)).abs(), weight, metric, width
+    )
     assert sorted(curve.order) == list(range(24 // width)) and np.isfinite(curve.added).all()
 
 
@@ -46,7 +55,9 @@ def test_the_added_damages_sum_to_the_joint_cost(problem, width):
     steps = range(1, units + 1) if width > 1 else (8, 16, 24)  # filters go eight at a time
     for count in steps:
         removed = [int(u) * width + c for u in order[:count] for c in range(width)]
-        assert added[:count].sum() == pytest.approx(joint_cost(gram, weight, metric, removed), rel=1e-6)
+        assert added[:count].sum() == pytest.approx(
+            joint_cost(gram, weight, metric, removed), rel=1e-6
+        )
 
 
 def test_the_first_head_to_go_is_the_cheapest_of_all(problem):
@@ -77,14 +88,18 @@ def test_features_that_are_zero_and_metrics_of_low_rank_are_no_hindrance(problem
     g = torch.randn(1, 7)
     curve = removal_curve(gram, weight, g.T @ g, 4)
     order, added = curve.order, curve.added
-    assert np.isfinite(added).all() and added.sum() == pytest.approx(joint_cost(gram, weight, g.T @ g, list(range(24))), rel=1e-6)
+    assert np.isfinite(added).all() and added.sum() == pytest.approx(
+        joint_cost(gram, weight, g.T @ g, list(range(24))), rel=1e-6
+    )
 
 
 def test_the_weights_at_a_checkpoint_are_the_ones_that_cost_so_much(problem):
     gram, weight, metric = problem
     curve = removal_curve(gram, weight, metric, 4, checkpoints=(2, 5))
     assert sorted(curve.weights) == [2, 5]
-    a = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(24, dtype=torch.float64)
+    a = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(
+        24, dtype=torch.float64
+    )
     for removed, new in curve.weights.items():
         gone = [int(u) * 4 + c for u in curve.order[:removed] for c in range(4)]
         assert (new[:, gone] == 0).all()

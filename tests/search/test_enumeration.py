@@ -1,4 +1,5 @@
-"""Algorithm 1, corrected: no head at all is a choice, what does not fit is skipped, filters are capped."""
+"""Algorithm 1, corrected: no head at all is a choice, what does not fit is skipped, filters are
+capped."""
 
 import itertools
 
@@ -26,7 +27,9 @@ def test_no_subset_of_units_is_better(seed, share):
     scores = make_scores(sites, seed)
     problem = linear(sites, scores)
     budget = share * problem.dense_cost
-    units = [(5.0 if s.kind is Kind.MHA else 2.0, v) for s in sites for v in scores.importance[s.name]]
+    units = [
+        (5.0 if s.kind is Kind.MHA else 2.0, v) for s in sites for v in scores.importance[s.name]
+    ]
     best = max(
         sum(v for _, v in chosen)
         for r in range(len(units) + 1)
@@ -48,7 +51,10 @@ def test_tight_budget_with_no_room_for_a_head_keeps_filters_alone():
 def test_filters_are_capped_where_the_budget_is_ample():
     sites = make_sites(layers=1, heads=2, filters=3)
     problem = linear(sites, make_scores(sites))
-    assert enumeration(problem, 10 * problem.dense_cost).counts == {"layer.0.mha": 2, "layer.0.ffn": 3}
+    assert enumeration(problem, 10 * problem.dense_cost).counts == {
+        "layer.0.mha": 2,
+        "layer.0.ffn": 3,
+    }
 
 
 def test_unused_slack_is_less_than_a_filter():

@@ -1,4 +1,5 @@
-"""The exact search against brute force, Algorithm 1 and HiGHS; never over budget; infeasible said with the way out."""
+"""The exact search against brute force, Algorithm 1 and HiGHS; never over budget; infeasible said
+with the way out."""
 
 import itertools
 import time
@@ -59,13 +60,18 @@ def milp_value(problem, budget):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_equals_brute_force_on_small_integer_tables(data):
-    """3 sites of 3 choices or more, any integer costs: stepped, falling, negative slopes, cheaper when larger."""
+    """3 sites of 3 choices or more, any integer costs: stepped, falling, negative slopes, cheaper
+    when larger."""
     sites = make_sites(layers=2, heads=2, filters=3)[:3]
     importance = {
-        s.name: np.array(data.draw(st.lists(st.integers(0, 9), min_size=s.units, max_size=s.units)), dtype=float)
+        s.name: np.array(
+            data.draw(st.lists(st.integers(0, 9), min_size=s.units, max_size=s.units)), dtype=float
+        )
         for s in sites
     }
-    curves = {s.name: {n: float(data.draw(st.integers(0, 12))) for n in range(s.units + 1)} for s in sites}
+    curves = {
+        s.name: {n: float(data.draw(st.integers(0, 12))) for n in range(s.units + 1)} for s in sites
+    }
     problem = Problem(tuple(sites), importance, curves, fixed=float(data.draw(st.integers(0, 3))))
     budget = float(data.draw(st.integers(0, 40)))
     expected = brute_force(problem, budget)
@@ -96,7 +102,9 @@ def test_whole_sublayers_may_go_and_top_units_stay():
     importance = {s.name: np.arange(s.units, dtype=float) for s in sites}
     importance["layer.0.ffn"] = np.zeros(4)
     problem = Problem(
-        tuple(sites), importance, {s.name: {n: float(n + 5 * (n > 0)) for n in range(s.units + 1)} for s in sites}
+        tuple(sites),
+        importance,
+        {s.name: {n: float(n + 5 * (n > 0)) for n in range(s.units + 1)} for s in sites},
     )
     result = knapsack(problem, 20.0)
     assert result.counts["layer.0.ffn"] == 0
@@ -107,7 +115,9 @@ def test_whole_sublayers_may_go_and_top_units_stay():
 def test_equals_enumeration_on_linear_costs(share):
     sites = make_sites(layers=6, heads=12, filters=48)
     scores = make_scores(sites, seed=3)
-    problem = Problem.from_unit_costs(sites, scores, {s.name: 160.0 if s.kind is Kind.MHA else 7.0 for s in sites})
+    problem = Problem.from_unit_costs(
+        sites, scores, {s.name: 160.0 if s.kind is Kind.MHA else 7.0 for s in sites}
+    )
     budget = share * problem.dense_cost
     exact, listed = knapsack(problem, budget), search("enumeration")(problem, budget)
     assert exact.value == pytest.approx(listed.value, rel=1e-12)
@@ -118,13 +128,17 @@ def test_equals_enumeration_on_linear_costs(share):
 def test_equals_highs_within_its_grid_on_realistic_tables(share, seed):
     sites = make_sites(layers=6, heads=12, filters=1536)
     problem = Problem(
-        tuple(sites), make_scores(sites, seed).importance, costs_like_a_runtime(sites, seed, grid=64), fixed=0.4
+        tuple(sites),
+        make_scores(sites, seed).importance,
+        costs_like_a_runtime(sites, seed, grid=64),
+        fixed=0.4,
     )
     budget = share * problem.dense_cost
     result = knapsack(problem, budget)
     best = milp_value(problem, budget)
     assert result.value <= best * (1 + 1e-6)
-    # Rounding up costs at most one cell a site: the answer beats the optimum of a budget smaller by that much.
+    # Rounding up costs at most one cell a site: the answer beats the optimum of a budget smaller by
+    # that much.
     cell = (budget - problem.least_cost) / 4000
     assert result.value >= milp_value(problem, budget - len(sites) * cell) * (1 - 1e-6)
     assert result.value >= best * (1 - 1e-3)
@@ -135,9 +149,14 @@ def test_never_over_budget_on_a_thousand_random_tables():
     sites = make_sites(layers=2, heads=4, filters=16)
     for _ in range(1000):
         importance = {s.name: rng.lognormal(0, 2, s.units) for s in sites}
-        curves = {s.name: {n: float(rng.random() + 0.1 * n * rng.random()) for n in range(s.units + 1)} for s in sites}
+        curves = {
+            s.name: {n: float(rng.random() + 0.1 * n * rng.random()) for n in range(s.units + 1)}
+            for s in sites
+        }
         problem = Problem(tuple(sites), importance, curves, fixed=float(rng.random()))
-        budget = problem.least_cost + float(rng.random()) * (problem.dense_cost - problem.least_cost)
+        budget = problem.least_cost + float(rng.random()) * (
+            problem.dense_cost - problem.least_cost
+        )
         if budget < problem.least_cost:
             continue
         result = knapsack(problem, budget, bins=200)
@@ -148,7 +167,9 @@ def test_never_over_budget_on_a_thousand_random_tables():
 
 def test_a_budget_of_the_dense_cost_keeps_everything_of_worth():
     sites = make_sites(layers=2, heads=4, filters=8)
-    problem = Problem.from_unit_costs(sites, make_scores(sites), {s.name: 0.1 for s in sites}, fixed=0.3)
+    problem = Problem.from_unit_costs(
+        sites, make_scores(sites), {s.name: 0.1 for s in sites}, fixed=0.3
+    )
     result = knapsack(problem, problem.dense_cost)
     assert result.counts == {s.name: s.units for s in sites}
     assert (result.optimality_gap, result.price) == (0.0, 0.0)
@@ -157,7 +178,9 @@ def test_a_budget_of_the_dense_cost_keeps_everything_of_worth():
 
 def test_infeasible_names_the_fastest_reachable_point():
     sites = make_sites(layers=1, heads=2, filters=2)
-    problem = Problem.from_unit_costs(sites, make_scores(sites), {s.name: 1.0 for s in sites}, fixed=4.0)
+    problem = Problem.from_unit_costs(
+        sites, make_scores(sites), {s.name: 1.0 for s in sites}, fixed=4.0
+    )
     with pytest.raises(InfeasibleError) as error:
         knapsack(problem, 3.0)
     assert error.value.exit_code == 3
@@ -174,16 +197,25 @@ def test_the_cheapest_point_itself_is_reachable():
 
 def test_price_is_the_value_of_a_little_more_budget():
     sites = make_sites(layers=6, heads=12, filters=512)
-    problem = Problem(tuple(sites), make_scores(sites, 5).importance, costs_like_a_runtime(sites, 5, grid=16))
+    problem = Problem(
+        tuple(sites), make_scores(sites, 5).importance, costs_like_a_runtime(sites, 5, grid=16)
+    )
     budget = 0.5 * problem.dense_cost
     low, high = knapsack(problem, budget * 0.98), knapsack(problem, budget * 1.02)
     bought = (high.value - low.value) / (high.budget - low.budget)
-    assert high.price * 0.9 <= bought <= low.price * 1.1  # importance is concave: the price falls as the budget grows
+    assert (
+        high.price * 0.9 <= bought <= low.price * 1.1
+    )  # importance is concave: the price falls as the budget grows
 
 
 def test_bert_large_under_two_seconds():
     sites = make_sites(layers=24, heads=16, filters=4096)
-    problem = Problem(tuple(sites), make_scores(sites).importance, costs_like_a_runtime(sites, 0, grid=16), fixed=1.0)
+    problem = Problem(
+        tuple(sites),
+        make_scores(sites).importance,
+        costs_like_a_runtime(sites, 0, grid=16),
+        fixed=1.0,
+    )
     started = time.process_time()
     result = knapsack(problem, 0.5 * problem.dense_cost)
     assert time.process_time() - started < 2.0
@@ -209,7 +241,9 @@ def test_bad_input_is_refused():
     sites = make_sites(layers=1, heads=2, filters=2)
     curves = {s.name: {0: 0.0, 1: 1.0, 2: 2.0} for s in sites}
     with pytest.raises(UsageError, match="not finite"):
-        Problem(tuple(sites), {"layer.0.mha": np.array([1, np.nan]), "layer.0.ffn": np.ones(2)}, curves)
+        Problem(
+            tuple(sites), {"layer.0.mha": np.array([1, np.nan]), "layer.0.ffn": np.ones(2)}, curves
+        )
     ones = {s.name: np.ones(2) for s in sites}
     with pytest.raises(UsageError, match="empty"):
         Problem(tuple(sites), ones, {**curves, "layer.0.ffn": {}})

@@ -1,4 +1,5 @@
-"""Rearrangement: counts stay, the damage never rises, and small cases reach what brute force reaches."""
+"""Rearrangement: counts stay, the damage never rises, and small cases reach what brute force
+reaches."""
 
 import itertools
 
@@ -14,11 +15,16 @@ def site(rows, count):
     """Scores of one site and its `count` most important units."""
     rows = np.asarray(rows, dtype=np.float32)
     importance = (rows.astype(np.float64) ** 2).sum(axis=0)
-    return Scores({"s": importance}, {"s": rows}), {"s": tuple(np.argsort(-importance, kind="stable")[:count])}
+    return Scores({"s": importance}, {"s": rows}), {
+        "s": tuple(np.argsort(-importance, kind="stable")[:count])
+    }
 
 
 def correlated(rng, samples=20, units=12):
-    return rng.normal(size=(samples, units)) + rng.normal(size=(samples, 2)) @ rng.normal(size=(2, units)) * 2
+    return (
+        rng.normal(size=(samples, units))
+        + rng.normal(size=(samples, 2)) @ rng.normal(size=(2, units)) * 2
+    )
 
 
 @pytest.mark.parametrize("mode", ["best", "reference"])
@@ -33,7 +39,9 @@ def test_damage_never_rises_and_counts_stay(mode):
         removed = sorted(set(range(units)) - set(result.kept["s"]))
         assert len(result.kept["s"]) == len(kept["s"]) == len(set(result.kept["s"]))
         assert result.after["s"] <= result.before["s"]
-        assert result.after["s"] == pytest.approx(damage(scores.gradients["s"], removed), rel=1e-6, abs=1e-6)
+        assert result.after["s"] == pytest.approx(
+            damage(scores.gradients["s"], removed), rel=1e-6, abs=1e-6
+        )
         fell += result.after["s"] < result.before["s"]
     assert fell > 20
 
@@ -88,7 +96,9 @@ def test_reference_follows_the_papers_pass_step_by_step():
             losses = [np.linalg.norm(total - rows[:, i]) for i in trial]
             trial.pop(int(np.argmin(losses)))
             members = trial
-        assert set(rearrange(kept, scores, mode="reference").kept["s"]) == set(range(12)) - set(members)
+        assert set(rearrange(kept, scores, mode="reference").kept["s"]) == set(range(12)) - set(
+            members
+        )
 
 
 def test_sites_without_rows_or_without_choice_are_left_alone():

@@ -1,4 +1,5 @@
-"""A search for the tensor that differs may fail in any way; the verdict, and the run, stand without it."""
+"""A search for the tensor that differs may fail in any way; the verdict, and the run, stand without
+it."""
 
 from types import SimpleNamespace
 
@@ -10,9 +11,11 @@ from rfx.verify import parity
 from rfx.verify.gates import same_gate
 
 RUN = SimpleNamespace(
-    served_by=SimpleNamespace(name="trt"), offline=False, runtime=SimpleNamespace(name="trt", tolerance=lambda precision: 1e-3),
+    served_by=SimpleNamespace(name="trt"),
+    offline=False,
+    runtime=SimpleNamespace(name="trt", tolerance=lambda precision: 1e-3),
     conditions=SimpleNamespace(precision="fp32"),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -27,10 +30,16 @@ def fails(monkeypatch):
     return with_
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (EnvironmentMissingError("Polygraphy is not installed.", got="no module"), "Polygraphy is not installed. no module"),
-    (RuntimeError("CUDA error: out of memory\nmore of it"), "CUDA error: out of memory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            EnvironmentMissingError("Polygraphy is not installed.", got="no module"),
+            "Polygraphy is not installed. no module",
+        ),
+        (RuntimeError("CUDA error: out of memory\nmore of it"), "CUDA error: out of memory"),
+    ],
+)
 def test_a_search_that_fails_leaves_the_verdict_and_says_why(fails, tmp_path, error, said):
     fails(error)
     gate = same_gate({"shrunk-engine": 0.5}, 1e-3)
@@ -43,7 +52,9 @@ def test_a_search_that_fails_leaves_the_verdict_and_says_why(fails, tmp_path, er
 def test_an_interrupt_is_none_of_its_failures(fails, tmp_path):
     fails(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        check.diagnose(RUN, None, tmp_path / "model.onnx", same_gate({"shrunk-engine": 0.5}, 1e-3), tmp_path)
+        check.diagnose(
+            RUN, None, tmp_path / "model.onnx", same_gate({"shrunk-engine": 0.5}, 1e-3), tmp_path
+        )
 
 
 def test_where_outputs_agree_nothing_is_searched(fails, tmp_path):

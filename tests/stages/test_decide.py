@@ -14,20 +14,52 @@ from tests.test_prune_export import run
 def texts(trained, tmp_path_factory):
     """The training sentences without their labels, a line each."""
     file = tmp_path_factory.mktemp("texts") / "texts.txt"
-    file.write_text("".join(json.loads(line)["text"] + "\n" for line in trained["train"].read_text().splitlines()))
+    file.write_text(
+        "".join(
+            json.loads(line)["text"] + "\n" for line in trained["train"].read_text().splitlines()
+        )
+    )
     return file
 
 
 def options(trained, texts):
-    return [trained["model"], "--task", "text-classification", "--train", texts, "--eval", trained["eval"],
-            "--target", "ort", "--sequence", "16", "--examples", "128", "--flops", "0.5"]  # fmt: skip
+    return [
+        trained["model"],
+        "--task",
+        "text-classification",
+        "--train",
+        texts,
+        "--eval",
+        trained["eval"],
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--examples",
+        "128",
+        "--flops",
+        "0.5",
+    ]
 
 
 def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):
-    result = run("prune-export", *options(trained, texts), "--method", "kwon", "--max-drop", "20", "--out", tmp_path / "out")
-    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)  # of the clock on a tiny model nothing is asked
+    result = run(
+        "prune-export",
+        *options(trained, texts),
+        "--method",
+        "kwon",
+        "--max-drop",
+        "20",
+        "--out",
+        tmp_path / "out",
+    )
+    assert result.exit_code in (0, 1, 7), result.output + str(
+        result.exception
+    )  # of the clock on a tiny model nothing is asked
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
-    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["accuracy"] == "pass" and evidence["flops_ratio"] < 0.55
+    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["accuracy"] == "pass" and evidence[
+        "flops_ratio"
+    ] < 0.55
     assert "have no labels" in result.output and "what the model itself predicts" in result.output
 
 
@@ -40,7 +72,9 @@ def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, t
             assert ("have no labels" in found.stderr) == (train == texts)
             assert ("the scorer needs none" in found.stderr) == (train == texts and method == "rfx")
             plans[method, train] = json.loads(found.stdout)
-    assert plans["rfx", texts]["plan"] == plans["rfx", trained["train"]]["plan"], plans["rfx", texts].keys()
+    assert plans["rfx", texts]["plan"] == plans["rfx", trained["train"]]["plan"], plans[
+        "rfx", texts
+    ].keys()
     assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
 
 

@@ -10,21 +10,29 @@ from rfx.stages.load import _fit_engine
 
 
 def run(served="trt", **engine):
-    recipe = make_recipe({"max_length": 64, "conditions": {"sequence": 32, "batch": 4}, "engine": engine})
+    recipe = make_recipe(
+        {"max_length": 64, "conditions": {"sequence": 32, "batch": 4}, "engine": engine}
+    )
     return SimpleNamespace(recipe=recipe, served_by=SimpleNamespace(name=served))
 
 
 @pytest.mark.parametrize("engine", [{"max_sequence": 63}, {"max_sequence": 513}, {"max_batch": 3}])
 def test_an_engine_that_could_not_run_its_own_evaluation_is_refused(engine):
-    with pytest.raises(UsageError, match="smaller than what is timed|longer than the model") as refused:
+    with pytest.raises(
+        UsageError, match="smaller than what is timed|longer than the model"
+    ) as refused:
         _fit_engine(run(**engine), 512)
     assert next(iter(engine)).replace("_", "-") in refused.value.what
-    assert refused.value.next_step.startswith("lower" if "longer" in refused.value.what else "raise")
+    assert refused.value.next_step.startswith(
+        "lower" if "longer" in refused.value.what else "raise"
+    )
     assert "lower --" in refused.value.next_step
     _fit_engine(run("ort", **engine), 512)  # compiles nothing
 
 
-@pytest.mark.parametrize("engine", [{}, {"max_sequence": 64, "max_batch": 4}, {"max_sequence": 512}])
+@pytest.mark.parametrize(
+    "engine", [{}, {"max_sequence": 64, "max_batch": 4}, {"max_sequence": 512}]
+)
 def test_one_that_can_is_not(engine):
     _fit_engine(run(**engine), 512)
     _fit_engine(run(max_sequence=4096), None)  # nothing limits the positions

@@ -35,14 +35,21 @@ def test_a_dense_file_of_other_conditions_is_not_taken(tmp_path, monkeypatch):
     loaded = SimpleNamespace(hash="h", source="a model", sites=make_sites(1, 2, 8), model=None)
 
     def once(max_length=64, **conditions):
-        run = SimpleNamespace(conditions=Conditions(**conditions), recipe=SimpleNamespace(max_length=max_length), store=Store(tmp_path),
-                              stage=stage, build=lambda file: None)  # fmt: skip
+        run = SimpleNamespace(
+            conditions=Conditions(**conditions),
+            recipe=SimpleNamespace(max_length=max_length),
+            store=Store(tmp_path),
+            stage=stage,
+            build=lambda file: None,
+        )
         measure.baseline(run, loaded, ("logits",))
 
     once()
     once()
     assert len(exported) == 1
-    for n, change in enumerate(({"batch": 8}, {"sequence": 64}, {"precision": "fp16"}, {"max_length": 32}), 2):
+    for n, change in enumerate(
+        ({"batch": 8}, {"sequence": 64}, {"precision": "fp16"}, {"max_length": 32}), 2
+    ):
         once(**change)
         assert len(exported) == n
     monkeypatch.setattr(measure, "DENSE_VERSION", 99)
@@ -64,5 +71,8 @@ def test_a_run_has_one_table_even_where_it_is_too_inexact_to_be_kept(tmp_path, m
     model = make("bert")
     loaded = SimpleNamespace(sites=find_sites(model), model=model, hidden=32, layers=3, hash="h")
     run = Run(make_recipe({"budget": {"latency": 0.5}}), Store(tmp_path), runtime("ort"), Silent())
-    first, second = (measure.latency_table(run, loaded, SimpleNamespace(engine=None), ("logits",)) for _ in range(2))
+    first, second = (
+        measure.latency_table(run, loaded, SimpleNamespace(engine=None), ("logits",))
+        for _ in range(2)
+    )
     assert first == second and len(measured) == 1 and len(run.warnings) == 1

@@ -1,4 +1,5 @@
-"""masked = shrunk = reloaded = ONNX Runtime, for every family, with emptied sublayers and unequal layers."""
+"""masked = shrunk = reloaded = ONNX Runtime, for every family, with emptied sublayers and unequal
+layers."""
 
 import numpy as np
 import onnxruntime as ort
@@ -18,9 +19,12 @@ from tests.families import FAMILIES, HEADS, batch, make
 
 
 def uneven_plan(sites, seed=0):
-    """Random kept units; the first attention and the last FFN are emptied, the second attention is whole."""
+    """Random kept units; the first attention and the last FFN are emptied, the second attention is
+    whole."""
     rng = np.random.default_rng(seed)
-    kept = {s.name: sorted(rng.permutation(s.units)[: rng.integers(1, s.units)].tolist()) for s in sites}
+    kept = {
+        s.name: sorted(rng.permutation(s.units)[: rng.integers(1, s.units)].tolist()) for s in sites
+    }
     kept["layer.0.mha"] = []
     kept["layer.2.ffn"] = []
     kept["layer.1.mha"] = list(range(4))
@@ -29,7 +33,10 @@ def uneven_plan(sites, seed=0):
 
 def real_scales(plan, seed=0):
     rng = np.random.default_rng(seed)
-    return {s.name: rng.uniform(-2, 3, s.units) * np.isin(np.arange(s.units), s.kept) for s in plan.sites}
+    return {
+        s.name: rng.uniform(-2, 3, s.units) * np.isin(np.arange(s.units), s.kept)
+        for s in plan.sites
+    }
 
 
 def tensors(output, names):
@@ -51,7 +58,9 @@ def test_masked_shrunk_reloaded_and_onnx_agree(family, task, tmp_path):
             masked = tensors(model(**inputs), names)
         small = shrink(model, sites, plan, Update(scales=scales))
         shrunk = tensors(small(**inputs), names)
-    assert {s.name: small.get_submodule(s.output).in_features // s.width for s in sites} == plan.counts
+    assert {
+        s.name: small.get_submodule(s.output).in_features // s.width for s in sites
+    } == plan.counts
     assert parameter_count(small) < parameter_count(model)
     assert torch.allclose(masked, shrunk, atol=2e-5)
     assert not torch.allclose(masked, tensors(model(**inputs), names), atol=1e-2)
@@ -61,8 +70,13 @@ def test_masked_shrunk_reloaded_and_onnx_agree(family, task, tmp_path):
     with torch.no_grad():
         assert torch.equal(tensors(reloaded(**inputs), names), shrunk)
 
-    file = export_onnx(reloaded, tmp_path / "model.onnx", input_names=("input_ids", "attention_mask"),
-                       output_names=names, metadata=plan_metadata(plan))  # fmt: skip
+    file = export_onnx(
+        reloaded,
+        tmp_path / "model.onnx",
+        input_names=("input_ids", "attention_mask"),
+        output_names=names,
+        metadata=plan_metadata(plan),
+    )
     assert shape_mismatches(file, sites, plan) == []
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for shape in ((3, 11), (1, 5)):
@@ -80,7 +94,12 @@ def test_a_file_that_is_only_masked_is_found_out(tmp_path):
     model = make("bert")
     sites = find_sites(model)
     plan = uneven_plan(sites)
-    file = export_onnx(model, tmp_path / "m.onnx", input_names=("input_ids", "attention_mask"), output_names=("logits",))
+    file = export_onnx(
+        model,
+        tmp_path / "m.onnx",
+        input_names=("input_ids", "attention_mask"),
+        output_names=("logits",),
+    )
     wrong = shape_mismatches(file, sites, plan)
     assert any("layer.0.attention.self.query has 32 channels, the plan keeps 0" in w for w in wrong)
 
@@ -97,8 +116,15 @@ def test_a_wrong_anatomy_is_refused():
     from rfx.anatomy import generic_sites
 
     torch.manual_seed(0)
-    model = tf.MPNetForSequenceClassification(tf.MPNetConfig(
-        vocab_size=120, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)).eval()  # fmt: skip
+    model = tf.MPNetForSequenceClassification(
+        tf.MPNetConfig(
+            vocab_size=120,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
+    ).eval()
     with pytest.raises(UnsupportedModelError, match="cannot prove"):
         prove(model, generic_sites(model))
     with pytest.raises(UnsupportedModelError, match="relative position bias"):
@@ -108,9 +134,16 @@ def test_a_wrong_anatomy_is_refused():
 def test_shared_layers_are_refused():
     import transformers as tf
 
-    model = tf.AlbertForSequenceClassification(tf.AlbertConfig(
-        vocab_size=120, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48))  # fmt: skip
+    model = tf.AlbertForSequenceClassification(
+        tf.AlbertConfig(
+            vocab_size=120,
+            embedding_size=16,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+        )
+    )
     with pytest.raises(UnsupportedModelError, match="share one set of weights"):
         find_sites(model)
 
@@ -124,7 +157,9 @@ def test_the_loaded_model_is_a_plain_transformers_model(tmp_path):
     assert type(loaded).__name__ == "BertForSequenceClassification"
     assert loaded(**batch(), labels=torch.tensor([0, 1, 0])).loss.isfinite()
     loaded.to(torch.float32).save_pretrained(tmp_path / "b")
-    assert torch.equal(rfx.load(tmp_path / "b")(**batch()).logits, rfx.load(tmp_path / "a")(**batch()).logits)
+    assert torch.equal(
+        rfx.load(tmp_path / "b")(**batch()).logits, rfx.load(tmp_path / "a")(**batch()).logits
+    )
     with pytest.raises(UnsupportedModelError, match="pruned by rfx already"):
         find_sites(loaded)
 
@@ -161,11 +196,20 @@ def test_bad_checkpoints_are_named(damage, tmp_path):
 
 @pytest.mark.parametrize("kind", ["OPT", "Phi"])
 def test_a_decoder_is_refused(kind):
-    """Its layers look like an encoder's; its head reads the last token, and its calls carry a cache."""
+    """Its layers look like an encoder's; its head reads the last token, and its calls carry a
+    cache."""
     import transformers
 
-    sizes = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 66}
-    more = {"ffn_dim": 48, "word_embed_proj_dim": 32} if kind == "OPT" else {"intermediate_size": 48}
+    sizes = {
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 66,
+    }
+    more = (
+        {"ffn_dim": 48, "word_embed_proj_dim": 32} if kind == "OPT" else {"intermediate_size": 48}
+    )
     config = getattr(transformers, f"{kind}Config")(**sizes, **more, pad_token_id=1)
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
     with pytest.raises(UnsupportedModelError, match="decoder"):

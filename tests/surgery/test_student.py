@@ -1,4 +1,5 @@
-"""The student in the dense shape computes what the shrunk model computes, and leaves the model as it was."""
+"""The student in the dense shape computes what the shrunk model computes, and leaves the model as
+it was."""
 
 import numpy as np
 import pytest
@@ -23,10 +24,17 @@ def test_the_student_is_the_shrunk_model(family):
     d = model.get_submodule(sites[0].output).out_features
     update = Update(
         scales={sites[2].name: rng.normal(size=sites[2].units)},
-        weights={s.name: rng.normal(size=(d, len(kept[s.name]) * s.width)) for s in sites[4:] if kept[s.name]},
+        weights={
+            s.name: rng.normal(size=(d, len(kept[s.name]) * s.width))
+            for s in sites[4:]
+            if kept[s.name]
+        },
         biases={s.name: rng.normal(size=d) for s in sites if s.kind is Kind.MHA},
     )
-    inputs = {"input_ids": torch.randint(3, 120, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.int64)}
+    inputs = {
+        "input_ids": torch.randint(3, 120, (2, 9)),
+        "attention_mask": torch.ones(2, 9, dtype=torch.int64),
+    }
     with torch.no_grad():
         dense = model(**inputs).logits
         with as_student(model, sites, plan, update):
@@ -40,6 +48,9 @@ def test_the_model_comes_back_after_an_error():
     model = make("bert")
     sites = find_sites(model)
     before = [model.get_submodule(s.output).weight for s in sites]
-    with pytest.raises(RuntimeError), as_student(model, sites, Plan.of(sites, {s.name: [] for s in sites})):
+    with (
+        pytest.raises(RuntimeError),
+        as_student(model, sites, Plan.of(sites, {s.name: [] for s in sites})),
+    ):
         raise RuntimeError
     assert all(a is model.get_submodule(s.output).weight for a, s in zip(before, sites))

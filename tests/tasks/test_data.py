@@ -1,4 +1,5 @@
-"""Rows from every format; columns found or named; labels checked one by one; mistakes named with their row."""
+"""Rows from every format; columns found or named; labels checked one by one; mistakes named with
+their row."""
 
 import gzip
 import json
@@ -14,7 +15,11 @@ from rfx.tasks.base import Example
 from rfx.tasks.data import load_examples
 from tests.conftest import tokenizer as make_tokenizer
 
-ROWS = [{"text": "a good, \"film\"", "label": 1}, {"text": "NA", "label": 0}, {"text": "bad\u2028plot\u0085 ü", "label": 0}]
+ROWS = [
+    {"text": 'a good, "film"', "label": 1},
+    {"text": "NA", "label": 0},
+    {"text": "bad\u2028plot\u0085 ü", "label": 0},
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,9 @@ def tokenizer(tmp_path_factory):
 
 def classifier(tokenizer, labels=2, names=None, **more):
     names = names or [f"LABEL_{i}" for i in range(labels)]
-    return task_class("text-classification")(tokenizer, num_labels=labels, id2label=dict(enumerate(names)), **more)
+    return task_class("text-classification")(
+        tokenizer, num_labels=labels, id2label=dict(enumerate(names)), **more
+    )
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet"])
@@ -42,7 +49,9 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
         frame.to_parquet(file)
     else:
         frame.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
-    rows = [{k: str(v) for k, v in r.items()} for r in ROWS] if kind in ("csv", "tsv") else ROWS  # text is all that these files hold
+    rows = (
+        [{k: str(v) for k, v in r.items()} for r in ROWS] if kind in ("csv", "tsv") else ROWS
+    )  # text is all that these files hold
     assert load_examples(file) == rows
     assert load_examples(file, limit=2) == rows[:2]
 
@@ -51,65 +60,137 @@ def test_what_looks_like_a_number_stays_the_text_it_is(tmp_path, tokenizer):
     (tmp_path / "x.csv").write_text("text,label\n007,True\n1e3,False\n,True\n")
     rows = load_examples(tmp_path / "x.csv")
     assert [r["text"] for r in rows[:2]] == ["007", "1e3"]
-    assert [e.label for e in classifier(tokenizer, label_names=["True", "False"]).examples(rows[:2])] == [0, 1]
+    assert [
+        e.label for e in classifier(tokenizer, label_names=["True", "False"]).examples(rows[:2])
+    ] == [0, 1]
     with pytest.raises(UsageError, match="ow 3|row 3"):
         classifier(tokenizer, label_names=["True", "False"]).examples(rows)
 
 
 def test_rows_may_lack_what_others_have_and_are_named_where_it_is_needed(tmp_path, tokenizer):
     (tmp_path / "x.csv").write_text('text,label\n"good, and\nlong",1\n\nlast\n')
-    assert load_examples(tmp_path / "x.csv") == [{"text": "good, and\nlong", "label": "1"}, {"text": "last", "label": None}]
+    assert load_examples(tmp_path / "x.csv") == [
+        {"text": "good, and\nlong", "label": "1"},
+        {"text": "last", "label": None},
+    ]
     (tmp_path / "y.csv").write_text("text,label,,\ngood,1,,\n")
     assert load_examples(tmp_path / "y.csv") == [{"text": "good", "label": "1"}]
     with pytest.raises(UsageError, match="Row 1 has no label"):
         classifier(tokenizer).examples([{"text": "good"}, {"text": "bad", "label": 1}])
     for empty in ("", "  ", None):
         with pytest.raises(UsageError, match="Row 2 has no 'text'"):
-            classifier(tokenizer).examples([{"text": "good", "label": 1}, {"text": empty, "label": 1}])
+            classifier(tokenizer).examples(
+                [{"text": "good", "label": 1}, {"text": empty, "label": 1}]
+            )
     with pytest.raises(UsageError, match="by commas, not by ';'"):
         classifier(tokenizer).examples([{"text;label": "good;1"}])
 
 
-@pytest.mark.parametrize(("name", "text"), [("x.txt", "good\n"), ("x.csv", "text\ngood\n"), ("x.jsonl", '{"text": "good"}\n')])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x.txt", "good\n"), ("x.csv", "text\ngood\n"), ("x.jsonl", '{"text": "good"}\n')],
+)
 def test_the_mark_that_windows_begins_files_with_is_no_text(tmp_path, name, text):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert load_examples(tmp_path / name) == [{"text": "good"}]
 
 
 def test_a_text_a_line_whatever_ends_the_lines(tmp_path):
-    for name, ends in (("unix", b"good\nbad\n"), ("windows", b"good\r\nbad\r\n"), ("old mac", b"good\rbad\r"), ("mixed", b"good\rbad\r\n")):
+    for name, ends in (
+        ("unix", b"good\nbad\n"),
+        ("windows", b"good\r\nbad\r\n"),
+        ("old mac", b"good\rbad\r"),
+        ("mixed", b"good\rbad\r\n"),
+    ):
         (tmp_path / f"{name}.txt").write_bytes(ends)
         assert load_examples(tmp_path / f"{name}.txt") == [{"text": "good"}, {"text": "bad"}]
 
 
 def test_classes_are_named_by_name_or_whole_number(tokenizer):
     names = ["O", "B-PER", "I-PER", "I-per"]
-    tagger = task_class("token-classification")(tokenizer, num_labels=4, id2label=dict(enumerate(names)))
+    tagger = task_class("token-classification")(
+        tokenizer, num_labels=4, id2label=dict(enumerate(names))
+    )
     rows = [{"tokens": ["a"] * 6, "tags": ["B-PER", "b-per", 2, "2", 2.0, "I-per"]}]
     assert tagger.examples(rows)[0].label == [1, 1, 2, 2, 2, 3]
-    for wrong in (1.7, "1.7", -1, 4, None, "i-PER", "X", float("nan"), "inf"):  # i-PER: which of two?
+    for wrong in (
+        1.7,
+        "1.7",
+        -1,
+        4,
+        None,
+        "i-PER",
+        "X",
+        float("nan"),
+        "inf",
+    ):  # i-PER: which of two?
         with pytest.raises(UsageError, match="A tag of row 1 is not one of the model's") as error:
             tagger.examples([{"tokens": ["a"], "tags": [wrong]}])
         assert error.value.allowed == "0..3, O, B-PER, I-PER, I-per"
     stars = classifier(tokenizer, 5, ["1", "2", "3", "4", "5"])
-    assert [stars.class_index(v) for v in ("1", 1, 1.0, "1.0", "5", 5, np.int64(5))] == [0, 0, 0, 0, 4, 4, 4]  # names, whatever their type
-    assert stars.class_index(0) == 0 and stars.class_index(6) is None and stars.class_index("1_0") is None and stars.classes_allowed() == "0..4, 1, 2, 3, 4, 5"
+    assert [stars.class_index(v) for v in ("1", 1, 1.0, "1.0", "5", 5, np.int64(5))] == [
+        0,
+        0,
+        0,
+        0,
+        4,
+        4,
+        4,
+    ]  # names, whatever their type
+    assert (
+        stars.class_index(0) == 0
+        and stars.class_index(6) is None
+        and stars.class_index("1_0") is None
+        and stars.classes_allowed() == "0..4, 1, 2, 3, 4, 5"
+    )
     truth = classifier(tokenizer, label_names=["True", "False"])
-    assert [truth.class_index(v) for v in (True, "true", False, "FALSE", 1, 0)] == [0, 0, 1, 1, 1, 0]
+    assert [truth.class_index(v) for v in (True, "true", False, "FALSE", 1, 0)] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        0,
+    ]
     plain = classifier(tokenizer)
-    assert [plain.class_index(v) for v in (True, np.int64(1), "1", "label_1", 0.0)] == [1, 1, 1, 1, 0] and plain.class_index([1]) is None
-    assert [truth.class_index(v, ["false", "true"]) for v in (1, np.int64(1), 0)] == [0, 0, 1]  # the data's own order
-    many = task_class("token-classification")(tokenizer, num_labels=20, id2label={i: f"T{i}" for i in range(20)})
+    assert [plain.class_index(v) for v in (True, np.int64(1), "1", "label_1", 0.0)] == [
+        1,
+        1,
+        1,
+        1,
+        0,
+    ] and plain.class_index([1]) is None
+    assert [truth.class_index(v, ["false", "true"]) for v in (1, np.int64(1), 0)] == [
+        0,
+        0,
+        1,
+    ]  # the data's own order
+    many = task_class("token-classification")(
+        tokenizer, num_labels=20, id2label={i: f"T{i}" for i in range(20)}
+    )
     with pytest.raises(UsageError) as error:
         many.examples([{"tokens": ["a"], "tags": ["X"]}])
-    assert error.value.allowed.startswith("0..19, T0, ") and error.value.allowed.endswith("T11, ...")
+    assert error.value.allowed.startswith("0..19, T0, ") and error.value.allowed.endswith(
+        "T11, ..."
+    )
 
 
 def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
-    qas = [{"id": 1, "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]},
-           {"id": 2, "question": "where?", "answers": [], "is_impossible": True,
-            "plausible_answers": [{"text": "cat", "answer_start": 4}]}]  # fmt: skip
-    (tmp_path / "x.json").write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": [{"context": "the cat", "qas": qas}]}]}))
+    qas = [
+        {"id": 1, "question": "who?", "answers": [{"text": "cat", "answer_start": 4}]},
+        {
+            "id": 2,
+            "question": "where?",
+            "answers": [],
+            "is_impossible": True,
+            "plausible_answers": [{"text": "cat", "answer_start": 4}],
+        },
+    ]
+    (tmp_path / "x.json").write_text(
+        json.dumps(
+            {"version": "v2.0", "data": [{"paragraphs": [{"context": "the cat", "qas": qas}]}]}
+        )
+    )
     rows = load_examples(tmp_path / "x.json")
     assert [r["answers"]["text"] for r in rows] == [["cat"], []]
     (tmp_path / "y.json").write_text(json.dumps({"data": [{"paragraphs": [{"qas": qas}]}]}))
@@ -117,17 +198,37 @@ def test_squad_json_is_read_with_its_unanswerable_questions(tmp_path):
         load_examples(tmp_path / "y.json")
 
 
-@pytest.mark.parametrize(("name", "text", "match"), [
-    ("x.jsonl", '{"a": 1}\n[1]\n', "Line 2"), ("x.jsonl", '{"a": 1}\n{"a"', "Line 2"), ("x.json", "{", "not JSON"),
-    ("x.json", '{"data": [1]}', "no list"), ("x.json", '{"data": [{"paragraphs": [{"context": "c", "qas": ["x"]}]}]}', "SQuAD"),
-    ("x.json", '{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "q", "answers": []}]}]}]}', "context is missing"),
-    ("x.json", '{"a": 1}', "no list"), ("x.csv", "", "no examples"), ("x.csv", "text,label\n", "no examples"),
-    ("x.jsonl", "", "no examples"), ("x.doc", "a", "format"), ("x.parquet", "no parquet", "cannot be read"),
-    ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"), ("x.csv", 'a,b\n"1" or 2,3\n', "line 2"),
-    ("x.csv", "text,label\ngood, text,1\nfine,0\n", "Line 2 .* 3 fields where the header has 2"),
-    ("x.csv", "text,label\ngood,1,\nfine,0,\n", "Line 2 .* 3 fields"), ("x.tsv", "text\tlabel\nfine\t1\ngood\ttext\t1\n", "Line 3"),
-    ("x.csv", "text,text,label\na,b,1\n", "columns of one name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("x.jsonl", '{"a": 1}\n[1]\n', "Line 2"),
+        ("x.jsonl", '{"a": 1}\n{"a"', "Line 2"),
+        ("x.json", "{", "not JSON"),
+        ("x.json", '{"data": [1]}', "no list"),
+        ("x.json", '{"data": [{"paragraphs": [{"context": "c", "qas": ["x"]}]}]}', "SQuAD"),
+        (
+            "x.json",
+            '{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "q", "answers": []}]}]}]}',
+            "context is missing",
+        ),
+        ("x.json", '{"a": 1}', "no list"),
+        ("x.csv", "", "no examples"),
+        ("x.csv", "text,label\n", "no examples"),
+        ("x.jsonl", "", "no examples"),
+        ("x.doc", "a", "format"),
+        ("x.parquet", "no parquet", "cannot be read"),
+        ("x.csv", 'a,b\n"1,2\n3,4\n', "cannot be read"),
+        ("x.csv", 'a,b\n"1" or 2,3\n', "line 2"),
+        (
+            "x.csv",
+            "text,label\ngood, text,1\nfine,0\n",
+            "Line 2 .* 3 fields where the header has 2",
+        ),
+        ("x.csv", "text,label\ngood,1,\nfine,0,\n", "Line 2 .* 3 fields"),
+        ("x.tsv", "text\tlabel\nfine\t1\ngood\ttext\t1\n", "Line 3"),
+        ("x.csv", "text,text,label\na,b,1\n", "columns of one name"),
+    ],
+)
 def test_files_that_cannot_be_read_are_named(tmp_path, name, text, match):
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=match):
@@ -145,17 +246,28 @@ def test_what_is_not_there_is_named(tmp_path):
         load_examples("glue/sst2")
 
 
-@pytest.mark.parametrize("columns", [("sentence", "label"), ("review", "sentiment"), ("text", "class")])
+@pytest.mark.parametrize(
+    "columns", [("sentence", "label"), ("review", "sentiment"), ("text", "class")]
+)
 def test_usual_columns_are_found(tokenizer, columns):
     rows = [{"id": 3, columns[0]: "good film", columns[1]: 1}]
     (example,) = classifier(tokenizer).examples(rows)
     assert example.inputs == {"text": "good film"} and example.label == 1
 
 
-@pytest.mark.parametrize("columns", [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
-                                     ("question", "sentence")])  # fmt: skip
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+        ("question1", "question2"),
+        ("question", "sentence"),
+    ],
+)
 def test_pairs_of_columns_are_found(tokenizer, columns):
-    (example,) = classifier(tokenizer).examples([{columns[0]: "good", columns[1]: "bad", "label": 0, "idx": 1}])
+    (example,) = classifier(tokenizer).examples(
+        [{columns[0]: "good", columns[1]: "bad", "label": 0, "idx": 1}]
+    )
     assert example.inputs == {"text": "good", "text_pair": "bad"}
     (feature,) = classifier(tokenizer).encode([example])
     assert feature.ids["token_type_ids"].max() == 1
@@ -163,7 +275,9 @@ def test_pairs_of_columns_are_found(tokenizer, columns):
 
 def test_columns_can_be_named(tokenizer):
     rows = [{"a": "good", "b": "bad", "c": 1, "text": "no"}]
-    (example,) = classifier(tokenizer, columns={"text": "a", "text_pair": "b", "label": "c"}).examples(rows)
+    (example,) = classifier(
+        tokenizer, columns={"text": "a", "text_pair": "b", "label": "c"}
+    ).examples(rows)
     assert example.inputs == {"text": "good", "text_pair": "bad"} and example.label == 1
     with pytest.raises(UsageError, match="no column 'x'"):
         classifier(tokenizer, columns={"text": "x"}).examples(rows)
@@ -190,7 +304,10 @@ def test_labels_that_cannot_be_name_their_row(tokenizer, label):
 @pytest.mark.parametrize("label", ["x", None, float("inf"), float("nan")])
 def test_a_regression_wants_numbers(tokenizer, label):
     task = classifier(tokenizer, labels=1)
-    assert task.metric_name == "spearman" and task.examples([{"text": "t", "label": "2.5"}])[0].label == 2.5
+    assert (
+        task.metric_name == "spearman"
+        and task.examples([{"text": "t", "label": "2.5"}])[0].label == 2.5
+    )
     with pytest.raises(UsageError, match="row 1|Row 1"):
         task.examples([{"text": "t", "label": label}])
 
@@ -207,10 +324,16 @@ def test_texts_that_are_missing_name_their_row(tokenizer):
 
 
 def test_a_long_context_is_cut_into_spans_that_find_the_answer(tokenizer):
-    task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=16, doc_stride=4)
+    task = task_class("question-answering")(
+        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=16, doc_stride=4
+    )
     context = "the film was good " * 6 + "actor " + "a bad plot " * 6
     start = context.index("actor")
-    row = {"question": "story", "context": context, "answers": {"text": ["actor"], "answer_start": [start]}}
+    row = {
+        "question": "story",
+        "context": context,
+        "answers": {"text": ["actor"], "answer_start": [start]},
+    }
     examples = task.examples([row])
     features = task.encode(examples)
     assert len(features) > 2 and all(len(f.ids["input_ids"]) <= 16 for f in features)
@@ -227,7 +350,10 @@ def test_a_long_context_is_cut_into_spans_that_find_the_answer(tokenizer):
             row_ = np.zeros(len(f.ids["input_ids"]))
             row_[int(f.targets[part])] = 9.0 if f.targets["start"] > 0 else 1.0
             logits[f"{part}_logits"].append(row_)
-    assert task.predict(logits, features, examples) == ["actor"] and task.metric(["actor"], examples) == 1.0
+    assert (
+        task.predict(logits, features, examples) == ["actor"]
+        and task.metric(["actor"], examples) == 1.0
+    )
 
 
 def test_answers_that_do_not_stand_there_are_named(tokenizer):
@@ -237,7 +363,9 @@ def test_answers_that_do_not_stand_there_are_named(tokenizer):
             task.examples([{"question": "q", "context": "the cat", "answers": answers}])
     none = [{"question": "q", "context": "the cat", "answers": {"text": [], "answer_start": []}}]
     assert task.examples(none)[0].label["text"] == [] and task.version_2
-    old = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=False)
+    old = task_class("question-answering")(
+        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=False
+    )
     with pytest.raises(UsageError, match="version_2"):
         old.examples(none)
 
@@ -254,32 +382,53 @@ def test_one_question_without_an_answer_decides_in_whatever_file_it_stands(token
     assert task.version_2
 
 
-@pytest.mark.parametrize("option", [
-    {"n_best": 2.5}, {"n_best": 0}, {"doc_stride": None}, {"doc_stride": -1}, {"max_answer_tokens": True}, {"null_threshold": None},
-    {"null_threshold": float("nan")}, {"version_2": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"n_best": 2.5},
+        {"n_best": 0},
+        {"doc_stride": None},
+        {"doc_stride": -1},
+        {"max_answer_tokens": True},
+        {"null_threshold": None},
+        {"null_threshold": float("nan")},
+        {"version_2": 3},
+    ],
+)
 def test_options_of_question_answering_are_checked(tokenizer, option):
     with pytest.raises(UsageError, match="option") as refused:
-        task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, **option)
+        task_class("question-answering")(
+            tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, **option
+        )
     assert next(iter(option)) in refused.value.got
 
 
 def test_no_answer_wins_only_where_questions_may_have_none(tokenizer):
     import numpy as np
 
-    make = lambda v: task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=v)  # noqa: E731
-    row = {"question": "story", "context": "good film", "answers": {"text": ["film"], "answer_start": [5]}}
+    make = lambda v: task_class("question-answering")(
+        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=v
+    )  # noqa: E731
+    row = {
+        "question": "story",
+        "context": "good film",
+        "answers": {"text": ["film"], "answer_start": [5]},
+    }
     for version_2, expected in ((True, ""), (False, "film")):
         task = make(version_2)
         examples = task.examples([row])
         (f,) = task.encode(examples)
         logits = np.zeros(len(f.ids["input_ids"]))
         logits[int(f.targets["start"])], logits[0] = 2.0, 3.0
-        assert task.predict({"start_logits": [logits], "end_logits": [logits]}, [f], examples) == [expected]
+        assert task.predict({"start_logits": [logits], "end_logits": [logits]}, [f], examples) == [
+            expected
+        ]
 
 
 def test_tags_are_those_of_first_pieces(tokenizer):
-    task = task_class("token-classification")(tokenizer, num_labels=3, id2label={0: "O", 1: "B-X", 2: "I-X"}, max_length=6)
+    task = task_class("token-classification")(
+        tokenizer, num_labels=3, id2label={0: "O", 1: "B-X", 2: "I-X"}, max_length=6
+    )
     words = ["good", "unknownword", "bad", "film", "plot", "scene"]
     (example,) = task.examples([{"tokens": words, "ner_tags": ["O", "B-X", 2, 0, 1, 2]}])
     (feature,) = task.encode([example])
@@ -288,8 +437,12 @@ def test_tags_are_those_of_first_pieces(tokenizer):
 
     logits = np.eye(3)[[0, 0, 1, 2, 0, 0]]
     assert task.predict({"logits": [logits]}, [feature], [example]) == [[0, 1, 2, 0, 0, 0]]
-    for bad in ({"tokens": ["a"], "ner_tags": ["O", "O"]}, {"tokens": ["a"], "ner_tags": ["B-Y"]}, {"tokens": [], "ner_tags": []},
-                {"tokens": None, "ner_tags": [0]}):  # fmt: skip
+    for bad in (
+        {"tokens": ["a"], "ner_tags": ["O", "O"]},
+        {"tokens": ["a"], "ner_tags": ["B-Y"]},
+        {"tokens": [], "ner_tags": []},
+        {"tokens": None, "ner_tags": [0]},
+    ):
         with pytest.raises(UsageError, match="ow 1"):
             task.examples([bad])
 
@@ -303,16 +456,26 @@ def test_batches_pad_to_their_longest_and_can_be_gone_through_again(tokenizer):
         shapes = [tuple(i["input_ids"].shape) for i, _ in batches]
         assert len(batches) == 2 and shapes == [(3, 7), (1, 3)]
     inputs, targets = next(iter(batches))
-    assert inputs["attention_mask"].sum(1).tolist() == [3, 5, 7] and targets["labels"].tolist() == [0, 1, 0]
+    assert inputs["attention_mask"].sum(1).tolist() == [3, 5, 7] and targets["labels"].tolist() == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_parts_are_disjoint_and_seeded():
     train = [Example({"text": str(i)}, 0) for i in range(50)]
-    evaluation = [Example({"text": str(i)}, 1) for i in range(40, 60)]  # another label, the same text
+    evaluation = [
+        Example({"text": str(i)}, 1) for i in range(40, 60)
+    ]  # another label, the same text
     kept, dropped = drop_overlap(train, evaluation)
     assert dropped == 10 and overlap(kept, evaluation) == 0 and overlap(train, evaluation) == 10
     assert set_hash(train) == set_hash(train[::-1]) != set_hash(kept)
-    assert choose(train, 10, 1).tolist() == choose(train, 10, 1).tolist() != choose(train, 10, 2).tolist()
+    assert (
+        choose(train, 10, 1).tolist()
+        == choose(train, 10, 1).tolist()
+        != choose(train, 10, 2).tolist()
+    )
     assert sorted(choose(train, 99, 1)) == list(range(50))
     again = choose(train, 500, 1, replacement=True)
     assert len(again) == 500 and len(set(again)) <= 50
@@ -320,15 +483,23 @@ def test_parts_are_disjoint_and_seeded():
 
 def test_quotes_in_tsv_are_text_where_the_file_does_not_quote(tmp_path):
     """As in GLUE's files: a row that opens a quote must not swallow those after it."""
-    (tmp_path / "x.tsv").write_text('sentence\tlabel\n"a bad film\t0\nfine\t1\nhe said "no" to it\t0\n"well"\t1\n')
+    (tmp_path / "x.tsv").write_text(
+        'sentence\tlabel\n"a bad film\t0\nfine\t1\nhe said "no" to it\t0\n"well"\t1\n'
+    )
     assert [r["label"] for r in load_examples(tmp_path / "x.tsv")] == ["0", "1", "0", "1"]
     assert load_examples(tmp_path / "x.tsv")[0]["sentence"] == '"a bad film'
 
 
 def test_class_names_match_whatever_their_case(tokenizer):
-    """A model that says CONTRADICTION, NEUTRAL, ENTAILMENT on a dataset of entailment, neutral, contradiction."""
+    """A model that says CONTRADICTION, NEUTRAL, ENTAILMENT on a dataset of entailment, neutral,
+    contradiction."""
     task = classifier(tokenizer, labels=3, names=["CONTRADICTION", "NEUTRAL", "ENTAILMENT"])
-    row = {"premise": "a", "hypothesis": "b", "label": 0, "__names__": {"label": ["entailment", "neutral", "contradiction"]}}
+    row = {
+        "premise": "a",
+        "hypothesis": "b",
+        "label": 0,
+        "__names__": {"label": ["entailment", "neutral", "contradiction"]},
+    }
     assert task.examples([row])[0].label == 2
 
 
@@ -343,20 +514,33 @@ def test_label_names_must_be_as_many_as_the_models(tokenizer):
             classifier(tokenizer, label_names=names)
 
 
-@pytest.mark.parametrize("answers", [
-    {"text": "cat", "answer_start": None}, {"text": ["cat"], "answer_start": [None]}, {"text": [None], "answer_start": [4]},
-    {"text": ["cat"], "answer_start": []}, None, [1], {"text": "cat"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": "cat", "answer_start": None},
+        {"text": ["cat"], "answer_start": [None]},
+        {"text": [None], "answer_start": [4]},
+        {"text": ["cat"], "answer_start": []},
+        None,
+        [1],
+        {"text": "cat"},
+    ],
+)
 def test_answers_of_another_form_are_named(tokenizer, answers):
     task = task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
     with pytest.raises(UsageError, match="row 1|Row 1"):
         task.examples([{"question": "q", "context": "the cat", "answers": answers}])
     whole = {"text": "cat", "answer_start": 4}
-    assert task.examples([{"question": "q", "context": "the cat", "answers": whole}])[0].label == {"text": ["cat"], "answer_start": [4]}
+    assert task.examples([{"question": "q", "context": "the cat", "answers": whole}])[0].label == {
+        "text": ["cat"],
+        "answer_start": [4],
+    }
 
 
 def test_a_question_that_fills_the_input_is_named(tokenizer):
-    make = lambda: task_class("question-answering")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=24, doc_stride=8)  # noqa: E731
+    make = lambda: task_class("question-answering")(
+        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=24, doc_stride=8
+    )  # noqa: E731
     row = {"context": "the film was good " * 9, "answers": {"text": ["film"], "answer_start": [4]}}
     for words in (1, 12, 19):  # the span that neighbours share gives way to the question
         task = make()

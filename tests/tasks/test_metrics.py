@@ -1,4 +1,5 @@
-"""Metrics against scikit-learn, SciPy and the official SQuAD rules; bootstraps against their slow form."""
+"""Metrics against scikit-learn, SciPy and the official SQuAD rules; bootstraps against their slow
+form."""
 
 import collections
 import re
@@ -50,7 +51,11 @@ def test_regression_metrics_equal_scipy():
     b = np.round(a + RNG.normal(size=100), 1)  # with ties
     assert REGRESSION["spearman"](a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
     assert REGRESSION["pearson"](a, b) == pytest.approx(scipy.stats.pearsonr(a, b).statistic)
-    assert REGRESSION["spearman"](np.ones(5), np.arange(5.0)) == 0.0 == REGRESSION["pearson"](np.ones(5), np.arange(5.0))
+    assert (
+        REGRESSION["spearman"](np.ones(5), np.arange(5.0))
+        == 0.0
+        == REGRESSION["pearson"](np.ones(5), np.arange(5.0))
+    )
 
 
 def official(text):
@@ -59,15 +64,27 @@ def official(text):
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-@pytest.mark.parametrize("text", ["The  Cat, and an-apple!", "A", "", "THE", "U.S.A.", "théâtre a", "don't\tthe\nend"])
+@pytest.mark.parametrize(
+    "text", ["The  Cat, and an-apple!", "A", "", "THE", "U.S.A.", "théâtre a", "don't\tthe\nend"]
+)
 def test_answers_are_normalised_as_officially(text):
     assert normalize_answer(text) == official(text)
 
 
-@pytest.mark.parametrize(("predicted", "true"), [
-    ("the cat sat", "cat sat down"), ("Cat", "the cat."), ("", ""), ("", "cat"), ("cat", ""), ("a a b", "a b b"),
-    ("x y", "z"), ("the", ""), ("b b c", "b c c d"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("predicted", "true"),
+    [
+        ("the cat sat", "cat sat down"),
+        ("Cat", "the cat."),
+        ("", ""),
+        ("", "cat"),
+        ("cat", ""),
+        ("a a b", "a b b"),
+        ("x y", "z"),
+        ("the", ""),
+        ("b b c", "b c c d"),
+    ],
+)
 def test_squad_scores_are_the_official_ones(predicted, true):
     gold, found = official(true).split(), official(predicted).split()
     common = collections.Counter(gold) & collections.Counter(found)
@@ -98,7 +115,9 @@ def test_the_fast_bootstrap_of_labels_equals_the_slow_one(metric):
     examples = [Example({"text": str(i)}, int(x)) for i, x in enumerate(RNG.integers(0, 2, 80))]
     first, second = RNG.integers(0, 2, 80).tolist(), RNG.integers(0, 2, 80).tolist()
     fast = task.bootstrap(first, second, examples, resamples=25, seed=4)
-    np.testing.assert_allclose(fast, Task.bootstrap(task, first, second, examples, resamples=25, seed=4), atol=1e-12)
+    np.testing.assert_allclose(
+        fast, Task.bootstrap(task, first, second, examples, resamples=25, seed=4), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("metric", ["f1", "accuracy"])
@@ -107,23 +126,33 @@ def test_the_fast_bootstrap_of_tags_equals_the_slow_one(metric):
     examples = [Example({"tokens": ["w"] * 7}, RNG.integers(0, 5, 7).tolist()) for _ in range(30)]
     first, second = ([RNG.integers(0, 5, 7).tolist() for _ in examples] for _ in range(2))
     fast = task.bootstrap(first, second, examples, resamples=20, seed=1)
-    np.testing.assert_allclose(fast, Task.bootstrap(task, first, second, examples, resamples=20, seed=1), atol=1e-12)
+    np.testing.assert_allclose(
+        fast, Task.bootstrap(task, first, second, examples, resamples=20, seed=1), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("metric", ["f1", "exact_match"])
 def test_the_fast_bootstrap_of_answers_equals_the_slow_one(metric):
     task = make("question-answering", metric=metric)
     words = ["cat", "dog", "the cat", "a dog sat", ""]
-    examples = [Example({"question": "q", "context": "c"}, {"text": [words[i % 4]], "answer_start": [0]}) for i in range(30)]
+    examples = [
+        Example({"question": "q", "context": "c"}, {"text": [words[i % 4]], "answer_start": [0]})
+        for i in range(30)
+    ]
     first, second = ([words[i] for i in RNG.integers(0, 5, 30)] for _ in range(2))
     fast = task.bootstrap(first, second, examples, resamples=20, seed=1)
-    np.testing.assert_allclose(fast, Task.bootstrap(task, first, second, examples, resamples=20, seed=1), atol=1e-12)
+    np.testing.assert_allclose(
+        fast, Task.bootstrap(task, first, second, examples, resamples=20, seed=1), atol=1e-12
+    )
 
 
 def test_entities_are_counted_whole():
     task = make("token-classification", 5, names=["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
     true = [[1, 2, 0, 3, 4, 4], [0, 0, 1, 1]]
-    found = [[1, 2, 0, 3, 4, 0], [0, 2, 1, 1]]  # LOC cut short; an I without its B is an entity of its own
+    found = [
+        [1, 2, 0, 3, 4, 0],
+        [0, 2, 1, 1],
+    ]  # LOC cut short; an I without its B is an entity of its own
     examples = [Example({"tokens": ["w"] * len(t)}, t) for t in true]
     right, predicted, there = 1 + 2, 2 + 3, 2 + 2
     assert task.metric(found, examples) == pytest.approx(2 * right / (predicted + there))

@@ -31,7 +31,9 @@ def test_examples_need_no_labels_where_none_are_asked_for(name, tokenizer):
     examples = task.examples(ROWS[name], need_labels=False)
     assert [e.label for e in examples] == [None] * len(ROWS[name])
     features = task.encode(examples)
-    assert task.targets(features) == {} and task.collate(features)["input_ids"].shape[0] == len(features)
+    assert task.targets(features) == {} and task.collate(features)["input_ids"].shape[0] == len(
+        features
+    )
     with pytest.raises(UsageError, match="No column is known"):
         task.examples(ROWS[name])
 

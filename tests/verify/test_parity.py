@@ -1,4 +1,5 @@
-"""Parity through Polygraphy: the first tensor that differs is named, and the command line repeats it."""
+"""Parity through Polygraphy: the first tensor that differs is named, and the command line repeats
+it."""
 
 import json
 import math
@@ -60,7 +61,9 @@ def changed(file: Path, weight: str, to, path: Path) -> Path:
 def bash(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
-    return subprocess.run(["bash", *command], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def test_a_model_is_equal_to_itself_and_nothing_is_printed_or_left_behind(model, capfd):
@@ -70,19 +73,28 @@ def test_a_model_is_equal_to_itself_and_nothing_is_printed_or_left_behind(model,
     before = str(G_LOGGER.module_severity), set(G_LOGGER.once_logged), config.USE_TENSORRT_RTX
     assert compare_runtimes(model, FEEDS, tolerance=2e-4) is None
     assert compare_runtimes(model, FEEDS, against=model, runtime="ort", tolerance=0.0) is None
-    assert (str(G_LOGGER.module_severity), set(G_LOGGER.once_logged), config.USE_TENSORRT_RTX) == before
+    assert (
+        str(G_LOGGER.module_severity),
+        set(G_LOGGER.once_logged),
+        config.USE_TENSORRT_RTX,
+    ) == before
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("weight", "operator"), [
-    (f"{LAYER}.intermediate.dense.weight.T", "MatMul"),
-    (f"{LAYER}.intermediate.dense.bias", "Add"),
-    (f"{LAYER}.output.dense.weight.T", "MatMul"),
-    (f"{LAYER}.attention.self.query.weight.T", "MatMul"),  # the mask's -3.4e38 stands behind it
-    (f"{LAYER}.output.LayerNorm.weight", "LayerNormalization"),
-    ("classifier.weight", "Gemm"),
-])  # fmt: skip
-def test_the_first_tensor_behind_a_changed_weight_is_named(model, weight, operator, tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("weight", "operator"),
+    [
+        (f"{LAYER}.intermediate.dense.weight.T", "MatMul"),
+        (f"{LAYER}.intermediate.dense.bias", "Add"),
+        (f"{LAYER}.output.dense.weight.T", "MatMul"),
+        (f"{LAYER}.attention.self.query.weight.T", "MatMul"),  # the mask's -3.4e38 stands behind it
+        (f"{LAYER}.output.LayerNorm.weight", "LayerNormalization"),
+        ("classifier.weight", "Gemm"),
+    ],
+)
+def test_the_first_tensor_behind_a_changed_weight_is_named(
+    model, weight, operator, tmp_path, capfd
+):
     other = changed(model, weight, 0.5, tmp_path / "changed.onnx")
     found = compare_runtimes(model, FEEDS, against=other, tolerance=2e-4)
     reader = next(n for n in onnx.load(model).graph.node if weight in n.input)
@@ -105,14 +117,20 @@ def test_it_sees_what_the_gate_sees(model, tmp_path):
     assert found.outputs_share == pytest.approx(share, rel=1e-4)
     for tolerance in (share * 1.01, share * 0.99):
         passes = same_gate({"a-b": share}, tolerance).outcome == "pass"
-        assert (compare_runtimes(model, FEEDS, against=other, tolerance=tolerance) is None) == passes
+        assert (
+            compare_runtimes(model, FEEDS, against=other, tolerance=tolerance) is None
+        ) == passes
 
 
 def test_numbers_that_are_not_finite_are_named(model, tmp_path):
     broken = changed(model, f"{LAYER}.intermediate.dense.weight.T", math.nan, tmp_path / "nan.onnx")
     found = compare_runtimes(model, FEEDS, against=broken, tolerance=2e-4)
     assert found.module == f"{LAYER}.intermediate.dense" and found.operator == "MatMul"
-    assert found.share == math.inf and found.not_finite[0] == 0 < found.not_finite[1] and "not finite" in str(found)
+    assert (
+        found.share == math.inf
+        and found.not_finite[0] == 0 < found.not_finite[1]
+        and "not finite" in str(found)
+    )
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["share"] is None
     alone = compare_runtimes(broken, FEEDS, tolerance=2e-4)  # equal on both sides, and wrong
     assert (alone.tensor, alone.share) == (found.tensor, math.inf) and min(alone.not_finite) > 0
@@ -124,8 +142,13 @@ def test_half_precision_is_held_against_full(model, tmp_path):
     assert compare_runtimes(model, FEEDS, against=half, tolerance=1e-2) is None
     found = compare_runtimes(model, FEEDS, against=half, tolerance=1e-7)
     assert found.module == "bert.embeddings.word_embeddings" and found.operator == "Gather"
-    assert found.compared == len(Side(model, "ort").tensors) and found.skipped == 0  # `x.fp16` stands for `x`
-    assert save_repro(tmp_path, found).name == "parity.sh" and bash(["parity.sh"], tmp_path).returncode == 1
+    assert (
+        found.compared == len(Side(model, "ort").tensors) and found.skipped == 0
+    )  # `x.fp16` stands for `x`
+    assert (
+        save_repro(tmp_path, found).name == "parity.sh"
+        and bash(["parity.sh"], tmp_path).returncode == 1
+    )
     back = compare_runtimes(half, FEEDS, against=model, tolerance=1e-7)
     assert back.dtypes == ("float16", "float32") and back.module == found.module
 
@@ -137,7 +160,9 @@ def test_a_pruned_model_with_an_emptied_sublayer(tmp_path):
     small = shrink(dense, sites, Plan.of(sites, kept))
     model = export_onnx(small, tmp_path / "small.onnx", input_names=NAMES, output_names=("logits",))
     assert compare_runtimes(model, FEEDS, tolerance=2e-4) is None
-    other = changed(model, "bert.encoder.layer.2.intermediate.dense.weight.T", 0.5, tmp_path / "changed.onnx")
+    other = changed(
+        model, "bert.encoder.layer.2.intermediate.dense.weight.T", 0.5, tmp_path / "changed.onnx"
+    )
     found = compare_runtimes(model, FEEDS, against=other, tolerance=2e-4)
     assert found.module == "bert.encoder.layer.2.intermediate.dense" and found.operator == "MatMul"
 
@@ -147,13 +172,17 @@ def test_the_worst_example_alone_shows_it(model, tmp_path):
     values, rows = np.unique(np.stack([ids.ravel(), np.repeat(np.arange(len(ids)), 11)]), axis=1)
     token = next(v for v in values if (values == v).sum() == 1 and v != 1)
     proto = onnx.load(model)
-    weight = next(i for i in proto.graph.initializer if i.name == "bert.embeddings.word_embeddings.weight")
+    weight = next(
+        i for i in proto.graph.initializer if i.name == "bert.embeddings.word_embeddings.weight"
+    )
     table = numpy_helper.to_array(weight).copy()
     table[token, :5] += 1.0
     weight.CopyFrom(numpy_helper.from_array(table, weight.name))
     onnx.save(proto, tmp_path / "changed.onnx")
     found = compare_runtimes(model, FEEDS, against=tmp_path / "changed.onnx", tolerance=2e-4)
-    assert found.module == "bert.embeddings.word_embeddings" and found.inputs["input_ids"].shape == (1, 11)
+    assert found.module == "bert.embeddings.word_embeddings" and found.inputs[
+        "input_ids"
+    ].shape == (1, 11)
     assert token in found.inputs["input_ids"]
     assert found.inputs["input_ids"].tolist() == ids[rows[values == token]].tolist()
 
@@ -185,11 +214,15 @@ def test_bfloat16_is_left_out_where_it_cannot_be_read(tmp_path):
             helper.make_node("Neg", ["c"], ["y"]),
         ]
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
-        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(values, "lin.weight.T")])
+        graph = helper.make_graph(
+            nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(values, "lin.weight.T")]
+        )
         proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         files.append(tmp_path / f"{name}.onnx")
         onnx.save(proto, files[-1])
-    found = compare_runtimes(files[0], [{"x": np.ones((2, 4), np.float32)}], against=files[1], tolerance=1e-3)
+    found = compare_runtimes(
+        files[0], [{"x": np.ones((2, 4), np.float32)}], against=files[1], tolerance=1e-3
+    )
     assert (found.tensor, found.module, found.compared, found.skipped) == ("h", "lin", 3, 1)
     save_repro(tmp_path, found)
     assert bash(["parity.sh"], tmp_path).returncode == 1
@@ -199,7 +232,9 @@ def test_a_difference_that_only_fusions_make_is_said_to_be_one(model, tmp_path):
     from polygraphy import constants
     from polygraphy.backend.onnx import ModifyOutputs
 
-    unfused = tmp_path / "unfused.onnx"  # every tensor is an output, so ONNX Runtime can fuse nothing
+    unfused = (
+        tmp_path / "unfused.onnx"
+    )  # every tensor is an output, so ONNX Runtime can fuse nothing
     onnx.save(ModifyOutputs(onnx.load(model), outputs=constants.MARK_ALL)(), unfused)
     found = compare_runtimes(model, FEEDS, against=unfused, tolerance=0.0)
     assert found.tensor == "logits" and 0 < found.outputs_share < 1e-5
@@ -212,7 +247,10 @@ def test_masks_are_no_difference_and_no_scale():
     full = np.array([[1.0, np.finfo(np.float32).min]], np.float32)
     half = np.array([[1.5, np.finfo(np.float16).min]], np.float16)
     found = measure(full, half)
-    assert (found.difference, found.scale) == (0.5, 1.0) and [v[0] for v in found.values] == ["float32", "float16"]
+    assert (found.difference, found.scale) == (0.5, 1.0) and [v[0] for v in found.values] == [
+        "float32",
+        "float16",
+    ]
     infinite = np.array([np.inf, -np.inf, 2.0], np.float32)
     assert measure(infinite, infinite).difference == 0.0
     assert measure(infinite, infinite, outputs=True).difference == np.inf
@@ -227,7 +265,9 @@ def test_masks_are_no_difference_and_no_scale():
 def test_bfloat16_comes_as_torch():
     import torch
 
-    found = measure(np.array([1.0, 2.0], np.float32), torch.tensor([1.0, 2.5], dtype=torch.bfloat16))
+    found = measure(
+        np.array([1.0, 2.0], np.float32), torch.tensor([1.0, 2.5], dtype=torch.bfloat16)
+    )
     assert (found.difference, found.scale, found.values[1][0]) == (0.5, 2.0, "bfloat16")
 
 
@@ -239,9 +279,13 @@ def test_bad_input_is_refused(model, tmp_path):
     with pytest.raises(UsageError, match="openvino"):
         compare_runtimes(model, FEEDS, runtime="openvino", tolerance=1e-3)
     with pytest.raises(UsageError, match=r"\[2, 3, 4\]"):
-        compare_runtimes(model, [FEEDS[0], {n: np.ones((2, 3, 4), np.int64) for n in NAMES}], tolerance=1e-3)
+        compare_runtimes(
+            model, [FEEDS[0], {n: np.ones((2, 3, 4), np.int64) for n in NAMES}], tolerance=1e-3
+        )
     with pytest.raises(UsageError, match="cannot be run on these inputs"):
-        compare_runtimes(model, [FEEDS[0] | {"attention_mask": np.ones((3, 7), np.int64)}], tolerance=1e-3)
+        compare_runtimes(
+            model, [FEEDS[0] | {"attention_mask": np.ones((3, 7), np.int64)}], tolerance=1e-3
+        )
     with pytest.raises(UsageError, match="cannot be read"):
         compare_runtimes(tmp_path / "none.onnx", FEEDS, tolerance=1e-3)
     (tmp_path / "broken.onnx").write_bytes(model.read_bytes()[:2000])
@@ -280,7 +324,10 @@ def test_tensorrt_agrees_and_is_told_apart(model, runtime, tmp_path):
         file = tmp_path / f"{precision}.onnx"
         onnx.save(convert_precision(onnx.load(model), precision), file)
         tolerance = cls().tolerance(precision)
-        assert compare_runtimes(model, FEEDS, against=file, runtime=runtime, tolerance=tolerance) is None
+        assert (
+            compare_runtimes(model, FEEDS, against=file, runtime=runtime, tolerance=tolerance)
+            is None
+        )
         other = changed(model, f"{LAYER}.output.dense.weight.T", 100.0, tmp_path / "changed.onnx")
         found = compare_runtimes(other, FEEDS, against=file, runtime=runtime, tolerance=tolerance)
         assert found.module == f"{LAYER}.output.dense"
@@ -290,7 +337,8 @@ def test_tensorrt_agrees_and_is_told_apart(model, runtime, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_tensorrt_rtx_builds_with_every_tensor_as_an_output(model, precision, tmp_path, capfd):
-    """As far as it goes without a GPU: Polygraphy's loaders as `compare_runtimes` has them, up to an engine's bytes."""
+    """As far as it goes without a GPU: Polygraphy's loaders as `compare_runtimes` has them, up to
+    an engine's bytes."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
     from polygraphy import config
     from polygraphy.backend.onnx import OnnxFromPath  # noqa: F401 - Polygraphy has chosen its TensorRT by now
@@ -301,23 +349,33 @@ def test_tensorrt_rtx_builds_with_every_tensor_as_an_output(model, precision, tm
     side = Side(file, "trt-rtx")
     before = config.USE_TENSORRT_RTX, util.trt, util.TRT_LOGGER
     with silent_polygraphy("trt-rtx"):
-        loaders = side.loaders([*FEEDS, {n: a[:1] for n, a in FEEDS[0].items()}], True, compute_capabilities=[(8, 9)])
+        loaders = side.loaders(
+            [*FEEDS, {n: a[:1] for n, a in FEEDS[0].items()}], True, compute_capabilities=[(8, 9)]
+        )
         network = loaders[0]()[1]
         marked = {network.get_output(i).name for i in range(network.num_outputs)}
         assert EngineBytesFromNetwork(*loaders)().nbytes > 0
     assert side.tensors.keys() <= marked
-    assert (config.USE_TENSORRT_RTX, util.trt, util.TRT_LOGGER) == before and capfd.readouterr().out == ""
+    assert (
+        config.USE_TENSORRT_RTX,
+        util.trt,
+        util.TRT_LOGGER,
+    ) == before and capfd.readouterr().out == ""
 
 
 def test_what_tensorrt_refuses_is_said(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
-    graph = helper.make_graph([helper.make_node("Unheard", ["x"], ["y"], domain="of")], "g", ends[:1], ends[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Unheard", ["x"], ["y"], domain="of")], "g", ends[:1], ends[1:]
+    )
     sets = [helper.make_opsetid("", 20), helper.make_opsetid("of", 1)]
     onnx.save(helper.make_model(graph, opset_imports=sets, ir_version=10), tmp_path / "m.onnx")
     feed = {"x": np.ones((2, 4), np.float32)}
     with pytest.raises(EnvironmentMissingError, match="rfx build"), silent_polygraphy("trt-rtx"):
-        Side(tmp_path / "m.onnx", "trt-rtx").loaders([feed], False, compute_capabilities=[(8, 9)])[0]()
+        Side(tmp_path / "m.onnx", "trt-rtx").loaders([feed], False, compute_capabilities=[(8, 9)])[
+            0
+        ]()
 
 
 @pytest.mark.parametrize("against", [False, True])
@@ -332,10 +390,20 @@ def test_polygraphy_understands_the_command_for_tensorrt(model, against, tmp_pat
     generated = []
     for words in commands:
         setting = [w for w in words if w.startswith("POLYGRAPHY_")]
-        done = bash(["-c", '"$0" "$@"', "env", *setting, *words[len(setting) :], "--gen", "-"], tmp_path)
+        done = bash(
+            ["-c", '"$0" "$@"', "env", *setting, *words[len(setting) :], "--gen", "-"], tmp_path
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         generated.append(done.stdout)
-    build = "min=[3, 11], opt=[3, 11], max=[3, 11]", "strongly_typed=True", "ModifyNetworkOutputs", "CreateConfigRTX"
+    build = (
+        "min=[3, 11], opt=[3, 11], max=[3, 11]",
+        "strongly_typed=True",
+        "ModifyNetworkOutputs",
+        "CreateConfigRTX",
+    )
     assert all(x in generated[0] for x in build), generated[0]
-    assert "constants.MARK_ALL" in generated[-1] and "atol={'': 0.001, 'logits': 0.0002}" in generated[-1]
+    assert (
+        "constants.MARK_ALL" in generated[-1]
+        and "atol={'': 0.001, 'logits': 0.0002}" in generated[-1]
+    )
     assert "OnnxrtRunner" in generated[-1] and ("load_streaming" in generated[-1]) == against
