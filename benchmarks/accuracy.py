@@ -32,17 +32,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pairs import EVALUATED, PAIRS, Pair, checkpoint, with_evaluation
-from rfx.calibration import Batches
-from rfx.environment import environment, tool
-from rfx.recipe import PRESETS, Method, make_recipe
-from rfx.runtimes import runtime
-from rfx.scores.divergence import collect_outputs, divergence
-from rfx.stages import decide, finish, load
-from rfx.stages.run import Run, peak_memory_mb
-from rfx.store import Store, atomic_write_text, file_hash
-from rfx.surgery.shrink import shrink
-from rfx.sweep import sweep
-from rfx.terminal import Terminal
+from rfx.cli.terminal import Terminal
+from rfx.core.environment import environment, tool
+from rfx.core.store import Store, atomic_write_text, file_hash
+from rfx.methods.scores.divergence import collect_outputs, divergence
+from rfx.models.shrink import shrink
+from rfx.pipeline import examples as load
+from rfx.pipeline import make as finish
+from rfx.pipeline import score as decide
+from rfx.pipeline.session import Session, peak_memory_mb
+from rfx.pipeline.sweep import sweep
+from rfx.recipe.spec import PRESETS, Method, make_recipe
+from rfx.runtimes.find import runtime
+from rfx.tasks.calibration import Batches
 
 EVAL_BATCH = 64
 RESAMPLES = 1000  # of the judged examples
@@ -143,15 +145,15 @@ class Bench:
     ):
         self.pair, self.seed, self.examples = pair, seed, examples
         self.args = (pair, model, data)
-        self.run = Run(
+        self.run = Session(
             recipe_of(*self.args, method, seed, 0.5, examples), store, runtime("ort"), progress
         )
         self.loaded = load.load_model(self.run, str(model), pair.task)
-        self.workload = load.load_workload(self.run, self.loaded)
-        self.task = self.workload.task
+        self.examples = load.load_examples_and_features(self.run, self.loaded)
+        self.task = self.examples.task
         # Sorted by length, so that little is padded; `order` brings the outputs back into the order
         # of the features.
-        self.features = self.workload.evaluation_features
+        self.features = self.examples.evaluation_features
         self.order = sorted(range(len(self.features)), key=lambda i: self.features[i].tokens)
         self.evaluation = Batches(self.task, [self.features[i] for i in self.order], EVAL_BATCH)
 
@@ -174,7 +176,7 @@ class Bench:
                     if self.task.token_outputs
                     else row.numpy()
                 )
-        return self.task.predict(logits, self.features, self.workload.evaluation)
+        return self.task.predict(logits, self.features, self.examples.evaluation)
 
     def judge(self, model) -> tuple[dict, list]:
         """Metric, divergence and agreement of a model on the evaluation split; and its
@@ -191,7 +193,7 @@ class Bench:
         if not getattr(self.task, "regression", False):
             same = float(np.mean([a == b for a, b in zip(predictions, self.dense[1])]))
         return {
-            "metric": self.task.metric(predictions, self.workload.evaluation),
+            "metric": self.task.metric(predictions, self.examples.evaluation),
             "agreement": same,
             "divergence": float(torch.cat(apart).mean()),
         }, predictions
@@ -203,12 +205,12 @@ class Bench:
         run.stages, run.warnings = [], []
         resident = forget_peak()
         started = time.perf_counter()
-        scores = decide.score(run, self.loaded, self.workload)
-        searcher = decide.flops_searcher(run, self.loaded, self.workload)
+        scores = decide.score(run, self.loaded, self.examples)
+        searcher = decide.flops_searcher(run, self.loaded, self.examples)
         with run.stage("search"):
             result = searcher(self.loaded.sites, scores, share * searcher.dense(self.loaded.sites))
         outcome, part, rows = finish.decide_and_compensate(
-            run, self.loaded, self.workload, scores, result, searcher
+            run, self.loaded, self.examples, scores, result, searcher
         )
         small = shrink(self.loaded.model, self.loaded.sites, outcome.plan, outcome.update)
         facts = {
@@ -295,7 +297,7 @@ def intervals(
         ):  # a mean over some would say something else than the tables
             continue
         bench = make_bench()
-        examples = bench.workload.evaluation
+        examples = bench.examples.evaluation
         drawn = np.mean(
             [bench.task.bootstrap(*p, examples, resamples=RESAMPLES, seed=0) for p in predictions],
             axis=0,
@@ -436,7 +438,7 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
                     results["dense"][name] = {
                         **bench.judge(bench.loaded.model)[0],
                         "name": bench.task.metric_name,
-                        "judged": len(bench.workload.evaluation),
+                        "judged": len(bench.examples.evaluation),
                     }
                 for share in todo:
                     small, facts = bench.prune(method_of(method), share)
@@ -447,7 +449,7 @@ def run_part(args: argparse.Namespace, store: Store, progress, results: dict) ->
                         **fresh,
                         "code": code(),
                         "weights": weights,
-                        "dense": bench.task.metric(bench.dense[1], bench.workload.evaluation),
+                        "dense": bench.task.metric(bench.dense[1], bench.examples.evaluation),
                         "threads": torch.get_num_threads(),
                     }
                     results["cells"][keys[share]] = cell

@@ -20,21 +20,23 @@ from pathlib import Path
 
 import numpy as np
 
-from rfx.anatomy import find_sites
-from rfx.compensate import compensator
-from rfx.device import model_device, on_best_device, solver_module
-from rfx.environment import environment
-from rfx.plan import Kind, Site
-from rfx.recipe import PRESETS, Recipe
-from rfx.schedule import Ground, schedule
-from rfx.schedule.guard import guard
-from rfx.schedule.polish import polish
-from rfx.scores import scorer
-from rfx.search import Problem, search
-from rfx.stages.decide import FlopsSearcher
-from rfx.stages.run import peak_memory_mb
-from rfx.store import atomic_write_text
-from rfx.terminal import Terminal
+from rfx.cli.terminal import Terminal
+from rfx.core.device import model_device, on_best_device, solver_module
+from rfx.core.environment import environment
+from rfx.core.plan import Kind, Site
+from rfx.core.store import atomic_write_text
+from rfx.methods.compensate.find import compensator
+from rfx.methods.schedule.base import Ground
+from rfx.methods.schedule.find import schedule
+from rfx.methods.schedule.guard import guard
+from rfx.methods.schedule.polish import polish
+from rfx.methods.scores.find import scorer
+from rfx.methods.search.find import search
+from rfx.methods.search.problem import Problem
+from rfx.models.families.find import find_sites
+from rfx.pipeline.score import FlopsSearcher
+from rfx.pipeline.session import peak_memory_mb
+from rfx.recipe.spec import PRESETS, Recipe
 
 STAGES = ("score", "search", "tune", "polish", "guard")
 SHAPES = {

@@ -28,24 +28,27 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.gpu_report import markdown
+from rfx.cli.terminal import Terminal
+from rfx.core.entry import run_command
+from rfx.core.environment import environment
+from rfx.core.errors import ExitCode, InfeasibleError, UserError, first_line
+from rfx.core.inputs import InputSpec
+from rfx.core.plan import Counts, Kind, Plan, Site
+from rfx.core.store import Store, atomic_write_text
+from rfx.core.workload import Workload
 from rfx.cost.flops import unit_costs
 from rfx.cost.latency import Stacks, check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
-from rfx.entry import run_command
-from rfx.environment import environment
-from rfx.errors import ExitCode, InfeasibleError, UserError, first_line
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
-from rfx.plan import Counts, Kind, Plan, Site
-from rfx.runtimes import Conditions, Engine, EngineOptions, runtime, runtime_class
-from rfx.runtimes.base import Arrays, BoundRun
+from rfx.methods.scores.base import Scores
+from rfx.methods.search.find import search
+from rfx.methods.search.problem import Problem
+from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target
+from rfx.runtimes.base import Arrays, BoundRun, Engine, EngineOptions
+from rfx.runtimes.find import runtime, runtime_class
 from rfx.runtimes.gpu import free_pools
 from rfx.runtimes.timing import interleave
-from rfx.scores.base import Scores
-from rfx.search import Problem, search
-from rfx.stages.close import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target
-from rfx.store import Store, atomic_write_text
-from rfx.terminal import Terminal
 from rfx.verify.latency import measure_pair
 
 SHAPES = {  # name -> (block, layers)
@@ -55,18 +58,19 @@ SHAPES = {  # name -> (block, layers)
 }
 GPU_RUNTIMES = ("trt", "trt-rtx", "cuda")
 SEED = 0
+INPUTS = InputSpec.of_text(("input_ids", "attention_mask"), vocabulary=30522, positions=512)
 
 
 class Encoder(Engine):
     """An encoder engine that is fed hidden states, whatever tokens it is given."""
 
-    def __init__(self, engine: Engine, shape: BlockShape, conditions: Conditions):
+    def __init__(self, engine: Engine, shape: BlockShape, workload: Workload):
         self._engine, self.input_names, self.output_names = (
             engine,
             engine.input_names,
             engine.output_names,
         )
-        self._inputs = stack_inputs(shape, conditions.batch, conditions.sequence, SEED)
+        self._inputs = stack_inputs(shape, workload.batch, workload.sequence, SEED)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         return self._engine.run(self._inputs)
@@ -93,7 +97,7 @@ class Bench:
 
     def __init__(self, config: dict, store: Store, progress: Deadline):
         self.shape, self.layers = SHAPES[config["shape"]]
-        self.conditions = Conditions(
+        self.workload = Workload.of_text(
             batch=config["batch"], sequence=config["sequence"], precision=config["precision"]
         )
         self.runtime = runtime(config["runtime"], EngineOptions(store=store))
@@ -115,11 +119,11 @@ class Bench:
             import onnx
 
             onnx.save(
-                convert_precision(stack(self.shape, layers, seed=SEED), self.conditions.precision),
+                convert_precision(stack(self.shape, layers, seed=SEED), self.workload.precision),
                 str(folder / "m.onnx"),
             )
             return Encoder(
-                self.runtime.build(folder / "m.onnx", self.conditions), self.shape, self.conditions
+                self.runtime.build(folder / "m.onnx", self.workload), self.shape, self.workload
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -138,8 +142,8 @@ class Bench:
                 self.runtime,
                 dense,
                 pruned,
-                self.conditions,
-                vocab_size=30522,
+                self.workload,
+                inputs=INPUTS,
                 seed=seed,
                 min_seconds=seconds,
                 max_seconds=2 * seconds,
@@ -165,8 +169,8 @@ class Bench:
                 self.sites,
                 plans,
                 dense,
-                self.conditions,
-                vocab_size=30522,
+                self.workload,
+                inputs=INPUTS,
                 progress=self.progress,
                 seed=SEED,
             )
@@ -174,21 +178,21 @@ class Bench:
         return load_or_measure(
             self.store,
             self.runtime,
-            self.conditions,
+            self.workload,
             self.shape,
             self.layers,
             dense=dense,
             emptied=lambda: self.engine(nothing),
             model_hash="benchmark-encoder",
-            vocab_size=30522,
+            inputs=INPUTS,
             progress=self.progress,
             seed=SEED,
             finish=with_additivity,
-            stacks=Stacks(self.shape, self.conditions.precision, SEED),
+            stacks=Stacks(self.shape, self.workload.precision, SEED),
         )[0]
 
     def flops_share(self, counts: Counts) -> float:
-        costs = unit_costs(self.sites, float(self.conditions.sequence), self.shape.hidden)
+        costs = unit_costs(self.sites, float(self.workload.sequence), self.shape.hidden)
         return sum(costs[s.name] * counts[s.name] for s in self.sites) / sum(
             costs[s.name] * s.units for s in self.sites
         )
@@ -254,7 +258,7 @@ class Bench:
     def work(self) -> dict[str, float]:
         """What the dense model cannot do without: its floating point operations, and the bytes of
         its weights and of the residual stream (fp32), read and written once a sublayer."""
-        shape, c = self.shape, self.conditions
+        shape, c = self.shape, self.workload
         costs = unit_costs(self.sites, float(c.sequence), shape.hidden)
         weights = (
             4 * shape.hidden * shape.heads_total * shape.head_dim
@@ -271,9 +275,9 @@ class Bench:
     def at_flops(self, dense: Engine, table: LatencyTable, share: float, seconds: float) -> dict:
         """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper
         reports."""
-        costs = unit_costs(self.sites, float(self.conditions.sequence), self.shape.hidden)
+        costs = unit_costs(self.sites, float(self.workload.sequence), self.shape.hidden)
         problem = Problem.from_unit_costs(
-            self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.conditions.precision)
+            self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.workload.precision)
         )
         found = search("knapsack")(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)
@@ -334,7 +338,7 @@ def run_config(
         row["version"], row["device"], row["clock"] = (
             bench.runtime.version(),
             bench.runtime.device(),
-            bench.runtime.clock_for(bench.conditions),
+            bench.runtime.clock_for(bench.workload),
         )
         row["dense_ms"], row["work"] = bench.dense_ms(dense, seconds), bench.work()
         save()
@@ -394,7 +398,7 @@ def configurations(args) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code (those of `rfx.errors.ExitCode`)."""
+    """Returns the exit code (those of `rfx.core.errors.ExitCode`)."""
     args = _arguments(argv)
     return run_command(
         lambda: _run(args), interrupted="What was measured is kept: the same command goes on."

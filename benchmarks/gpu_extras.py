@@ -99,9 +99,9 @@ def torch_floor(deadline: float) -> dict:
     import transformers
 
     from benchmarks.cost import SHAPES
-    from rfx.anatomy import find_sites
-    from rfx.plan import Plan
-    from rfx.surgery.shrink import shrink
+    from rfx.core.plan import Plan
+    from rfx.models.families.find import find_sites
+    from rfx.models.shrink import shrink
 
     torch.backends.cuda.matmul.allow_tf32 = True
     result: dict = {}

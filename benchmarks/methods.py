@@ -16,10 +16,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from rfx.pipeline import prune_export
-from rfx.recipe import PRESETS, make_recipe, read_recipe
-from rfx.store import atomic_write_text
-from rfx.terminal import Terminal
+from rfx.cli.terminal import Terminal
+from rfx.core.store import atomic_write_text
+from rfx.pipeline.prune_export import prune_export
+from rfx.recipe.spec import PRESETS, make_recipe, read_recipe
 
 # Variants of one part, beside the presets.
 VARIANTS = {

@@ -19,9 +19,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rfx.progress import Progress, Silent
-from rfx.store import atomic_write_text
-from rfx.terminal import Terminal
+from rfx.cli.terminal import Terminal
+from rfx.core.progress import Progress, Silent
+from rfx.core.store import atomic_write_text
 
 MINILM, DISTILBERT = "minilm", "distilbert"
 
@@ -310,7 +310,7 @@ def _find(name, shape, real, by_module):
 
 
 def make_task(pair: Pair, tokenizer):
-    from rfx.tasks import task as task_class
+    from rfx.tasks.find import task as task_class
 
     names = {i: str(i) for i in range(pair.labels)}
     return task_class(pair.task)(

@@ -1,3 +1,3 @@
-from rfx.cli import main
+from rfx.cli.app import main
 
 main()

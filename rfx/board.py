@@ -21,23 +21,24 @@ if (
 ):  # before NumPy comes in below: its threads are counted once, when it is loaded
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from rfx.core.entry import result, run_command, say, start
+from rfx.core.errors import ExitCode, UsageError
+from rfx.core.plan import Plan
+from rfx.core.store import Store, require_file_place
+from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import write_table
-from rfx.entry import result, run_command, say, start
-from rfx.errors import ExitCode, UsageError
 from rfx.export.blocks import BlockShape
-from rfx.plan import Plan
-from rfx.runtimes import RUNTIMES, EngineOptions, runtime, runtime_class
-from rfx.runtimes.base import Conditions, Engine
-from rfx.store import Store, require_file_place
+from rfx.runtimes.base import Engine, EngineOptions
+from rfx.runtimes.find import RUNTIMES, runtime, runtime_class
 
 ADDITIVITY_LIMIT = 0.05
 
 
 def profile(
-    bundle: Bundle, *, target: str, conditions: Conditions, store: Store, progress, seed: int = 0
+    bundle: Bundle, *, target: str, workload: Workload, store: Store, progress, seed: int = 0
 ) -> LatencyTable:
     """Measure the latency table of a bundle's model on this machine, by the same procedure as where
     the model is.
@@ -46,13 +47,13 @@ def profile(
         EnvironmentMissingError: the target cannot run here.
         UsageError: the bundle was made for another grid.
     """
-    options = EngineOptions(max_sequence=max(conditions.sequence, bundle.max_sequence), store=store)
+    options = EngineOptions(max_sequence=max(workload.sequence, bundle.max_sequence), store=store)
     runs_on = runtime(target, options)
     folder = store.scratch("board")
     engines: list[Engine] = []
 
     def build(name: str) -> Engine:
-        engine = runs_on.build(bundle.model(name, folder), conditions)
+        engine = runs_on.build(bundle.model(name, folder), workload)
         engines.append(engine)
         return engine
 
@@ -65,8 +66,8 @@ def profile(
             bundle.sites,
             pruned,
             build("dense"),
-            conditions,
-            vocab_size=bundle.vocab_size,
+            workload,
+            inputs=bundle.inputs,
             progress=progress,
             seed=seed,
         )
@@ -75,13 +76,13 @@ def profile(
         return load_or_measure(
             store,
             runs_on,
-            conditions,
+            workload,
             BlockShape(**bundle.shape),
             bundle.layers,
             dense=build("dense"),
             emptied=lambda: build("emptied"),
             model_hash=bundle.model_hash,
-            vocab_size=bundle.vocab_size,
+            inputs=bundle.inputs,
             progress=progress,
             seed=seed,
             finish=with_additivity,
@@ -147,7 +148,7 @@ def _count(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (those of `rfx.errors.ExitCode`)."""
+    """Run one command; returns the exit code (those of `rfx.core.errors.ExitCode`)."""
     options = _parser().parse_args(argv)
     command = _env if options.command == "env" else lambda: _profile(options)
     return run_command(command, interrupted="What was measured is kept for the next run.")
@@ -172,21 +173,21 @@ def _profile(options) -> int:
             allowed=bundle.precision,
             next_step=f"rfx shapes MODEL --precision {options.precision} --out shapes.json",
         )
-    conditions = Conditions(
+    workload = Workload.of_text(
         batch=bundle.batch,
         sequence=bundle.sequence,
         threads=options.threads,
         precision=bundle.precision,
     )
-    conditions = replace(
-        conditions,
+    workload = replace(
+        workload,
         batch=options.batch or bundle.batch,
         sequence=options.sequence or bundle.sequence,
     )
-    if conditions.sequence > bundle.max_sequence:
+    if workload.sequence > bundle.max_sequence:
         raise UsageError(
             "The sequence is longer than the model takes.",
-            got=f"--sequence {conditions.sequence}",
+            got=f"--sequence {workload.sequence}",
             allowed=f"at most {bundle.max_sequence}",
             next_step="make the shapes with a larger --max-length",
         )
@@ -194,7 +195,7 @@ def _profile(options) -> int:
     table = profile(
         bundle,
         target=options.target or bundle.target,
-        conditions=conditions,
+        workload=workload,
         store=Store(warn=progress.warn),
         progress=progress,
     )

@@ -113,11 +113,11 @@ def short_measurements():
     all noise, and one that fails its check is measured twice: tests of that set a limit of their
     own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rfx.stages.check.FINAL_SECONDS", 1.0)
-        patch.setattr("rfx.stages.close.ROUND_SECONDS", 0.5)
+        patch.setattr("rfx.pipeline.judge.FINAL_SECONDS", 1.0)
+        patch.setattr("rfx.pipeline.loop.ROUND_SECONDS", 0.5)
         patch.setattr("rfx.cost.latency.ANCHOR_SECONDS", 0.5)
         patch.setattr("rfx.cost.latency.SECONDS", (1.0, 10.0))
-        patch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)
+        patch.setattr("rfx.pipeline.dense.ADDITIVITY_LIMIT", 9.0)
         yield
 
 

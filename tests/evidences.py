@@ -1,6 +1,7 @@
 """Evidence made up for the tests of gates and reports."""
 
-from rfx.verify.evidence import (
+from rfx.evidence.gates import accuracy_gate, latency_gate, same_gate, shrunk_gate
+from rfx.evidence.records import (
     AccuracyPart,
     DataPart,
     Evidence,
@@ -12,7 +13,6 @@ from rfx.verify.evidence import (
     Stage,
     TablePart,
 )
-from rfx.verify.gates import accuracy_gate, latency_gate, same_gate, shrunk_gate
 
 
 def make_latency(ratio=0.68, half=0.005, target=0.7, **more):
@@ -28,7 +28,7 @@ def make_latency(ratio=0.68, half=0.005, target=0.7, **more):
             "dense": p,
             "pruned": p,
             "clock": "process CPU time",
-            "conditions": {
+            "workload": {
                 "batch": 1,
                 "sequence": 128,
                 "threads": 1,

@@ -6,6 +6,8 @@ import pytest
 import torch
 import transformers as tf
 
+from rfx.core.inputs import InputSpec
+
 SMALL = dict(
     vocab_size=120,
     hidden_size=32,
@@ -74,6 +76,10 @@ def make(family: str, task: str = "text-classification", seed: int = 0, **config
         for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
     return model
+
+
+def text_inputs(names=("input_ids", "attention_mask")) -> InputSpec:
+    return InputSpec.of_text(names, vocabulary=120, positions=64)
 
 
 def batch(n: int = 3, tokens: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:

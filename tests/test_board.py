@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 import rfx.cost.latency as latency
 from rfx import board
-from rfx.cli import app
+from rfx.cli.app import app
+from rfx.core.errors import UsageError
+from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle, strip
 from rfx.cost.table_file import read_table
-from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
-from rfx.runtimes import runtime, runtime_class
-from rfx.runtimes.base import Conditions
+from rfx.runtimes.find import runtime, runtime_class
 
 ROOT = Path(__file__).parent.parent
 NOT_ON_A_BOARD = (
@@ -115,7 +115,7 @@ def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_p
     assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
         i.name: tuple(i.dims) for i in here.graph.initializer
     }
-    engine = runtime("ort").build(bundle.file((2, 128), 3, tmp_path), Conditions())
+    engine = runtime("ort").build(bundle.file((2, 128), 3, tmp_path), Workload())
     assert np.isfinite(engine.run(stack_inputs(shape, 2, 8))["output"]).all()
 
 
@@ -424,7 +424,7 @@ def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
     assert board.main(["profile", "shapes.json", "--out", str(tmp_path / "t.json")]) == 6
     assert "not foreseen" in capsys.readouterr().err
 
-    import rfx.quantize.__main__ as quantize
+    import rfx.export.modelopt.command as quantize
 
     monkeypatch.setattr(quantize, "quantize", bug)
     arguments = [

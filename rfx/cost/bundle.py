@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rfx.errors import UsageError
-from rfx.plan import Plan, Site
-from rfx.store import atomic_write_text
+from rfx.core.errors import UsageError
+from rfx.core.inputs import InputSpec
+from rfx.core.plan import Plan, Site
+from rfx.core.store import atomic_write_text
 
 if TYPE_CHECKING:
     import onnx
@@ -134,9 +135,9 @@ class Bundle:
             self.batch, self.sequence, self.max_sequence = (
                 int(data[k]) for k in ("batch", "sequence", "max_sequence")
             )
-            self.layers, self.vocab_size, self.model_hash = (
+            self.layers, self.inputs, self.model_hash = (
                 int(data["layers"]),
-                int(data["vocab_size"]),
+                InputSpec.from_json(data["inputs"]),
                 str(data["model_hash"]),
             )
             self.shape: dict[str, Any] = dict(data["shape"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rfx.plan import Kind
+from rfx.core.plan import Kind
 
 MAX_MIDPOINTS = 8  # widths between two tile edges that are tried, where latency goes in steps
 

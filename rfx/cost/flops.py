@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rfx.plan import Counts, Kind, Site
+from rfx.core.plan import Counts, Kind, Site
 
 
 def unit_costs(sites: Sequence[Site], sequence: float, hidden: int) -> dict[str, float]:

@@ -21,16 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
+from rfx.core.errors import UsageError
+from rfx.core.inputs import InputSpec
+from rfx.core.plan import Plan, Site
+from rfx.core.progress import Progress
+from rfx.core.store import Store
+from rfx.core.workload import Workload
 from rfx.cost.curves import anchor, midpoints, split
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table
-from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.plan import Plan, Site
-from rfx.progress import Progress
-from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
-from rfx.runtimes.timing import interleave, token_inputs
-from rfx.store import Store
+from rfx.runtimes.base import BoundRun, Engine, Runtime
+from rfx.runtimes.timing import interleave
 
 VERSION = 2  # of this procedure: results of another are not taken from the store
 MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
@@ -43,17 +45,17 @@ RESAMPLES = 200
 Point = tuple[int, int]  # heads, filters
 
 
-def table_key(runtime: Runtime, conditions: Conditions, shape: BlockShape) -> TableKey:
+def table_key(runtime: Runtime, workload: Workload, shape: BlockShape) -> TableKey:
     """Where a table measured now would be valid."""
     return TableKey(
         runtime=runtime.name,
         version=runtime.version(),
         device=runtime.device(),
-        clock=runtime.clock_for(conditions),
-        threads=conditions.threads,
-        precision=conditions.precision,
-        batch=conditions.batch,
-        sequence=conditions.sequence,
+        clock=runtime.clock_for(workload),
+        threads=workload.threads,
+        precision=workload.precision,
+        batch=workload.batch,
+        sequence=workload.sequence,
         hidden=shape.hidden,
         heads=shape.heads_total,
         head_dim=shape.head_dim,
@@ -108,14 +110,14 @@ def depths(layers: int, most: int = 12) -> tuple[int, int]:
 def load_or_measure(
     store: Store,
     runtime: Runtime,
-    conditions: Conditions,
+    workload: Workload,
     shape: BlockShape,
     layers: int,
     *,
     dense: Engine,
     emptied: Callable[[], Engine],
     model_hash: str,
-    vocab_size: int,
+    inputs: InputSpec,
     progress: Progress,
     seed: int,
     finish: Callable[[LatencyTable], LatencyTable] = lambda table: table,
@@ -139,8 +141,8 @@ def load_or_measure(
     Returns:
         The table, and whether it was in the store.
     """
-    key = table_key(runtime, conditions, shape)
-    stacks = stacks or Stacks(shape, conditions.precision, seed)
+    key = table_key(runtime, workload, shape)
+    stacks = stacks or Stacks(shape, workload.precision, seed)
     entry = store.key(VERSION, "table", key.hash, layers, model_hash)
     stored = store.get_json("latency-table", entry)
     if stored is not None:
@@ -161,17 +163,17 @@ def load_or_measure(
     tables = []
     for _ in range(2):
         curves, errors, facts = _curves(
-            store, runtime, conditions, shape, layers, key, progress, seed, stacks
+            store, runtime, workload, shape, layers, key, progress, seed, stacks
         )
         anchors = _whole_models(
             store,
             runtime,
-            conditions,
+            workload,
             shape,
             layers,
             dense,
             emptied,
-            vocab_size,
+            inputs,
             facts,
             seed,
             stacks,
@@ -197,14 +199,14 @@ def _curves_key(key: TableKey, layers: int, seed: int) -> tuple:
     return VERSION, "curves", key.hash, layers, seed
 
 
-def _curves(store, runtime, conditions, shape, layers, key, progress, seed, stacks):
+def _curves(store, runtime, workload, shape, layers, key, progress, seed, stacks):
     """Costs by kind and count, their errors, and the facts of the measurement; from the store where
     it has them."""
     entry = store.key(*_curves_key(key, layers, seed))
     done = store.get_json("latency-curves", entry)
     if done is None:
         done = _measure_curves(
-            store, runtime, conditions, shape, layers, progress, seed, entry, stacks
+            store, runtime, workload, shape, layers, progress, seed, entry, stacks
         )
         store.put_json("latency-curves", entry, done)
     by_count = [
@@ -214,16 +216,14 @@ def _curves(store, runtime, conditions, shape, layers, key, progress, seed, stac
     return by_count[0], by_count[1], done["facts"]
 
 
-def _measure_curves(
-    store, runtime, conditions, shape, layers, progress, seed, entry, stacks
-) -> dict:
+def _measure_curves(store, runtime, workload, shape, layers, progress, seed, entry, stacks) -> dict:
     H, F = shape.heads_total, shape.filters_total
-    heads, filters = list(range(H + 1)), filter_counts(F, runtime.grid(conditions.precision))
+    heads, filters = list(range(H + 1)), filter_counts(F, runtime.grid(workload.precision))
     dense: Point = (H, F)
     points = grid_points(shape, filters)
     started = time.time()
     done = _Measured()
-    reference = _Reference(store, runtime, conditions, shape, layers, stacks, seed)
+    reference = _Reference(store, runtime, workload, shape, layers, stacks, seed)
     try:
         _measure_points(
             done, reference, points, progress, seed, entry, "measuring the latency table"
@@ -299,11 +299,11 @@ class _Reference:
     all groups, when the first of them is measured (a run that finds all in the store builds
     nothing)."""
 
-    def __init__(self, store, runtime, conditions, shape, layers, stacks, seed):
-        self.store, self.runtime, self.conditions, self.shape, self.stacks, self.seed = (
+    def __init__(self, store, runtime, workload, shape, layers, stacks, seed):
+        self.store, self.runtime, self.workload, self.shape, self.stacks, self.seed = (
             store,
             runtime,
-            conditions,
+            workload,
             shape,
             stacks,
             seed,
@@ -311,15 +311,13 @@ class _Reference:
         low, high = self.depths = depths(layers, runtime.max_depth)
         self.point: Point = (shape.heads_total, shape.filters_total)
         self.three = (low, sum(self.depths) // 2, high)
-        self._inputs = stack_inputs(shape, conditions.batch, conditions.sequence, seed)
+        self._inputs = stack_inputs(shape, workload.batch, workload.sequence, seed)
         self._engines: list[Engine] = []
         self._runs: dict[str, BoundRun] = {}
 
     def bind(self, point: Point, depth: int, folder: Path, engines: list[Engine]) -> BoundRun:
         """A stack's engine, added to `engines`, bound."""
-        engines.append(
-            _build_stack(self.runtime, self.conditions, self.stacks, point, depth, folder)
-        )
+        engines.append(_build_stack(self.runtime, self.workload, self.stacks, point, depth, folder))
         return engines[-1].bind(self._inputs)
 
     def runs(self, folder: Path) -> dict[str, BoundRun]:
@@ -352,7 +350,7 @@ def _measure_points(
         done.take(saved, store.key(entry, seed, number))
         left = [p for p in left if p not in done.slopes]
         number += 1
-    size = _group_size(reference.runtime, reference.shape, reference.conditions, reference.depths)
+    size = _group_size(reference.runtime, reference.shape, reference.workload, reference.depths)
     groups = _groups(left, size, seed)
     with progress.bar(title, number + len(groups)) as bar:
         bar.advance(number)
@@ -365,13 +363,13 @@ def _measure_points(
 
 
 def _group_size(
-    runtime: Runtime, shape: BlockShape, conditions: Conditions, ds: tuple[int, int]
+    runtime: Runtime, shape: BlockShape, workload: Workload, ds: tuple[int, int]
 ) -> int:
     """How many points the runtime has memory for beside the reference: weights, and activations
     that engines do not share."""
     inner = shape.heads_total * shape.head_dim
     weights = 4 * shape.hidden * inner + 2 * shape.hidden * shape.filters_total  # one block
-    tokens = conditions.batch * conditions.sequence
+    tokens = workload.batch * workload.sequence
     activations = (
         runtime.own_activations
         * tokens
@@ -379,12 +377,10 @@ def _group_size(
             4 * shape.hidden
             + 3 * inner
             + shape.filters_total
-            + 2 * shape.heads_total * conditions.sequence
+            + 2 * shape.heads_total * workload.sequence
         )
     )
-    each = (4 if conditions.precision == "fp32" else 2) * (
-        weights * sum(ds) + activations * len(ds)
-    )
+    each = (4 if workload.precision == "fp32" else 2) * (weights * sum(ds) + activations * len(ds))
     return max(2, min(MAX_GROUP, int(runtime.group_bytes() // each)))
 
 
@@ -467,17 +463,17 @@ class Stacks:
 
 
 def _build_stack(
-    runtime, conditions, stacks: Stacks, point: Point, depth: int, folder: Path
+    runtime, workload, stacks: Stacks, point: Point, depth: int, folder: Path
 ) -> Engine:
     file = stacks.file(point, depth, folder)
     try:
-        return runtime.build(file, conditions)
+        return runtime.build(file, workload)
     finally:
         file.unlink(missing_ok=True)
 
 
 def _whole_models(
-    store, runtime, conditions, shape, layers, dense, emptied, vocab_size, facts, seed, stacks
+    store, runtime, workload, shape, layers, dense, emptied, inputs, facts, seed, stacks
 ) -> tuple[float, float]:
     """Latency of the dense and of the emptied model, on the table's scale."""
     folder = store.scratch("anchors")
@@ -487,18 +483,16 @@ def _whole_models(
         engines.append(empty)
         layer = (shape.heads_total, shape.filters_total)
         reference = _build_stack(
-            runtime, conditions, stacks, layer, depths(layers, runtime.max_depth)[-1], folder
+            runtime, workload, stacks, layer, depths(layers, runtime.max_depth)[-1], folder
         )
         engines.append(reference)
         times = interleave(
             {
                 "reference": reference.bind(
-                    stack_inputs(shape, conditions.batch, conditions.sequence, seed)
+                    stack_inputs(shape, workload.batch, workload.sequence, seed)
                 ),
                 **{
-                    name: engine.bind(
-                        token_inputs(engine.input_names, conditions, vocab_size, seed)
-                    )
+                    name: engine.bind(inputs.example(workload, seed=seed, names=engine.input_names))
                     for name, engine in (("dense", dense), ("emptied", empty))
                 },
             },
@@ -520,9 +514,9 @@ def check_additivity(
     sites: Sequence[Site],
     engines: Sequence[tuple[Plan, Engine]],
     dense: Engine,
-    conditions: Conditions,
+    workload: Workload,
     *,
-    vocab_size: int,
+    inputs: InputSpec,
     progress: Progress,
     seed: int,
 ) -> LatencyTable:
@@ -534,9 +528,9 @@ def check_additivity(
     """
     from dataclasses import replace
 
-    runs = {"dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed))}
+    runs = {"dense": dense.bind(inputs.example(workload, seed=seed, names=dense.input_names))}
     for i, (_, engine) in enumerate(engines):
-        runs[str(i)] = engine.bind(token_inputs(engine.input_names, conditions, vocab_size, seed))
+        runs[str(i)] = engine.bind(inputs.example(workload, seed=seed, names=engine.input_names))
     try:
         times = interleave(
             runs,

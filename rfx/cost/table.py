@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from rfx.plan import Counts, Kind, Site
+from rfx.core.plan import Counts, Kind, Site
 
 
 @dataclass(frozen=True)

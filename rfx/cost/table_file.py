@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rfx.core.errors import UsageError
+from rfx.core.plan import Kind
+from rfx.core.store import atomic_write_text
 from rfx.cost.table import LatencyTable, TableKey
-from rfx.errors import UsageError
-from rfx.plan import Kind
-from rfx.store import atomic_write_text
 
 
 def write_table(table: LatencyTable, path: str | Path) -> None:

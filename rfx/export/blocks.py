@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rfx.errors import UnsupportedModelError
+from rfx.core.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     import onnx

@@ -15,23 +15,30 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rfx.errors import InternalCheckError, UnsupportedModelError, first_line, is_interrupt
+from rfx.core.errors import InternalCheckError, UnsupportedModelError, first_line, is_interrupt
+from rfx.core.inputs import BATCH, InputSpec, TensorInput
+from rfx.core.plan import Plan, Site
 from rfx.export.precision import convert_precision
-from rfx.plan import Plan, Site
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST_FILE = 2 * 2**30  # bytes: protobuf's
 # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which
 # RTX refuses
 OPSET = 20
 METADATA_PREFIX = "rfx."
+_LARGEST_BATCH, _USUAL_LIMIT = 65535, 512
+_TRACED, _TRACED_AXIS = {BATCH: 2}, 8  # sizes of the axes while the model is traced
 
 
 def export_onnx(
     model,
     path: Path,
     *,
-    input_names: Sequence[str],
+    inputs: InputSpec,
     output_names: Sequence[str],
     metadata: Mapping[str, str] | None = None,
     precision: str = "fp32",
@@ -39,10 +46,18 @@ def export_onnx(
     """Write `model` (eval mode, fp32) to `path`, its products at `precision` (see
     `precision.convert_precision`).
 
-    Inputs are int64 [batch, sequence], both dynamic; outputs are the fields `output_names` of the
-    model's output.
+    Args:
+        inputs: names, types and axes of what the graph is fed; named axes are dynamic.
+        output_names: fields of the model's output that the graph gives, in this order.
+        metadata: facts that are written into the file, under keys that begin with `rfx.`.
+        precision: of the matrix products.
+
+    Returns:
+        `path`.
 
     Raises:
+        UsageError: there is no such precision.
+        UnsupportedModelError: the model does not fit into one ONNX file (2 GiB).
         InternalCheckError: the exporter failed, or its result does not pass the checker.
     """
     import onnx
@@ -54,21 +69,14 @@ def export_onnx(
             self.model = model
 
         def forward(self, *tensors):
-            out = self.model(**dict(zip(input_names, tensors)))
+            out = self.model(**dict(zip(inputs.names, tensors)))
             return tuple(getattr(out, name) for name in output_names)
 
     if precision == "fp32":  # known before the work
         _require_size(4 * sum(p.numel() for p in model.parameters()), precision)
     implementation = model.config._attn_implementation
-    limit = int(getattr(model.config, "max_position_embeddings", 512) or 512)
-    # RoBERTa keeps two positions for itself: stay clear of the end.
-    batch, sequence = (
-        torch.export.Dim("batch", min=1, max=65535),
-        torch.export.Dim("sequence", min=1, max=limit - 2),
-    )
-    example = tuple(
-        torch.ones(2, 8, dtype=torch.long) * (name != "token_type_ids") for name in input_names
-    )
+    dims = {axis: _dimension(axis, inputs.limits.get(axis)) for axis in inputs.dynamic_axes}
+    example = tuple(_example(tensor) for tensor in inputs.inputs)
     model.config._attn_implementation = (
         "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
     )
@@ -80,9 +88,14 @@ def export_onnx(
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
-                input_names=list(input_names),
+                input_names=list(inputs.names),
                 output_names=list(output_names),
-                dynamic_shapes=(tuple({0: batch, 1: sequence} for _ in input_names),),
+                dynamic_shapes=(
+                    tuple(
+                        {n: dims[a] for n, a in enumerate(i.axes) if isinstance(a, str)}
+                        for i in inputs.inputs
+                    ),
+                ),
             )
         proto = program.model_proto
     except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
@@ -120,6 +133,23 @@ def export_onnx(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _dimension(axis: str, limit: int | None) -> torch.export.Dim:
+    """A dynamic axis of the exported graph, clear of the end of what the model takes."""
+    import torch
+
+    most = _LARGEST_BATCH if axis == BATCH else max(2, (limit or _USUAL_LIMIT) - 2)
+    return torch.export.Dim(axis, min=1, max=most)
+
+
+def _example(tensor: TensorInput) -> torch.Tensor:
+    """What the model is traced with: the values do not matter, the sizes must differ from 1."""
+    import torch
+
+    sizes = [_TRACED.get(a, _TRACED_AXIS) if isinstance(a, str) else a for a in tensor.axes]
+    make = torch.zeros if tensor.fill == "zeros" else torch.ones
+    return make(sizes, dtype=getattr(torch, tensor.dtype))
 
 
 def _require_size(size: int, precision: str) -> None:
@@ -251,7 +281,7 @@ def _unnamed_weights(path: Path) -> list[str]:
 
 def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:
     """Metadata of an exported file: plan hash and kept counts, with what else is given."""
-    from rfx import __version__
+    from rfx.core.version import __version__
 
     layers = plan.layers
     return {

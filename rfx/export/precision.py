@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rfx.errors import InternalCheckError, UnsupportedModelError, UsageError, first_line
+from rfx.core.errors import InternalCheckError, UnsupportedModelError, UsageError, first_line
 
 if TYPE_CHECKING:
     import onnx

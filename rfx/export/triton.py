@@ -20,8 +20,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
-from rfx.errors import UsageError, first_line
-from rfx.store import atomic_dir
+from rfx.core.errors import UsageError, first_line
+from rfx.core.store import atomic_dir
 
 # the first words of every config.pbtxt of ours: only such a folder is replaced
 MARK = "# Written by rfx"
@@ -221,7 +221,7 @@ def _config(
     queue_delay_us: int | None,
 ) -> str:
     """The text of config.pbtxt."""
-    from rfx import __version__
+    from rfx.core.version import __version__
 
     if backend not in PLATFORMS:
         raise UsageError(

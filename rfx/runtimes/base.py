@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rfx.errors import EnvironmentMissingError
+from rfx.core.errors import EnvironmentMissingError
+from rfx.core.workload import Workload
 
 if TYPE_CHECKING:
-    from rfx.store import Store
+    from rfx.core.store import Store
 
 Arrays = Mapping[str, np.ndarray]
 GPU_GRID = {
@@ -26,20 +27,6 @@ GPU_GRID = {
     "bf16": 64,
 }  # FFN widths at which the tiles of matrix products end, by precision
 GROUP_BYTES = 1 << 29
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which conditions a latency is measured; a part of every table's validity key and of the
-    evidence."""
-
-    batch: int = 1
-    sequence: int = 128
-    threads: int = 1
-    precision: str = "fp32"
-
-    def to_json(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -60,10 +47,10 @@ class EngineOptions:
     hardware_compatible: bool = False
     store: Store | None = None
 
-    def largest(self, conditions: Conditions) -> tuple[int, int]:
+    def largest(self, workload: Workload) -> tuple[int, int]:
         """Largest batch and sequence that an engine takes."""
-        return max(conditions.batch, self.max_batch or 1), max(
-            conditions.sequence, self.max_sequence or 1
+        return max(workload.batch, self.max_batch or 1), max(
+            workload.sequence, self.max_sequence or 1
         )
 
     def to_json(self) -> dict:
@@ -145,7 +132,7 @@ class Runtime(ABC):
     def device(self) -> str:
         """The device the engine runs on, e.g. the CPU's or GPU's model name."""
 
-    def clock_for(self, conditions: Conditions) -> str:
+    def clock_for(self, workload: Workload) -> str:
         """What `time_ms` measures under these conditions, in words."""
         return self.clock
 
@@ -162,7 +149,7 @@ class Runtime(ABC):
         """Memory that the engines of one part of a latency table may take together."""
         return GROUP_BYTES
 
-    def measurement(self, conditions: Conditions) -> dict[str, Any]:
+    def measurement(self, workload: Workload) -> dict[str, Any]:
         """How `time_ms` measures, in the terms of trtexec; recorded beside every latency."""
         return {"transfers": "none", "streams": 1}
 
@@ -172,9 +159,9 @@ class Runtime(ABC):
         return None
 
     @abstractmethod
-    def build(self, onnx_path: Path, conditions: Conditions) -> Engine: ...
+    def build(self, onnx_path: Path, workload: Workload) -> Engine: ...
 
-    def load(self, path: Path, conditions: Conditions) -> Engine:
+    def load(self, path: Path, workload: Workload) -> Engine:
         """An engine that `Engine.save` wrote.
 
         Raises:

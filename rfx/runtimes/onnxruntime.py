@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rfx.errors import EnvironmentMissingError, UsageError, UserError
-from rfx.runtimes.base import GPU_GRID, Arrays, Availability, BoundRun, Conditions, Engine, Runtime
+from rfx.core.errors import EnvironmentMissingError, UsageError, UserError
+from rfx.core.workload import Workload
+from rfx.runtimes.base import GPU_GRID, Arrays, Availability, BoundRun, Engine, Runtime
 from rfx.runtimes.gpu import gpu_count, gpu_group_bytes, gpu_name, gpu_state
 
 INSTEAD = "run with --target ort (ONNX Runtime on this machine's CPU)"
@@ -66,14 +67,14 @@ class OnnxRuntimeCpu(Runtime):
         return f"onnxruntime {onnxruntime.__version__}"
 
     def device(self) -> str:
-        from rfx.environment import cpu_model
+        from rfx.core.environment import cpu_model
 
         return cpu_model()
 
-    def clock_for(self, conditions: Conditions) -> str:
-        return self.clock if conditions.threads == 1 else "wall clock"
+    def clock_for(self, workload: Workload) -> str:
+        return self.clock if workload.threads == 1 else "wall clock"
 
-    def build(self, onnx_path: Path, conditions: Conditions) -> OrtEngine:
+    def build(self, onnx_path: Path, workload: Workload) -> OrtEngine:
         """Load an ONNX file into a session.
 
         Raises:
@@ -85,25 +86,25 @@ class OnnxRuntimeCpu(Runtime):
         path = Path(onnx_path)
         if not path.is_file():
             raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
-        return self.build_model(path, conditions)
+        return self.build_model(path, workload)
 
-    def build_model(self, model: Path | bytes, conditions: Conditions) -> OrtEngine:
+    def build_model(self, model: Path | bytes, workload: Workload) -> OrtEngine:
         """As `build`; also takes a serialised model."""
         import onnxruntime as ort
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         self._before_session(ort)
-        if conditions.precision not in self.precisions:
+        if workload.precision not in self.precisions:
             raise UsageError(
                 f"The runtime {self.name!r} does not serve this precision.",
-                got=conditions.precision,
+                got=workload.precision,
                 allowed=", ".join(self.precisions),
             )
         where = f"{model}" if isinstance(model, Path) else "the model in memory"
         try:
             session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
-                _options(ort, conditions),
+                _options(ort, workload),
                 providers=self._providers(),
             )
         except (
@@ -139,7 +140,7 @@ class OnnxRuntimeCpu(Runtime):
                 allowed=self.provider,
                 next_step=self.wheel,
             )
-        return self._engine(session, conditions)
+        return self._engine(session, workload)
 
     def _before_session(self, ort) -> None:
         """What has to be loaded before the first session."""
@@ -147,8 +148,8 @@ class OnnxRuntimeCpu(Runtime):
     def _providers(self) -> list:
         return [self.provider]
 
-    def _engine(self, session, conditions: Conditions) -> OrtEngine:
-        return OrtEngine(session, wall_clock=conditions.threads > 1)
+    def _engine(self, session, workload: Workload) -> OrtEngine:
+        return OrtEngine(session, wall_clock=workload.threads > 1)
 
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
@@ -188,7 +189,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     def device(self) -> str:
         return gpu_name()
 
-    def clock_for(self, conditions: Conditions) -> str:
+    def clock_for(self, workload: Workload) -> str:
         return self.clock
 
     def tolerance(self, precision: str) -> float:
@@ -202,9 +203,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     def group_bytes(self) -> int:
         return gpu_group_bytes() or super().group_bytes()
 
-    def measurement(self, conditions: Conditions) -> dict[str, Any]:
+    def measurement(self, workload: Workload) -> dict[str, Any]:
         facts = {"transfers": "excluded", "streams": 1, "cuda_graph": False, "clock_source": "host"}
-        return facts | ({"tf32": True} if conditions.precision == "fp32" else {})
+        return facts | ({"tf32": True} if workload.precision == "fp32" else {})
 
     def state(self) -> dict[str, Any] | None:
         return gpu_state()
@@ -229,13 +230,13 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         # it.
         return [(CUDA, {"device_id": 0}), CPU]
 
-    def _engine(self, session, conditions: Conditions) -> OrtEngine:
+    def _engine(self, session, workload: Workload) -> OrtEngine:
         return OrtCudaEngine(session)
 
 
-def _options(ort, conditions: Conditions):
+def _options(ort, workload: Workload):
     options = ort.SessionOptions()
-    options.intra_op_num_threads = conditions.threads
+    options.intra_op_num_threads = workload.threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from rfx.errors import EnvironmentMissingError, UsageError, first_line
-from rfx.runtimes.base import Arrays, Availability, BoundRun, Conditions, Engine, Runtime
+from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.workload import Workload
+from rfx.runtimes.base import Arrays, Availability, BoundRun, Engine, Runtime
 
 INSTALL = "pip install 'rfx-exporter[openvino]'"
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -51,18 +52,18 @@ class OpenVino(Runtime):
             return "openvino (not installed)"
 
     def device(self) -> str:
-        from rfx.environment import cpu_model
+        from rfx.core.environment import cpu_model
 
         return cpu_model()
 
-    def clock_for(self, conditions: Conditions) -> str:
-        return self.clock if conditions.threads == 1 else "wall clock"
+    def clock_for(self, workload: Workload) -> str:
+        return self.clock if workload.threads == 1 else "wall clock"
 
     def tolerance(self, precision: str) -> float:
         # The hint lets the plugin compute every product in bf16, the sums too.
         return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 1e-1}[precision]
 
-    def build(self, onnx_path: Path, conditions: Conditions) -> OpenVinoEngine:
+    def build(self, onnx_path: Path, workload: Workload) -> OpenVinoEngine:
         """Read and compile.
 
         Raises:
@@ -78,11 +79,11 @@ class OpenVino(Runtime):
         path = Path(onnx_path)
         if not path.is_file():
             raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
-        hint, able = HINTS[conditions.precision], capabilities()
-        if conditions.precision != "fp32" and conditions.precision.upper() not in able:
+        hint, able = HINTS[workload.precision], capabilities()
+        if workload.precision != "fp32" and workload.precision.upper() not in able:
             raise EnvironmentMissingError(
                 "This CPU does not compute in this precision, so that it would be no faster.",
-                got=conditions.precision,
+                got=workload.precision,
                 allowed=", ".join(p for p in HINTS if p == "fp32" or p.upper() in able),
                 next_step="use --precision fp32",
             )
@@ -101,7 +102,7 @@ class OpenVino(Runtime):
                 model,
                 "CPU",
                 {
-                    "INFERENCE_NUM_THREADS": conditions.threads,
+                    "INFERENCE_NUM_THREADS": workload.threads,
                     "NUM_STREAMS": 1,
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_PRECISION_HINT": hint,
@@ -113,7 +114,7 @@ class OpenVino(Runtime):
                 got=first_line(error),
                 next_step="install a newer openvino",
             ) from error
-        return OpenVinoEngine(compiled, wall_clock=conditions.threads > 1)
+        return OpenVinoEngine(compiled, wall_clock=workload.threads > 1)
 
 
 @lru_cache(maxsize=1)

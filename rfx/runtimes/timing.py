@@ -4,11 +4,11 @@ hits all alike."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rfx.runtimes.base import BoundRun, Conditions
+from rfx.runtimes.base import BoundRun
 
 
 def interleave(
@@ -63,19 +63,3 @@ def interleave(
         if max_seconds is not None and done >= 2 and elapsed >= max_seconds:
             break
     return {name: np.asarray(values, dtype=np.float64) for name, values in samples.items()}
-
-
-def token_inputs(
-    names: Sequence[str], conditions: Conditions, vocab_size: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Inputs of a language model as served: random tokens, no padding. int64 [batch, sequence] by
-    name."""
-    shape = (conditions.batch, conditions.sequence)
-    ids = np.random.default_rng(seed).integers(
-        min(1000, vocab_size // 2), vocab_size, shape, dtype=np.int64
-    )
-    zeros = np.zeros(shape, dtype=np.int64)
-    return {
-        n: ids if n == "input_ids" else np.ones_like(ids) if n == "attention_mask" else zeros
-        for n in names
-    }

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rfx.errors import UsageError
-
+from rfx.core.errors import UsageError
 
 NAMED = 12  # classes in an error's message
 

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from rfx.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
 
 Row = dict[str, Any]
 FORMATS = (

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from rfx.progress import Progress
+from rfx.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rfx.errors import EnvironmentMissingError
-from rfx.progress import Progress
-from rfx.store import Store
+from rfx.core.errors import EnvironmentMissingError
+from rfx.core.progress import Progress
+from rfx.core.store import Store
 from rfx.tasks.fine_tune import length_batches, train
 
 LABELS = ("negative", "positive")

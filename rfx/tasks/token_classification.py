@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rfx.errors import UsageError
+from rfx.core.errors import UsageError
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.data import column, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio

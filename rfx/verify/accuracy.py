@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rfx.evidence.records import AccuracyPart
 from rfx.tasks.base import Example, MetricResult, Task
-from rfx.verify.evidence import AccuracyPart
 
 RESAMPLES = 1000
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rfx.runtimes.base import BoundRun, Conditions, Engine, Runtime
-from rfx.runtimes.timing import interleave, token_inputs
-from rfx.verify.evidence import LatencyPart, Percentiles
+from rfx.core.inputs import InputSpec
+from rfx.core.workload import Workload
+from rfx.evidence.records import LatencyPart, Percentiles
+from rfx.runtimes.base import BoundRun, Engine, Runtime
+from rfx.runtimes.timing import interleave
 
 RESAMPLES = 1000
 WARMUP_MS, MIN_ROUNDS, TRANSFER_ROUNDS = 200.0, 10, 50
@@ -21,9 +23,9 @@ def measure_pair(
     runtime: Runtime,
     dense: Engine,
     pruned: Engine,
-    conditions: Conditions,
+    workload: Workload,
     *,
-    vocab_size: int,
+    inputs: InputSpec,
     seed: int,
     min_seconds: float,
     max_seconds: float | None = None,
@@ -41,8 +43,8 @@ def measure_pair(
         target, predicted_ratio: kept in the evidence beside what was measured.
     """
     runs = {
-        "dense": dense.bind(token_inputs(dense.input_names, conditions, vocab_size, seed)),
-        "pruned": pruned.bind(token_inputs(pruned.input_names, conditions, vocab_size, seed)),
+        "dense": dense.bind(inputs.example(workload, seed=seed, names=dense.input_names)),
+        "pruned": pruned.bind(inputs.example(workload, seed=seed, names=pruned.input_names)),
     }
     before = runtime.state()
     limit = 5 * min_seconds if max_seconds is None else max_seconds
@@ -71,15 +73,15 @@ def measure_pair(
         predicted_ratio=predicted_ratio,
         dense=percentiles(d),
         pruned=percentiles(p),
-        clock=runtime.clock_for(conditions),
-        conditions={
-            **conditions.to_json(),
+        clock=runtime.clock_for(workload),
+        workload={
+            **workload.to_json(),
             "runtime": runtime.name,
             "version": runtime.version(),
             "device": runtime.device(),
         },
         measurement={
-            **runtime.measurement(conditions),
+            **runtime.measurement(workload),
             **run_facts(runs),
             "warmup_ms": WARMUP_MS,
             "min_seconds": min_seconds,

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from rfx.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.store import atomic_write_text
+from rfx.core.workload import Workload
 from rfx.export.precision import HALVES
-from rfx.runtimes import runtime_class
-from rfx.runtimes.base import Arrays, Conditions
-from rfx.runtimes.tensorrt_build import complaints, is_rtx, library, logger
-from rfx.store import atomic_write_text
+from rfx.runtimes.base import Arrays
+from rfx.runtimes.find import runtime_class
+from rfx.runtimes.tensorrt.build import complaints, is_rtx, library, logger
 
 RUNTIMES = ("ort", "trt", "trt-rtx")
 INPUTS, OUTPUTS, SCRIPT = "parity.inputs.json", "parity.outputs.json", "parity.sh"
@@ -356,7 +357,7 @@ class Side:
             else os.cpu_count() or 1
         )
         return OnnxrtRunner(
-            runtime_class("ort")().build_model(model, Conditions(threads=threads)).session
+            runtime_class("ort")().build_model(model, Workload.of_text(threads=threads)).session
         )
 
     def loaders(self, feeds: Sequence[Arrays], inside: bool, **target):

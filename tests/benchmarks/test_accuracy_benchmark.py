@@ -9,8 +9,8 @@ import pytest
 
 import benchmarks.accuracy as accuracy
 from benchmarks.pairs import PAIRS, Pair, with_evaluation
-from rfx.store import Store
-from rfx.terminal import Terminal
+from rfx.cli.terminal import Terminal
+from rfx.core.store import Store
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import benchmarks.gpu as gpu
 import benchmarks.gpu_extras as gpu_extras
 import rfx.cost.latency as latency
 from benchmarks.gpu_report import half_width, markdown, roofline_ms
+from rfx.core.workload import Workload
 from rfx.cost.table import LatencyTable
-from rfx.runtimes import runtime_class
-from rfx.runtimes.base import Conditions
-from rfx.scores.base import Scores
+from rfx.methods.scores.base import Scores
+from rfx.runtimes.find import runtime_class
 
 SMALL = [
     "--runtimes",
@@ -141,7 +141,7 @@ def test_landing_is_judged_by_a_measurement_that_did_not_choose(monkeypatch):
     monkeypatch.setattr(gpu.Bench, "pair", pair)
     bench = gpu.Bench.__new__(gpu.Bench)
     bench.shape, bench.layers = gpu.SHAPES["tiny"]
-    bench.sites, bench.conditions = gpu.sites_of(bench.shape, bench.layers), Conditions()
+    bench.sites, bench.workload = gpu.sites_of(bench.shape, bench.layers), Workload()
     bench.scores = Scores({s.name: np.ones(s.units) for s in bench.sites})
     curves = {
         "mha": {n: 0.1 + 0.1 * n for n in range(5)},

@@ -11,20 +11,21 @@ import pytest
 
 import rfx.cost.curves as algebra
 import rfx.cost.latency as latency
-from rfx.anatomy import find_sites
+from rfx.core.errors import UsageError
+from rfx.core.plan import Plan
+from rfx.core.progress import Silent
+from rfx.core.store import Store
+from rfx.core.workload import Workload
 from rfx.cost.flops import flops, unit_costs
 from rfx.cost.latency import filter_counts, load_or_measure, table_key
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table, read_table, write_table
-from rfx.errors import UsageError
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.plan import Plan
-from rfx.progress import Silent
-from rfx.runtimes import runtime
-from rfx.runtimes.base import Conditions, Runtime
-from rfx.store import Store
-from rfx.surgery.shrink import shrink
-from tests.families import make
+from rfx.models.families.find import find_sites
+from rfx.models.shrink import shrink
+from rfx.runtimes.base import Runtime
+from rfx.runtimes.find import runtime
+from tests.families import make, text_inputs
 
 KEY = TableKey(
     "ort",
@@ -188,34 +189,34 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     model = make("bert", hidden_size=64, intermediate_size=96, num_hidden_layers=2)
     sites = find_sites(model)
-    ort, conditions = runtime("ort"), Conditions(sequence=16)
+    ort, workload = runtime("ort"), Workload.of_text(sequence=16)
     shape = BlockShape(64, 4, 16, 96)
     names = ("input_ids", "attention_mask")
     empty = shrink(model, sites, Plan.of(sites, {s.name: () for s in sites}))
     files = [
-        export_onnx(m, folder / f"{i}.onnx", input_names=names, output_names=("logits",))
+        export_onnx(m, folder / f"{i}.onnx", inputs=text_inputs(names), output_names=("logits",))
         for i, m in enumerate((model, empty))
     ]
-    dense = ort.build(files[0], conditions)
+    dense = ort.build(files[0], workload)
 
     def measure(store, progress=None, seed=0):
         return load_or_measure(
             store,
             ort,
-            conditions,
+            workload,
             shape,
             2,
             dense=dense,
-            emptied=lambda: ort.build(files[1], conditions),
+            emptied=lambda: ort.build(files[1], workload),
             model_hash="m",
-            vocab_size=120,
+            inputs=text_inputs(names),
             progress=progress or Silent(),
             seed=seed,
         )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "SECONDS", (0.5, 5.0))
-        yield measure, table_key(ort, conditions, shape), tmp_path_factory
+        yield measure, table_key(ort, workload, shape), tmp_path_factory
 
 
 def test_a_table_is_measured_kept_and_found_again(small, tmp_path):
@@ -330,7 +331,7 @@ def test_a_group_takes_what_the_memory_holds():
 
     def size(batch, memory, **own):
         there = SimpleNamespace(group_bytes=lambda: memory, **own)
-        return latency._group_size(there, bert, Conditions(batch=batch), depths)
+        return latency._group_size(there, bert, Workload.of_text(batch=batch), depths)
 
     assert size(1, 1 << 29, own_activations=False) == size(128, 1 << 29, own_activations=False) == 2
     assert size(1, 1 << 36, own_activations=True) == latency.MAX_GROUP
@@ -371,7 +372,7 @@ def test_stacks_are_valid_and_smaller_with_fewer_units():
     for layers in ([(4, 64)] * 2, [(1, 32), (0, 64), (4, 0), (0, 0)]):
         model = stack(shape, layers)
         onnx.checker.check_model(model, full_check=True)
-        engine = ort.build_model(model.SerializeToString(), Conditions())
+        engine = ort.build_model(model.SerializeToString(), Workload())
         for batch, sequence in ((1, 5), (3, 7)):
             out = engine.run(stack_inputs(shape, batch, sequence))["output"]
             assert out.shape == (batch, sequence, 32) and np.isfinite(out).all()

@@ -9,14 +9,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from rfx.anatomy import find_sites
-from rfx.errors import InternalCheckError, UnsupportedModelError
-from rfx.export.blocks import BlockShape, stack
 import rfx.export.onnx as onnx_export
+from rfx.core.errors import InternalCheckError, UnsupportedModelError
+from rfx.core.plan import Plan
+from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches, site_shapes
-from rfx.plan import Plan
-from rfx.surgery.shrink import shrink
-from tests.families import make
+from rfx.models.families.find import find_sites
+from rfx.models.shrink import shrink
+from tests.families import make, text_inputs
 
 NAMES = ("input_ids", "attention_mask")
 
@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     export_onnx(
         shrink(model, sites, plan),
         file,
-        input_names=NAMES,
+        inputs=text_inputs(NAMES),
         output_names=("logits",),
         metadata=plan_metadata(plan, source="here"),
     )
@@ -80,7 +80,7 @@ def test_the_model_and_its_settings_are_left_alone(implementation, tmp_path):
     model = make("bert")
     model.config._attn_implementation = implementation
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    export_onnx(model, tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",))
+    export_onnx(model, tmp_path / "m.onnx", inputs=text_inputs(NAMES), output_names=("logits",))
     assert model.config._attn_implementation == implementation
     assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} == set()
     assert [n for n, p in model.named_parameters() if p.grad is not None] == []
@@ -93,7 +93,7 @@ def test_a_model_that_one_file_cannot_hold_is_refused(precision, tmp_path, monke
         export_onnx(
             make("bert"),
             tmp_path / "m.onnx",
-            input_names=NAMES,
+            inputs=text_inputs(NAMES),
             output_names=("logits",),
             precision=precision,
         )
@@ -103,7 +103,9 @@ def test_a_model_that_one_file_cannot_hold_is_refused(precision, tmp_path, monke
 def test_an_export_that_fails_leaves_no_file(tmp_path):
     model = make("bert")
     with pytest.raises(InternalCheckError, match="export"):
-        export_onnx(model, tmp_path / "m.onnx", input_names=NAMES, output_names=("no_such_output",))
+        export_onnx(
+            model, tmp_path / "m.onnx", inputs=text_inputs(NAMES), output_names=("no_such_output",)
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -117,7 +119,9 @@ def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(KeyboardInterrupt):
-        export_onnx(make("bert"), tmp_path / "m.onnx", input_names=NAMES, output_names=("logits",))
+        export_onnx(
+            make("bert"), tmp_path / "m.onnx", inputs=text_inputs(NAMES), output_names=("logits",)
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +146,7 @@ def test_a_block_of_a_stack_is_a_block_of_the_model(optimized, tmp_path):
     for depth in (2, 3):
         model = make("bert", num_hidden_layers=depth)
         file = export_onnx(
-            model, tmp_path / f"{depth}.onnx", input_names=NAMES, output_names=("logits",)
+            model, tmp_path / f"{depth}.onnx", inputs=text_inputs(NAMES), output_names=("logits",)
         )
         per_layer.append(ops(file.read_bytes(), optimized, tmp_path))
     added = per_layer[1] - per_layer[0]

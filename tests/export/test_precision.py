@@ -14,14 +14,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from rfx.anatomy import find_sites
-from rfx.errors import InternalCheckError, UnsupportedModelError, UsageError
+from rfx.core.errors import InternalCheckError, UnsupportedModelError, UsageError
+from rfx.core.plan import Plan
 from rfx.export.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
 from rfx.export.precision import convert_precision
-from rfx.plan import Plan
-from rfx.surgery.shrink import shrink
-from tests.families import FAMILIES, HEADS, batch, make, with_slow
+from rfx.models.families.find import find_sites
+from rfx.models.shrink import shrink
+from tests.families import FAMILIES, HEADS, batch, make, text_inputs, with_slow
 
 FLOAT, HALF = TensorProto.FLOAT, {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Of logits between 0.4 and 3.5, random weights, 1-3 layers. Measured: 3.3e-3 and 1.7e-2 where every
@@ -58,7 +58,7 @@ def exported(family: str, task: str, pruned: bool, folder: Path):
     export_onnx(
         model,
         file,
-        input_names=list(feeds),
+        inputs=text_inputs(list(feeds)),
         output_names=HEADS[task][1],
         metadata=plan_metadata(plan),
     )
@@ -265,7 +265,7 @@ def test_a_file_of_weights_is_half_as_large(folder):
     weights = stack(BlockShape(256, 4, 64, 1024), [(4, 1024)] * 2)
     model = make("bert", vocab_size=20000, num_hidden_layers=1)
     tables = export_onnx(
-        model, folder / "tables.onnx", input_names=("input_ids",), output_names=("logits",)
+        model, folder / "tables.onnx", inputs=text_inputs(("input_ids",)), output_names=("logits",)
     )
     for original in (weights, onnx.load(tables)):
         for precision in HALF:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfx.anatomy import find_sites
-from rfx.errors import UsageError
+from rfx.core.errors import UsageError
+from rfx.core.plan import Plan
 from rfx.export.onnx import export_onnx
 from rfx.export.triton import MARK, TYPES, TensorSpec, specs_of, triton_name, write_triton
-from rfx.plan import Plan
-from rfx.surgery.shrink import shrink
-from tests.families import make
+from rfx.models.families.find import find_sites
+from rfx.models.shrink import shrink
+from tests.families import make, text_inputs
 
 IDS = TensorSpec("input_ids", "int64", (None, None))
 MASK = TensorSpec("attention_mask", "int64", (None, None))
@@ -437,12 +437,12 @@ def exported(tmp_path_factory):
             shrink(bert, sites, plan),
             folder / "bert.onnx",
             output_names=("logits",),
-            input_names=("input_ids", "attention_mask", "token_type_ids"),
+            inputs=text_inputs(("input_ids", "attention_mask", "token_type_ids")),
         ),
         "distilbert": export_onnx(
             make("distilbert", "question-answering"),
             folder / "distilbert.onnx",
-            input_names=("input_ids", "attention_mask"),
+            inputs=text_inputs(("input_ids", "attention_mask")),
             output_names=("start_logits", "end_logits"),
         ),
     }

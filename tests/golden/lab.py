@@ -10,12 +10,15 @@ from filelock import FileLock
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from rfx.cli import app  # the one place
+from rfx.cli.app import app  # the one place
 
 HERE = Path(__file__).parent
 METHODS = ("rfx", "kwon", "kwon-reference", "kprune", "magnitude", "random")
 MODELS = ("bert", "distilbert")
-EXPORTED = ("rfx", "kprune")  # what they remove first is not all they decide: the plan of a whole run is kept too
+EXPORTED = (
+    "rfx",
+    "kprune",
+)  # what they remove first is not all they decide: the plan of a whole run is kept too
 
 GOOD = "good great fine lovely bright warm happy fresh".split()
 BAD = "bad awful poor ugly dark cold sad stale".split()
@@ -38,11 +41,16 @@ def options() -> dict[str, list[str]]:
         return sorted(n for p in command.params
                       for n in ([p.name.upper()] if p.param_type_name == "argument" else [*p.opts, *p.secondary_opts]))  # fmt: skip
 
-    return {"": names(root), **{name: names(command) for name, command in sorted(root.commands.items())}}
+    return {
+        "": names(root),
+        **{name: names(command) for name, command in sorted(root.commands.items())},
+    }
 
 
 def help_text(command: str) -> str:
-    text = invoke(*[command] * bool(command), "--help", COLUMNS="100", TERM="dumb", NO_COLOR="1").output
+    text = invoke(
+        *[command] * bool(command), "--help", COLUMNS="100", TERM="dumb", NO_COLOR="1"
+    ).output
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
 
 
@@ -51,7 +59,11 @@ def _sentences(n: int, seed: int) -> list[dict]:
     while len(rows) < n:
         label = rng.randrange(2)
         strong, weak = (GOOD, BAD) if label else (BAD, GOOD)
-        words = rng.choices(PLAIN, k=rng.randint(3, 9)) + rng.choices(strong, k=3) + rng.choices(weak, k=rng.randint(0, 1))
+        words = (
+            rng.choices(PLAIN, k=rng.randint(3, 9))
+            + rng.choices(strong, k=3)
+            + rng.choices(weak, k=rng.randint(0, 1))
+        )
         rng.shuffle(words)
         text = " ".join(words)
         if text not in seen:
@@ -66,7 +78,10 @@ def _model(name: str, folder: Path) -> None:
     import transformers as tf
 
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]), encoding="utf-8")
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]),
+        encoding="utf-8",
+    )
     tokenizer = tf.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
     torch.manual_seed(0)
     if name == "bert":
@@ -92,7 +107,9 @@ class Lab:
             for name, n, seed in (("train", 200, 0), ("eval", 100, 1)):
                 file = folder / f"{name}.jsonl"
                 if not file.exists():
-                    file.write_text("".join(json.dumps(r) + "\n" for r in _sentences(n, seed)), encoding="utf-8")
+                    file.write_text(
+                        "".join(json.dumps(r) + "\n" for r in _sentences(n, seed)), encoding="utf-8"
+                    )
             for name in MODELS:
                 if not (folder / name).exists():
                     _model(name, folder / name)
@@ -108,7 +125,9 @@ class Lab:
                     RFX_CACHE=str(self.folder / "cache"),
                 )  # fmt: skip
                 # a tiny model's latency is no matter here: its gate may fail (1) or be inconclusive (7)
-                assert result.exit_code in (0, 1, 7) and result.stdout.startswith("{"), f"{result.output}{result.exception!r}"
+                assert result.exit_code in (0, 1, 7) and result.stdout.startswith("{"), (
+                    f"{result.output}{result.exception!r}"
+                )
                 file.write_text(result.stdout, encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
@@ -116,7 +135,17 @@ class Lab:
         return self._result("plan", model, method)
 
     def evidence(self, model: str, method: str) -> dict:
-        return self._result("prune-export", model, method, "--target", "ort", "--sequence", "16", "--out", self.folder / f"out-{model}-{method}")
+        return self._result(
+            "prune-export",
+            model,
+            method,
+            "--target",
+            "ort",
+            "--sequence",
+            "16",
+            "--out",
+            self.folder / f"out-{model}-{method}",
+        )
 
 
 def decided(plan: dict) -> dict:
@@ -134,7 +163,9 @@ def shape(tree, path: str = "") -> dict[str, str]:
     if isinstance(tree, dict) and tree:
         found: dict[str, set[str]] = {}
         for key, value in tree.items():
-            for p, kind in shape(value, f"{path}.{'*' if path in OPEN else key}".lstrip(".")).items():
+            for p, kind in shape(
+                value, f"{path}.{'*' if path in OPEN else key}".lstrip(".")
+            ).items():
                 found.setdefault(p, set()).update(kind.split("|"))
     elif isinstance(tree, list) and tree:
         found = {}
@@ -142,7 +173,13 @@ def shape(tree, path: str = "") -> dict[str, str]:
             for p, kind in shape(value, path + "[]").items():
                 found.setdefault(p, set()).update(kind.split("|"))
     else:
-        return {path: "null" if tree is None else "empty " + type(tree).__name__ if isinstance(tree, (dict, list)) else type(tree).__name__}
+        return {
+            path: "null"
+            if tree is None
+            else "empty " + type(tree).__name__
+            if isinstance(tree, (dict, list))
+            else type(tree).__name__
+        }
     return {p: "|".join(sorted(kinds)) for p, kinds in found.items()}
 
 

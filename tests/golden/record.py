@@ -14,13 +14,27 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.golden.lab import EXPORTED, HERE, METHODS, MODELS, Lab, at, decided, help_text, kept, options, shape  # noqa: E402
+from tests.golden.lab import (
+    EXPORTED,
+    HERE,
+    METHODS,
+    MODELS,
+    Lab,
+    at,
+    decided,
+    help_text,
+    kept,
+    options,
+    shape,
+)  # noqa: E402
 
 
 def plans(lab: Lab) -> dict:
     return {
         "plan": {m: {k: decided(lab.plan(m, k)["plan"]) for k in METHODS} for m in MODELS},
-        "prune-export": {m: {k: decided(lab.evidence(m, k)["plan"]) for k in EXPORTED} for m in MODELS},
+        "prune-export": {
+            m: {k: decided(lab.evidence(m, k)["plan"]) for k in EXPORTED} for m in MODELS
+        },
     }
 
 
@@ -36,7 +50,11 @@ def evidence_shape(lab: Lab) -> dict:
 
 def write(name: str, data: dict) -> None:
     text = json.dumps(data, indent=1)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s*\n\s*", " ", m[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    text = re.sub(
+        r"\[[^\[\]{}]*\]",
+        lambda m: re.sub(r"\s*\n\s*", " ", m[0]).replace("[ ", "[").replace(" ]", "]"),
+        text,
+    )
     (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
@@ -48,7 +66,9 @@ def main(names: list[str]) -> None:
         if "help" in names:
             (HERE / "help").mkdir(exist_ok=True)
             for command in options():
-                (HERE / "help" / f"{command or 'rfx'}.txt").write_text(help_text(command), encoding="utf-8")
+                (HERE / "help" / f"{command or 'rfx'}.txt").write_text(
+                    help_text(command), encoding="utf-8"
+                )
         if "plans" in names:
             write("plans.json", plans(Lab(Path(folder))))
         if "evidence_shape" in names:

@@ -12,7 +12,9 @@ def test_keys_and_types(lab):
     expected, found = kept("evidence_shape.json"), shape(lab.evidence("bert", "rfx"))
     either = expected["either"]
     assert {p: t for p, t in found.items() if p not in either} == expected["shape"]
-    assert {p: found.get(p, "absent") for p in either if found.get(p, "absent") not in either[p]} == {}
+    assert {
+        p: found.get(p, "absent") for p in either if found.get(p, "absent") not in either[p]
+    } == {}
 
 
 def test_values(lab):

@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 import rfx.cost.latency as latency
-from rfx.cli import app
-from rfx.errors import EnvironmentMissingError
+from rfx.cli.app import app
+from rfx.core.errors import EnvironmentMissingError
+from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
-from rfx.runtimes import runtime, runtime_class
-from rfx.runtimes.base import Conditions, EngineOptions
+from rfx.runtimes.base import EngineOptions
+from rfx.runtimes.find import runtime, runtime_class
 from rfx.runtimes.gpu import gpu_count, throttle_reasons
 
 SHAPE = BlockShape(256, 8, 32, 1024)
@@ -41,12 +42,12 @@ def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
     onnx.save(full, tmp_path / "full.onnx")
     onnx.save(convert_precision(full, precision), tmp_path / "typed.onnx")
     inputs = stack_inputs(SHAPE, 5, 24)
-    expected = runtime("ort").build(tmp_path / "full.onnx", Conditions()).run(inputs)["output"]
-    conditions = Conditions(
+    expected = runtime("ort").build(tmp_path / "full.onnx", Workload()).run(inputs)["output"]
+    workload = Workload.of_text(
         batch=2, sequence=24, precision=precision
     )  # a batch of 5 is run in parts
     target = runtime(name, EngineOptions(max_sequence=32))
-    engine = target.build(tmp_path / "typed.onnx", conditions)
+    engine = target.build(tmp_path / "typed.onnx", workload)
     found = engine.run(inputs)["output"]
     assert np.abs(found - expected).max() / np.abs(expected).max() <= target.tolerance(precision)
     bound = engine.bind(stack_inputs(SHAPE, 2, 24))
@@ -62,20 +63,20 @@ def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
 
 @pytest.mark.parametrize("name", [here(n) for n in GPU[:2]])
 def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tmp_path):
-    from rfx.store import Store
+    from rfx.core.store import Store
 
     onnx.save(stack(SHAPE, [(8, 1024)] * 2), tmp_path / "m.onnx")
     warnings: list[str] = []
     options = EngineOptions(store=Store(tmp_path / "cache", warn=warnings.append))
     target = runtime(name, options)
-    first = target.build(tmp_path / "m.onnx", Conditions())
+    first = target.build(tmp_path / "m.onnx", Workload())
     path = first.save(tmp_path / "m.plan")
     inputs = stack_inputs(SHAPE, 1, 16)
     np.testing.assert_array_equal(
-        target.load(path, Conditions()).run(inputs)["output"], first.run(inputs)["output"]
+        target.load(path, Workload()).run(inputs)["output"], first.run(inputs)["output"]
     )
     if name == "trt" and first.facts["timing_cache"] is not None:
-        again = target.build(tmp_path / "m.onnx", Conditions())
+        again = target.build(tmp_path / "m.onnx", Workload())
         assert (
             again.facts["timing_cache"] == "kept"
             and again.facts["seconds"] <= first.facts["seconds"]
@@ -83,12 +84,12 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
         cache = next((tmp_path / "cache/timing-cache").rglob("timing.cache"))
         cache.write_bytes(cache.read_bytes()[:-20])
         assert (
-            target.build(tmp_path / "m.onnx", Conditions()).facts["timing_cache"] == "new"
+            target.build(tmp_path / "m.onnx", Workload()).facts["timing_cache"] == "new"
             and warnings
         )
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(EnvironmentMissingError, match="truncated"):
-        target.load(path, Conditions())
+        target.load(path, Workload())
 
 
 @pytest.mark.parametrize("name", [here(n) for n in GPU])
@@ -133,7 +134,7 @@ def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypat
 def test_without_a_gpu_cuda_does_not_fall_back_to_the_cpu(tmp_path):
     onnx.save(stack(SHAPE, [(8, 1024)]), tmp_path / "m.onnx")
     with pytest.raises(EnvironmentMissingError, match="NVIDIA driver"):
-        runtime_class("cuda")().build(tmp_path / "m.onnx", Conditions())
+        runtime_class("cuda")().build(tmp_path / "m.onnx", Workload())
     with pytest.raises(EnvironmentMissingError, match="--target ort"):
         runtime("cuda")
 

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 import rfx.cost.latency as latency
-from rfx.cli import app
-from rfx.errors import EnvironmentMissingError, UsageError
+from rfx.cli.app import app
+from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
-from rfx.runtimes import runtime, runtime_class
-from rfx.runtimes.base import Conditions
+from rfx.runtimes.find import runtime, runtime_class
 
 pytestmark = pytest.mark.skipif(
     not runtime_class("openvino").availability().ok,
@@ -32,8 +32,8 @@ def file(tmp_path_factory):
 
 def test_it_computes_what_onnx_runtime_does(file):
     ours, theirs = (
-        runtime("openvino").build(file, Conditions()),
-        runtime("ort").build(file, Conditions()),
+        runtime("openvino").build(file, Workload()),
+        runtime("ort").build(file, Workload()),
     )
     assert ours.input_names == theirs.input_names and ours.output_names == theirs.output_names
     for batch, tokens in ((2, 6), (1, 9)):  # dynamic in both
@@ -45,15 +45,15 @@ def test_it_computes_what_onnx_runtime_does(file):
 
 def test_a_bound_run_gives_the_same_and_is_timed(file):
     openvino = runtime("openvino")
-    engine = openvino.build(file, Conditions())
+    engine = openvino.build(file, Workload())
     bound = engine.bind(INPUTS)
     assert bound.time_ms() > 0 and bound.with_transfers_ms() is None
     np.testing.assert_array_equal(bound.outputs()[0], engine.run(INPUTS)["output"])
     assert (
-        openvino.clock_for(Conditions()) == "process CPU time"
-        and openvino.clock_for(Conditions(threads=2)) == "wall clock"
+        openvino.clock_for(Workload()) == "process CPU time"
+        and openvino.clock_for(Workload.of_text(threads=2)) == "wall clock"
     )
-    assert openvino.build(file, Conditions(threads=2)).bind(INPUTS).time_ms() > 0
+    assert openvino.build(file, Workload.of_text(threads=2)).bind(INPUTS).time_ms() > 0
     engine.close()
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -63,11 +63,11 @@ def test_a_bound_run_gives_the_same_and_is_timed(file):
 def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
     openvino = runtime("openvino")
     with pytest.raises(UsageError, match="no.onnx"):
-        openvino.build(tmp_path / "no.onnx", Conditions())
+        openvino.build(tmp_path / "no.onnx", Workload())
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(UsageError, match="bad.onnx"):
-        openvino.build(tmp_path / "bad.onnx", Conditions())
-    engine = openvino.build(file, Conditions())
+        openvino.build(tmp_path / "bad.onnx", Workload())
+    engine = openvino.build(file, Workload())
     for call in (engine.run, engine.bind):
         with pytest.raises(UsageError, match="mask"):
             call({"hidden": INPUTS["hidden"]})
@@ -84,7 +84,7 @@ def test_a_precision_that_the_cpu_does_not_compute_in_is_refused(file, monkeypat
 
     monkeypatch.setattr(module, "capabilities", lambda: ("FP32", "INT8"))
     with pytest.raises(EnvironmentMissingError, match="no faster") as error:
-        runtime("openvino").build(file, Conditions(precision="bf16"))
+        runtime("openvino").build(file, Workload.of_text(precision="bf16"))
     assert str(error.value.allowed) == "fp32"
 
 
@@ -98,8 +98,8 @@ def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
     onnx.save(full, tmp_path / "full.onnx")
     onnx.save(convert_precision(full, "bf16"), tmp_path / "typed.onnx")
     openvino = runtime("openvino")
-    expected = openvino.build(tmp_path / "full.onnx", Conditions()).run(inputs)["output"]
-    found = openvino.build(tmp_path / "typed.onnx", Conditions(precision="bf16")).run(inputs)[
+    expected = openvino.build(tmp_path / "full.onnx", Workload()).run(inputs)["output"]
+    found = openvino.build(tmp_path / "typed.onnx", Workload.of_text(precision="bf16")).run(inputs)[
         "output"
     ]
     difference = np.abs(found - expected).max() / np.abs(expected).max()
@@ -109,7 +109,7 @@ def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
 def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     """Table, closed loop, gates: the same code as on any other runtime, timed for real."""
     monkeypatch.setattr("rfx.verify.latency.PRECISION", 0.05)
-    monkeypatch.setattr("rfx.stages.measure.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
+    monkeypatch.setattr("rfx.pipeline.dense.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
     monkeypatch.setattr(latency, "MIN_ROUNDS", 8)
     out = tmp_path / "out"
@@ -139,9 +139,7 @@ def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     evidence = json.loads(result.stdout)
     assert "error" not in evidence, evidence
     assert evidence["table"]["key"]["runtime"] == "openvino"
-    assert (
-        evidence["search"]["rounds"] and evidence["latency"]["conditions"]["runtime"] == "openvino"
-    )
+    assert evidence["search"]["rounds"] and evidence["latency"]["workload"]["runtime"] == "openvino"
     gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
     assert gates["shrunk"] == gates["same"] == gates["accuracy"] == "pass", evidence["gates"]
     assert evidence["latency"]["measurement"]["warmup_ms"] == 200

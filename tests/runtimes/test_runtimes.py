@@ -4,11 +4,13 @@ import numpy as np
 import onnx
 import pytest
 
-from rfx.errors import EnvironmentMissingError, ExitCode, UsageError
+from rfx.core.errors import EnvironmentMissingError, ExitCode, UsageError
+from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.runtimes import RUNTIMES, best_runtime, runtime, runtime_class
-from rfx.runtimes.base import BoundRun, Conditions
-from rfx.runtimes.timing import interleave, token_inputs
+from rfx.runtimes.base import BoundRun
+from rfx.runtimes.find import RUNTIMES, best_runtime, runtime, runtime_class
+from rfx.runtimes.timing import interleave
+from tests.families import text_inputs
 
 SHAPE = BlockShape(32, 4, 8, 64)
 INPUTS = stack_inputs(SHAPE, 2, 6)
@@ -42,7 +44,7 @@ def test_tensorrt_says_what_is_missing_and_what_would_run():
 
 
 def test_an_engine_runs_and_a_bound_run_gives_the_same(file):
-    engine = runtime("ort").build(file, Conditions())
+    engine = runtime("ort").build(file, Workload())
     assert engine.input_names == ("hidden", "mask") and engine.output_names == ("output",)
     out = engine.run({**INPUTS, "unused": np.zeros(1)})["output"]
     bound = engine.bind(INPUTS)
@@ -57,22 +59,22 @@ def test_an_engine_runs_and_a_bound_run_gives_the_same(file):
 def test_several_threads_are_timed_by_the_wall_clock(file):
     ort = runtime("ort")
     assert (
-        ort.clock_for(Conditions()) == "process CPU time"
-        and ort.clock_for(Conditions(threads=2)) == "wall clock"
+        ort.clock_for(Workload()) == "process CPU time"
+        and ort.clock_for(Workload.of_text(threads=2)) == "wall clock"
     )
-    assert ort.build(file, Conditions(threads=2)).bind(INPUTS).time_ms() > 0
+    assert ort.build(file, Workload.of_text(threads=2)).bind(INPUTS).time_ms() > 0
 
 
 def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
     ort = runtime("ort")
     with pytest.raises(UsageError, match="no.onnx"):
-        ort.build(tmp_path / "no.onnx", Conditions())
+        ort.build(tmp_path / "no.onnx", Workload())
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(UsageError, match="bad.onnx"):
-        ort.build(tmp_path / "bad.onnx", Conditions())
+        ort.build(tmp_path / "bad.onnx", Workload())
     with pytest.raises(UsageError, match="fp32"):
-        ort.build(file, Conditions(precision="fp16"))
-    engine = ort.build(file, Conditions())
+        ort.build(file, Workload.of_text(precision="fp16"))
+    engine = ort.build(file, Workload())
     with pytest.raises(UsageError, match="mask"):
         engine.run({"hidden": INPUTS["hidden"]})
     for call in (engine.run, engine.bind):
@@ -109,7 +111,7 @@ def test_an_operator_the_runtime_does_not_have_is_an_environment_error(tmp_path)
     )
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(EnvironmentMissingError):
-        runtime("ort").build(tmp_path / "x.onnx", Conditions())
+        runtime("ort").build(tmp_path / "x.onnx", Workload())
 
 
 class Counted(BoundRun):
@@ -153,12 +155,8 @@ def test_a_measurement_lasts_as_long_as_asked():
 
 
 def test_tokens_are_within_the_vocabulary_and_unpadded():
-    inputs = token_inputs(
-        ["input_ids", "attention_mask", "token_type_ids"],
-        Conditions(batch=3, sequence=9),
-        120,
-        seed=1,
-    )
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = text_inputs(names).example(Workload.of_text(batch=3, sequence=9), seed=1)
     assert all(a.shape == (3, 9) and a.dtype == np.int64 for a in inputs.values())
     assert (
         inputs["input_ids"].min() >= 60

@@ -8,22 +8,23 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from rfx.cli import app
-from rfx.errors import EnvironmentMissingError, ExitCode, UnsupportedModelError, UsageError
+from rfx.cli.app import app
+from rfx.core.errors import EnvironmentMissingError, ExitCode, UnsupportedModelError, UsageError
+from rfx.core.plan import Plan
+from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx
 from rfx.export.precision import convert_precision
-from rfx.plan import Plan
-from rfx.runtimes import runtime, runtime_class
-from rfx.runtimes.base import Conditions, EngineOptions
-from rfx.runtimes.engine_file import build_ahead, read_engine_file, write_engine_file
-from rfx.runtimes.tensorrt_build import layer_lines, require_version
-from rfx.surgery.shrink import shrink
-from tests.families import FAMILIES, make, with_slow
+from rfx.models.shrink import shrink
+from rfx.runtimes.base import EngineOptions
+from rfx.runtimes.find import runtime, runtime_class
+from rfx.runtimes.tensorrt.build import layer_lines, require_version
+from rfx.runtimes.tensorrt.file import build_ahead, read_engine_file, write_engine_file
+from tests.families import FAMILIES, make, text_inputs, with_slow
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra rtx)")
 CAPABILITIES = ("8.0", "8.9", "12.0")
-CONDITIONS = Conditions(batch=2, sequence=16)
+CONDITIONS = Workload.of_text(batch=2, sequence=16)
 OPTIONS = EngineOptions(max_batch=4, max_sequence=24)
 no_gpu = pytest.mark.skipif(
     runtime_class("trt-rtx").availability().ok, reason="TensorRT-RTX runs here"
@@ -49,7 +50,7 @@ def plans(sites):
 
 @pytest.mark.parametrize("family", with_slow(FAMILIES))
 def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
-    from rfx.anatomy import find_sites
+    from rfx.models.families.find import find_sites
 
     model = make(family)
     sites = find_sites(model)
@@ -58,7 +59,7 @@ def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
         file = export_onnx(
             small,
             tmp_path / f"{name}.onnx",
-            input_names=("input_ids", "attention_mask"),
+            inputs=text_inputs(("input_ids", "attention_mask")),
             output_names=("logits",),
         )
         half = tmp_path / f"{name}-fp16.onnx"
@@ -193,7 +194,7 @@ def test_a_built_engine_lies_beside_its_facts_and_is_read_back(tmp_path):
 
 
 def test_an_engine_that_is_truncated_damaged_or_of_elsewhere_is_refused(tmp_path, monkeypatch):
-    import rfx.runtimes.engine_file as module
+    import rfx.runtimes.tensorrt.file as module
 
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)

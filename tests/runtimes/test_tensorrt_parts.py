@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 import rfx.runtimes.gpu as gpu
-import rfx.runtimes.tensorrt as tensorrt
-import rfx.runtimes.tensorrt_build as build
-import rfx.runtimes.tensorrt_log as log
-from rfx.errors import EnvironmentMissingError, ExitCode, UnsupportedModelError, UsageError
-from rfx.runtimes import runtime_class
-from rfx.runtimes.base import Conditions, EngineOptions
-from rfx.runtimes.engine_file import build_ahead, read_engine_file
-from rfx.runtimes.tensorrt import TrtEngine
-from rfx.store import Store
+import rfx.runtimes.tensorrt.build as build
+import rfx.runtimes.tensorrt.log as log
+import rfx.runtimes.tensorrt.runtime as tensorrt
+from rfx.core.errors import EnvironmentMissingError, ExitCode, UnsupportedModelError, UsageError
+from rfx.core.store import Store
+from rfx.core.workload import Workload
+from rfx.runtimes.base import EngineOptions
+from rfx.runtimes.find import runtime_class
+from rfx.runtimes.tensorrt.file import build_ahead, read_engine_file
+from rfx.runtimes.tensorrt.runtime import TrtEngine
 
 
 class Stream:
@@ -225,7 +226,7 @@ def test_version_compatible_engines_of_rtx_are_refused_at_once(tmp_path):
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(version_compatible=True)
     with pytest.raises(UsageError, match="--version-compatible"):
-        build_ahead(tmp_path / "none.onnx", Conditions(), options, ("8.9",))
+        build_ahead(tmp_path / "none.onnx", Workload(), options, ("8.9",))
     with pytest.raises(UsageError, match="--version-compatible"):
         runtime_class("trt-rtx")(options)
     if not gpu.gpu_count()[0]:
@@ -310,14 +311,14 @@ def test_widths_stand_on_the_tiles_of_the_precision():
 
 
 def test_what_is_stated_of_a_measurement():
-    said = runtime_class("trt")().measurement(Conditions())
+    said = runtime_class("trt")().measurement(Workload())
     assert (
         said["spin_wait"]
         and said["tf32"]
         and said["builder_level"] == 3
         and said["host_memory"] == "pageable"
     )
-    assert "tf32" not in runtime_class("trt")().measurement(Conditions(precision="fp16"))
+    assert "tf32" not in runtime_class("trt")().measurement(Workload.of_text(precision="fp16"))
 
 
 def test_the_timed_launch_is_queued_behind_another(cupy):

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from rfx.tasks import task as task_class
 from rfx.tasks.base import Example, Task
+from rfx.tasks.find import task as task_class
 from rfx.tasks.metrics import CLASSIFICATION, CONFUSION_METRICS, REGRESSION
 from rfx.tasks.question_answering import normalize_answer, squad_exact, squad_f1
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rfx.errors import UsageError
-from rfx.tasks import task as task_class
+from rfx.core.errors import UsageError
 from rfx.tasks.data import load_examples
+from rfx.tasks.find import task as task_class
 from tests.conftest import tokenizer as make_tokenizer
 
 

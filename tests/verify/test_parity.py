@@ -15,14 +15,14 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rfx.anatomy import find_sites
-from rfx.errors import EnvironmentMissingError, UsageError
+from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.plan import Plan
+from rfx.evidence.gates import same_gate
 from rfx.export.onnx import export_onnx
 from rfx.export.precision import convert_precision
-from rfx.plan import Plan
-from rfx.runtimes import runtime_class
-from rfx.surgery.shrink import shrink
-from rfx.verify.gates import same_gate
+from rfx.models.families.find import find_sites
+from rfx.models.shrink import shrink
+from rfx.runtimes.find import runtime_class
 from rfx.verify.parity import (
     INPUTS,
     Found,
@@ -33,7 +33,7 @@ from rfx.verify.parity import (
     save_repro,
     silent_polygraphy,
 )
-from tests.families import batch, make
+from tests.families import batch, make, text_inputs
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed (extra rtx)")
 NAMES = ("input_ids", "attention_mask")
@@ -44,7 +44,7 @@ LAYER = "bert.encoder.layer.1"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("parity") / "model.onnx"
-    return export_onnx(make("bert"), file, input_names=NAMES, output_names=("logits",))
+    return export_onnx(make("bert"), file, inputs=text_inputs(NAMES), output_names=("logits",))
 
 
 def changed(file: Path, weight: str, to, path: Path) -> Path:
@@ -158,7 +158,9 @@ def test_a_pruned_model_with_an_emptied_sublayer(tmp_path):
     sites = find_sites(dense)
     kept = {s.name: range(s.units // 2) for s in sites} | {"layer.1.ffn": (), "layer.2.mha": ()}
     small = shrink(dense, sites, Plan.of(sites, kept))
-    model = export_onnx(small, tmp_path / "small.onnx", input_names=NAMES, output_names=("logits",))
+    model = export_onnx(
+        small, tmp_path / "small.onnx", inputs=text_inputs(NAMES), output_names=("logits",)
+    )
     assert compare_runtimes(model, FEEDS, tolerance=2e-4) is None
     other = changed(
         model, "bert.encoder.layer.2.intermediate.dense.weight.T", 0.5, tmp_path / "changed.onnx"

@@ -1,0 +1,169 @@
+"""Markdown: the step summary of a CI run, and the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rfx.evidence.records import Evidence
+from rfx.evidence.report.facts import (
+    GATE_TITLES,
+    budget_text,
+    headline,
+    hub_name,
+    interval_text,
+    layer_rows,
+    limit_text,
+    model_name,
+    value_text,
+    verdict,
+    workload_text,
+)
+
+_MARKS = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "⚠️ inconclusive",
+    "no limit": "no limit",
+}
+
+
+def summary(evidence: Evidence) -> str:
+    """A short page for a CI run's summary."""
+    lines = [
+        f"## rfx: {model_name(evidence)} — {_MARKS[evidence.outcome]}",
+        "",
+        headline(evidence) + ".",
+        "",
+        *_gates(evidence),
+        "",
+    ]
+    lines += [
+        f"- budget: {budget_text(evidence)}",
+        f"- measured with {_cell(workload_text(evidence))}",
+    ]
+    lines += [f"- warning: {_cell(w)}" for w in evidence.warnings]
+    return "\n".join(lines) + "\n"
+
+
+def _gates(evidence: Evidence) -> list[str]:
+    rows = ["| gate | outcome | measured | 95 % interval | limit | |", "|---|---|---|---|---|---|"]
+    for g in evidence.gates:
+        cells = (
+            f"{g.name}: {GATE_TITLES[g.name]}",
+            _MARKS[verdict(g)],
+            value_text(g),
+            interval_text(g),
+            limit_text(g),
+            g.detail,
+        )
+        rows.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+    return rows
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _dataset(evidence: Evidence) -> str:
+    """What the accuracy was judged on: the recipe's name, but where that is the model's the
+    evaluation file or dataset."""
+    name, model = evidence.recipe.get("name"), evidence.model.get("source")
+    if name and name != Path(str(model)).name:
+        return str(name)
+    source = str((evidence.recipe.get("data") or {}).get("eval") or name or "evaluation set")
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def card(evidence: Evidence) -> str:
+    """The model card: front matter of the Hugging Face hub, use, evidence and limits."""
+    name, task = model_name(evidence), str(evidence.recipe.get("task"))
+    front: dict[str, Any] = {
+        "library_name": "rfx",
+        "pipeline_tag": task,
+        "tags": ["rfx", "pruning", "onnx", "structured-pruning"],
+    }
+    if hub_name(evidence):
+        front = {"base_model": hub_name(evidence), **front}
+    if evidence.accuracy:
+        a = evidence.accuracy
+        front["metrics"] = [a.metric]
+        front["model-index"] = [
+            {
+                "name": f"{name}-pruned",
+                "results": [
+                    {
+                        "task": {"type": task},
+                        "dataset": {"name": _dataset(evidence), "type": "custom"},
+                        "metrics": [
+                            {"type": a.metric, "value": round(a.pruned, 5), "name": a.metric}
+                        ],
+                    }
+                ],
+            }
+        ]
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {name}, pruned",
+        "",
+    ]
+    lines += [
+        f"{headline(evidence)}. Pruned without retraining by {evidence.tool}.",
+        "",
+        "## Use",
+        "",
+        "```python",
+    ]
+    lines += [
+        "import rfx",
+        "",
+        'model = rfx.load(".")  # this folder: a torch model, as transformers would give it',
+        "```",
+        "",
+    ]
+    lines += [
+        "`model.onnx` is the same model for ONNX runtimes: dynamic batch and sequence, inputs by "
+        "name. The tokenizer is in "
+        "`model/`. Layers differ in size, so plain `from_pretrained` does not load the "
+        "checkpoint; `rfx.load` does.",
+        "",
+    ]
+    lines += [
+        "## Evidence",
+        "",
+        *_gates(evidence),
+        "",
+        f"Measured with {_cell(workload_text(evidence))}.",
+        "",
+    ]
+    if evidence.accuracy:
+        d = evidence.data
+        lines += [
+            f"Accuracy on {d.evaluation} evaluation examples that took part in no choice; "
+            f"calibrated on {d.calibration} "
+            f"training examples; {d.overlap} in both.",
+            "",
+        ]
+    lines += ["| layer | heads | filters |", "|---:|---:|---:|"]
+    lines += [f"| {i} | {h} / {hh} | {f} / {ff} |" for i, h, hh, f, ff in layer_rows(evidence)]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        (
+            "Latency was measured on the device named above and tells nothing of another. "
+            if evidence.latency
+            else "Latency was not measured: `rfx verify` on the device does. "
+        )
+        + "Accuracy was measured on data like the "
+        "evaluation set; on other data the drop may be larger. The licence and the intended use "
+        "are those of the dense model.",
+    ]
+    if evidence.warnings:
+        lines += ["", "## Warnings of the run", "", *(f"- {_cell(w)}" for w in evidence.warnings)]
+    return "\n".join(lines) + "\n"

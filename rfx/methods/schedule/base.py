@@ -1,0 +1,122 @@
+"""What a schedule works with and what it gives: the counts are proposed by a search, the plan and
+its update come back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from rfx.core.plan import Plan, Site, Update
+from rfx.core.progress import Progress, Silent
+from rfx.methods.compensate.base import Compensated, Compensator
+from rfx.methods.compensate.walk import SiteRecord
+from rfx.methods.scores.base import Scorer, Scores
+from rfx.methods.search.problem import SearchResult
+from rfx.methods.search.rearrange import refined
+from rfx.tasks.calibration import Batches
+
+if TYPE_CHECKING:
+    import torch
+
+    from rfx.models.streams import Resumed
+
+Kept = Mapping[str, Sequence[int]]
+
+
+class Searcher(Protocol):
+    """Counts under a budget, in the unit of its costs (ms or MACs)."""
+
+    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult: ...
+
+    def cost(self, site: Site, count: int) -> float:
+        """What a site costs with `count` units."""
+
+    def dense(self, sites: Sequence[Site]) -> float:
+        """What all of `sites` cost, with what cannot be pruned."""
+
+
+@dataclass
+class Ground:
+    """A model on its device, its examples, and the parts of the method."""
+
+    model: torch.nn.Module
+    sites: Sequence[Site]
+    batches: Batches
+    task: Any
+    scorer: Scorer
+    searcher: Searcher
+    compensator: Compensator
+    refine: str = "none"
+    teacher_masks: Callable[[Plan], Mapping[str, np.ndarray]] | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    def score(self, sites: Sequence[Site] | None = None, resumed: Resumed | None = None) -> Scores:
+        """Scores of the model as it is now, of all sites or some."""
+        return self.scorer.score(
+            self.model,
+            sites or self.sites,
+            self.batches,
+            self.task,
+            progress=self.progress,
+            resumed=resumed,
+        )
+
+    def refined(self, kept: Kept, scores: Scores, among: Kept | None = None) -> Kept:
+        """The kept units after the method's rearrangement, which may keep none but units of
+        `among`, where that is given."""
+        return refined(kept, scores, self.refine, among)
+
+    def compensate(self, plan: Plan, scores: Scores) -> Compensated:
+        return self.fit(masks_of(plan), scores, plan)
+
+    def fit(self, masks, scores: Scores, plan: Plan | None = None) -> Compensated:
+        return self.compensator.fit(
+            self.model,
+            self.sites,
+            masks,
+            self.batches,
+            head_positions=self.task.head_positions,
+            token_weights=scores.token_weights or None,
+            progress=self.progress,
+            teacher_masks=(lambda: self.teacher_masks(plan))
+            if self.teacher_masks and plan
+            else None,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    plan: Plan
+    update: Update
+    sites: tuple[SiteRecord, ...] = ()
+
+    def dropping_update(self) -> Outcome:
+        return replace(self, update=Update())
+
+
+class Schedule(ABC):
+    """Options are keyword arguments of the constructor; one that a schedule has no use for is
+    ignored."""
+
+    name: ClassVar[str]
+
+    def __init__(self, **_: Any):  # noqa: B027 - options are the subclasses'
+        pass
+
+    @abstractmethod
+    def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
+        """From one-shot scores of the dense model and the counts that a search found on them, at
+        `result.budget`."""
+
+
+def masks_of(plan: Plan) -> dict[str, np.ndarray]:
+    """0/1 by site name, float64 [units]."""
+    return {s.name: np.isin(np.arange(s.units), s.kept).astype(np.float64) for s in plan.sites}
+
+
+def plan_of(sites: Sequence[Site], kept: Kept, result: SearchResult) -> Plan:
+    return Plan.of(sites, kept, search=result.method, predicted=result.cost, budget=result.budget)

@@ -1,0 +1,57 @@
+"""In rounds: prune a part of the way, compensate, score the student, and go on from there.
+
+Each round's plan lies within the one before (what is pruned costs nothing to prune again), and each
+round's compensation starts from the dense weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rfx.core.errors import InfeasibleError
+from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of
+from rfx.methods.scores.base import Scores
+from rfx.methods.search.problem import SearchResult
+from rfx.models.student import as_student
+
+
+class Iterated(Schedule):
+    """Args:
+    rounds: 2 to 4 are worth it; the budgets fall geometrically.
+    """
+
+    name = "iterated"
+
+    def __init__(self, *, rounds: int = 2, **_: Any):
+        self.rounds = rounds
+
+    def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
+        dense, budget = ground.searcher.dense(ground.sites), result.budget
+        ground.scorer.watch(ground.model, ground.batches, ground.task)
+        outcome = None
+        for number in range(1, self.rounds + 1):
+            part = dense * (budget / dense) ** (number / self.rounds)
+            if outcome is not None:
+                with as_student(ground.model, ground.sites, outcome.plan, outcome.update):
+                    scores = ground.score()
+            try:
+                found = ground.searcher(ground.sites, scores, part)
+            except (
+                InfeasibleError
+            ):  # a share of a sublayer more or less: the last budget is the one that counts
+                if number == self.rounds:
+                    raise
+                continue
+            kept, among = found.kept, None
+            if (
+                outcome is not None
+            ):  # what is gone costs nothing and is worth nothing: neither search nor swap may bring it back
+                among = {s.name: s.kept for s in outcome.plan.sites}
+                kept = {
+                    name: tuple(u for u in units if u in among[name])
+                    for name, units in kept.items()
+                }
+            plan = plan_of(ground.sites, ground.refined(kept, scores, among), found)
+            done = ground.compensate(plan, scores)
+            outcome = Outcome(plan, done.update, done.sites)
+        return outcome

@@ -1,0 +1,63 @@
+"""Sublayer by sublayer from the first (K-prune, Park, Choi and Kang 2024, Algorithm 1): score what
+is left on the student as it now is, search under the budget that is left, take this sublayer's part
+of the answer, compensate, go on.
+
+The scores of the sublayers above decide how much of the budget this one deserves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rfx.core.errors import UsageError
+from rfx.core.plan import Site
+from rfx.methods.compensate.find import COMPENSATORS
+from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of
+from rfx.methods.scores.base import Scores
+from rfx.methods.search.problem import SearchResult
+from rfx.models.streams import Resumed
+
+HAIR = 1e-12  # of the budget: what sums of costs in another order may differ by
+
+
+class Sequential(Schedule):
+    name = "sequential"
+
+    def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
+        if not ground.compensator.on_the_way:
+            raise cannot_wait(ground.compensator.name)
+        searcher, sites = ground.searcher, list(ground.sites)
+        fixed = searcher.dense(sites) - math.fsum(searcher.cost(s, s.units) for s in sites)
+        spent = 0.0
+        kept: dict[str, tuple[int, ...]] = {}
+        ground.scorer.watch(ground.model, ground.batches, ground.task)
+
+        def decide(site: Site, resumed: Resumed) -> np.ndarray:
+            nonlocal spent
+            number = sites.index(site)
+            rest = sites[number:]
+            now = scores if number == 0 else ground.score(rest, resumed)
+            found = searcher(
+                rest, now, result.budget * (1 + HAIR) - spent
+            ).kept  # the last plan's rest must fit in spite of rounding
+            kept[site.name] = tuple(ground.refined({site.name: found[site.name]}, now)[site.name])
+            spent += searcher.cost(site, len(kept[site.name]))
+            return np.isin(np.arange(site.units), kept[site.name]).astype(np.float64)
+
+        done = ground.fit(decide, scores)
+        cost = fixed + spent
+        plan = plan_of(sites, kept, result)
+        plan = type(plan)(plan.sites, {**plan.provenance, "predicted": cost})
+        return Outcome(plan, done.update, done.sites)
+
+
+def cannot_wait(name: str) -> UsageError:
+    """For a compensation that needs all masks before it begins."""
+    return UsageError(
+        "The sequential schedule needs a compensation that can decide on the way.",
+        got=name,
+        allowed=", ".join(n for n, c in COMPENSATORS.items() if c.on_the_way),
+        next_step="correct method.compensate or method.schedule",
+    )

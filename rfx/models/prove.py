@@ -1,0 +1,83 @@
+"""Proves on the model itself that its sites are what they seem: mask units, remove them,
+compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rfx.core.errors import UnsupportedModelError, first_line
+from rfx.core.plan import Kind, Plan, Site
+from rfx.models.families.generic import probe_inputs
+from rfx.models.masks import MaskTap, plan_masks
+
+TOLERANCE = 1e-3  # of the logits' scale; a wrong anatomy differs by orders of magnitude more
+
+
+def prove(model, sites: Sequence[Site]) -> float:
+    """Largest difference between masked and shrunk outputs, relative to the outputs' scale.
+
+    Two plans are tried: every second unit of every site, and one emptied attention with one emptied
+    FFN.
+
+    Raises:
+        UnsupportedModelError: they differ, or the mask has no effect.
+    """
+    import torch
+
+    from rfx.models.shrink import shrink
+
+    inputs = probe_inputs(model)
+    halves = {s.name: range(0, s.units, 2) for s in sites}
+    empties = {s.name: range(s.units) for s in sites}
+    for kind in Kind:
+        name = [s.name for s in sites if s.kind is kind][-1 if kind is Kind.FFN else 0]
+        empties[name] = range(0)
+
+    def outputs(module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([t.flatten() for t in _tensors(module(**inputs))])
+
+    worst = 0.0
+    was_training = model.training
+    model.eval()
+    try:
+        dense = outputs(model)
+        scale = float(dense.abs().max()) + 1e-12
+        for kept in (halves, empties):
+            plan = Plan.of(sites, kept)
+            with MaskTap(
+                model, sites, {k: v.to(dense.device) for k, v in plan_masks(plan).items()}
+            ):
+                masked = outputs(model)
+            if torch.equal(masked, dense):
+                raise _refusal(model, "masking half of its units changes nothing")
+            try:
+                small = outputs(shrink(model, sites, plan))
+            except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+                raise _refusal(
+                    model, f"the shrunk model does not run ({first_line(error)})"
+                ) from None
+            worst = max(worst, float((masked - small).abs().max()) / scale)
+    finally:
+        model.train(was_training)
+    if not worst <= TOLERANCE:
+        raise _refusal(
+            model,
+            f"the shrunk model differs from the masked one by {worst:.2g} of the outputs' scale",
+        )
+    return worst
+
+
+def _tensors(output) -> list:
+    import torch
+
+    return [v for v in output.to_tuple() if isinstance(v, torch.Tensor)]
+
+
+def _refusal(model, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"rfx cannot prove that {type(model).__name__} can be pruned: {reason}.",
+        got=f"model type {model.config.model_type}",
+        allowed="bert, roberta, electra, distilbert, and encoders with the same layer pattern",
+        next_step="fine-tune one of these families for your task, and prune that",
+    )

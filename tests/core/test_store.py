@@ -1,0 +1,259 @@
+"""The store finds what it kept, throws away what is corrupt; writes happen whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfx.core.errors import UsageError
+from rfx.core.store import Store, atomic_dir, atomic_write_text, require_file_place, require_place
+
+
+@pytest.fixture
+def store(tmp_path):
+    said: list[str] = []
+    store = Store(tmp_path / "cache", warn=said.append)
+    store.said = said
+    return store
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_what_is_kept_is_found_again(store):
+    arrays = {"a/b": np.arange(6.0).reshape(2, 3)[:, ::-1], "c": np.float32([[1]])}
+    store.put_json("x", "k", {"n": [1, 2.5, None]})
+    store.put_arrays("y", "k", arrays)
+    other = Store(store.root)
+    assert other.get_json("x", "k") == {"n": [1, 2.5, None]}
+    found = other.get_arrays("y", "k")
+    assert found.keys() == arrays.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(found[name], arrays[name])
+        assert found[name].dtype == arrays[name].dtype
+    assert other.get_json("x", "other") is None and other.get_folder("z", "k") is None
+
+
+def test_keys_depend_on_every_part():
+    keys = {
+        Store.key("a", 1),
+        Store.key("a", 2),
+        Store.key("b", 1),
+        Store.key("a", 1, None),
+        Store.key("a1"),
+    }
+    assert len(keys) == 5 and Store.key("a", {"x": 1, "y": 2}) == Store.key("a", {"y": 2, "x": 1})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "removed", "no checksums", "added"])
+def test_a_corrupt_entry_is_removed_and_said(store, damage):
+    store.put_arrays("scores", "k", {"a": np.ones(100)})
+    folder = store.root / "scores" / "k"
+    file = folder / "data.safetensors"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:50])
+    elif damage == "changed":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif damage == "removed":
+        file.unlink()
+    elif damage == "no checksums":
+        (folder / "checksums.json").write_text("{")
+    else:
+        (folder / "extra").write_text("x")
+    assert store.get_arrays("scores", "k") is None
+    assert not folder.exists() and "scores/k" in store.said[0]
+    store.put_arrays("scores", "k", {"a": np.ones(100)})
+    assert store.get_arrays("scores", "k") is not None
+
+
+def test_json_that_is_intact_but_no_json_is_removed(store):
+    store.put_folder("x", "k", lambda f: (f / "data.json").write_text("not json") and None)
+    assert store.get_json("x", "k") is None and store.said and not (store.root / "x" / "k").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
+def test_an_entry_that_fails_leaves_nothing(store, error):
+    store.put_json("x", "k", 1)
+
+    def fill(folder):
+        (folder / "half").write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        store.put_folder("x", "k", fill)
+    assert store.get_json("x", "k") == 1 and names(store.root / "x") == ["k"]
+
+
+def test_a_second_process_says_that_it_waits(store):
+    said = []
+
+    def second():
+        with Store(store.root).work("quickstart", "k", lambda: said.append("waiting")):
+            said.append("had it")
+
+    with ThreadPoolExecutor(1) as pool:
+        with store.work("quickstart", "k", lambda: said.append("never")):
+            done = pool.submit(second)
+            until = time.monotonic() + 30
+            while not said and time.monotonic() < until:
+                time.sleep(0.05)
+            assert said == ["waiting"]
+        done.result(30)
+    assert said == ["waiting", "had it"]
+
+
+def test_old_scratch_is_cleared(store):
+    old, new = store.scratch("a"), store.scratch("a")
+    os.utime(old, (1, 1))
+    newest = store.scratch("a")
+    assert not old.exists() and new.exists() and newest.exists() and len({new, newest}) == 2
+
+
+def test_the_root_can_be_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("RFX_CACHE", str(tmp_path / "here"))
+    assert Store().root == tmp_path / "here"
+    monkeypatch.delenv("RFX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert Store().root == tmp_path / "xdg" / "rfx"
+
+
+def test_a_root_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="RFX_CACHE"):
+        Store(tmp_path / "file")
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_dir(tmp_path / "a" / "b" / "out") as new:
+        (new / "x").write_text("1")
+        assert not (tmp_path / "a" / "b" / "out").exists()
+    assert names(tmp_path / "a" / "b") == ["out"] and names(tmp_path / "a" / "b" / "out") == ["x"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_folder_that_fails_is_not_there_and_an_old_one_stays(tmp_path, error):
+    with pytest.raises(error), atomic_dir(tmp_path / "a" / "b" / "out") as new:
+        (new / "x").write_text("1")
+        raise error
+    assert names(tmp_path) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with pytest.raises(error), atomic_dir(tmp_path / "out") as new:
+        raise error
+    assert names(tmp_path) == ["out"] and (tmp_path / "out" / "old").read_text() == "old"
+    with atomic_dir(tmp_path / "out") as new:
+        (new / "x").write_text("1")
+    assert names(tmp_path / "out") == ["x"] and names(tmp_path) == ["out"]
+
+
+def test_an_exchange_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    rename = Path.rename
+
+    def fails(self, target):
+        if ".new-" in self.name:
+            raise OSError(28, "No space left on device", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError), atomic_dir(tmp_path / "out") as new:
+        (new / "x").write_text("1")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
+
+
+def test_a_mount_point_is_filled_in_place(tmp_path, monkeypatch):
+    """As the volume of a container: the folder itself cannot be renamed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    inode = out.stat().st_ino
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == out)
+    with pytest.raises(ValueError), atomic_dir(out) as new:
+        raise ValueError
+    assert names(out) == ["old"]
+    with atomic_dir(out) as new:
+        (new / "x").write_text("1")
+        (new / "d").mkdir()
+        (new / "d" / "y").write_text("2")
+    assert names(out) == ["d", "x"] and out.stat().st_ino == inode
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UsageError, match="file"), atomic_dir(path):
+            pass
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(UsageError, match="file"):
+        atomic_write_text(tmp_path / "file" / "x.json", "{}")
+
+
+def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
+    atomic_write_text(tmp_path / "new" / "x.json", json.dumps({"a": "ü"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8")) == {"a": "ü"}
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError):
+        atomic_write_text(tmp_path / "new" / "x.json", "half")
+    assert names(tmp_path / "new") == ["x.json"] and "ü" in (tmp_path / "new" / "x.json").read_text(
+        encoding="utf-8"
+    )
+    with pytest.raises(UsageError, match="directory"):
+        atomic_write_text(tmp_path / "new", "x")
+
+
+def test_a_link_stays_a_link_and_what_it_names_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "file").symlink_to(tmp_path / "far" / "file")
+    (tmp_path / "folder").symlink_to(tmp_path / "far" / "folder")  # nothing is there yet
+    for _ in range(2):
+        require_file_place(tmp_path / "file")
+        atomic_write_text(tmp_path / "file", "text")
+        require_place(tmp_path / "folder")
+        with atomic_dir(tmp_path / "folder") as new:
+            (new / "x").write_text("x")
+    assert (tmp_path / "file").is_symlink() and (tmp_path / "folder").is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "text" and names(
+        tmp_path / "far" / "folder"
+    ) == ["x"]
+    assert names(tmp_path) == ["far", "file", "folder"] and names(tmp_path / "far") == [
+        "file",
+        "folder",
+    ]
+
+
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    require_file_place(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        atomic_write_text(tmp_path / "pipe", "text")
+        assert read.result(10) == "text"
+    assert (tmp_path / "pipe").is_fifo()
+    atomic_write_text("/dev/null", "text")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
+def test_a_redirected_stream_keeps_what_it_has(tmp_path):
+    """`rfx ... --out /dev/stdout >> log`: /dev/stdout is then a file, and the log is not ours to
+    empty."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as stream:
+        program = "from rfx.core.store import atomic_write_text; atomic_write_text('/dev/stdout', 'table\\n')"
+        subprocess.run([sys.executable, "-c", program], stdout=stream, check=True)
+    assert log.read_text() == "before\ntable\n"

@@ -1,0 +1,63 @@
+"""A search for the tensor that differs may fail in any way; the verdict, and the run, stand without
+it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from rfx.core.errors import EnvironmentMissingError
+from rfx.evidence.gates import same_gate
+from rfx.pipeline import judge as check
+from rfx.verify import parity
+
+RUN = SimpleNamespace(
+    served_by=SimpleNamespace(name="trt"),
+    offline=False,
+    runtime=SimpleNamespace(name="trt", tolerance=lambda precision: 1e-3),
+    workload=SimpleNamespace(precision="fp32"),
+)
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    def with_(error):
+        def compare_runtimes(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(check, "_engine_inputs", lambda examples, count: [])
+        monkeypatch.setattr(parity, "compare_runtimes", compare_runtimes)
+
+    return with_
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            EnvironmentMissingError("Polygraphy is not installed.", got="no module"),
+            "Polygraphy is not installed. no module",
+        ),
+        (RuntimeError("CUDA error: out of memory\nmore of it"), "CUDA error: out of memory"),
+    ],
+)
+def test_a_search_that_fails_leaves_the_verdict_and_says_why(fails, tmp_path, error, said):
+    fails(error)
+    gate = same_gate({"shrunk-engine": 0.5}, 1e-3)
+    after = check.diagnose(RUN, None, tmp_path / "model.onnx", gate, tmp_path)
+    assert after.outcome == "fail" and after.value == gate.value
+    assert after.detail == f"{gate.detail}; not located: {said}"
+    assert not list(tmp_path.iterdir())  # no script of a search that found nothing
+
+
+def test_an_interrupt_is_none_of_its_failures(fails, tmp_path):
+    fails(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        check.diagnose(
+            RUN, None, tmp_path / "model.onnx", same_gate({"shrunk-engine": 0.5}, 1e-3), tmp_path
+        )
+
+
+def test_where_outputs_agree_nothing_is_searched(fails, tmp_path):
+    fails(AssertionError("searched"))
+    gate = same_gate({"shrunk-engine": 0.0}, 1e-3)
+    assert check.diagnose(RUN, None, tmp_path / "model.onnx", gate, tmp_path) is gate

@@ -1,0 +1,62 @@
+"""Mistakes in a method are said before any work, and say what is allowed."""
+
+import pytest
+
+from rfx.core.errors import UsageError
+from rfx.pipeline.require import check_names, require_report_folder
+from rfx.recipe.spec import PRESETS, make_recipe
+
+
+def recipe(preset, **more):
+    return make_recipe({"method": {**PRESETS[preset].model_dump(), **more}})
+
+
+@pytest.mark.parametrize(
+    "preset, more, said, allowed",
+    [
+        ("kwon", {"schedule": "sequential"}, "decide on the way", "projection, affine"),
+        ("magnitude", {"schedule": "sequential"}, "decide on the way", "projection, affine"),
+        (
+            "rfx",
+            {"scorer_options": {"temprature": 2.0}},
+            "does not take this option",
+            "temperature",
+        ),
+        ("rfx", {"scorer_options": {"seed": 1}}, "does not take this option", "points"),
+        ("magnitude", {"scorer_options": {"points": 1}}, "does not take this option", "no options"),
+        ("rfx", {"scorer_options": {"temperature": 0}}, "out of range", "above 0"),
+        ("rfx", {"scorer_options": {"temperature": float("nan")}}, "out of range", "above 0"),
+        ("rfx", {"scorer_options": {"points": -2}}, "out of range", "whole number"),
+        ("rfx", {"scorer_options": {"points": 2.5}}, "out of range", "whole number"),
+        ("rfx", {"scorer_options": {"points": 2, "examples": 0}}, "out of range", "at least 1"),
+        ("kprune", {"scorer_options": {"lambda_rep": -1}}, "out of range", "at least 0"),
+        ("kwon", {"scorer_options": {"loss": "sum"}}, "no such Fisher loss", "predictive"),
+    ],
+)
+def test_a_method_that_cannot_work_is_refused(preset, more, said, allowed):
+    with pytest.raises(UsageError, match=said) as error:
+        check_names(recipe(preset, **more))
+    assert allowed in error.value.allowed
+
+
+@pytest.mark.parametrize(
+    "preset, more",
+    [
+        *((name, {}) for name in PRESETS),
+        ("kwon", {"scorer_options": {"loss": "predictive"}}),
+        ("rfx", {"scorer_options": {"points": 4, "temperature": 1.5}}),
+        ("kprune", {"scorer_options": {"lambda_rep": 0}}),
+    ],
+)
+def test_one_that_can_is_not(preset, more):
+    check_names(recipe(preset, **more))
+
+
+def test_a_users_page_is_not_taken_for_a_model_card(tmp_path):
+    (tmp_path / "evidence.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlibrary_name: rfx\n---\n")
+    require_report_folder(tmp_path)
+    (tmp_path / "README.md").write_text("# Our baselines\n")
+    with pytest.raises(UsageError) as refused:
+        require_report_folder(tmp_path)
+    assert "README.md" in refused.value.got

@@ -1,0 +1,94 @@
+"""From text alone: methods score without labels, and what cannot is refused in words."""
+
+import json
+
+import pytest
+from tests.pipeline.test_prune_export import run
+
+from rfx.core.errors import UsageError
+from rfx.pipeline.score import make_scorer
+from rfx.recipe.spec import make_recipe
+
+
+@pytest.fixture(scope="module")
+def texts(trained, tmp_path_factory):
+    """The training sentences without their labels, a line each."""
+    file = tmp_path_factory.mktemp("texts") / "texts.txt"
+    file.write_text(
+        "".join(
+            json.loads(line)["text"] + "\n" for line in trained["train"].read_text().splitlines()
+        )
+    )
+    return file
+
+
+def options(trained, texts):
+    return [
+        trained["model"],
+        "--task",
+        "text-classification",
+        "--train",
+        texts,
+        "--eval",
+        trained["eval"],
+        "--target",
+        "ort",
+        "--sequence",
+        "16",
+        "--examples",
+        "128",
+        "--flops",
+        "0.5",
+    ]
+
+
+def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):
+    result = run(
+        "prune-export",
+        *options(trained, texts),
+        "--method",
+        "kwon",
+        "--max-drop",
+        "20",
+        "--out",
+        tmp_path / "out",
+    )
+    assert result.exit_code in (0, 1, 7), result.output + str(
+        result.exception
+    )  # of the clock on a tiny model nothing is asked
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["accuracy"] == "pass" and evidence[
+        "flops_ratio"
+    ] < 0.55
+    assert "have no labels" in result.output and "what the model itself predicts" in result.output
+
+
+def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, tmp_path, cache):
+    plans = {}
+    for method in ("kwon", "rfx"):
+        for train in (texts, trained["train"]):
+            found = run("plan", *options(trained, train), "--method", method, "--json")
+            assert found.exit_code == 0, found.output
+            assert ("have no labels" in found.stderr) == (train == texts)
+            assert ("the scorer needs none" in found.stderr) == (train == texts and method == "rfx")
+            plans[method, train] = json.loads(found.stdout)
+    assert plans["rfx", texts]["plan"] == plans["rfx", trained["train"]]["plan"], plans[
+        "rfx", texts
+    ].keys()
+    assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
+
+
+def test_the_loss_of_labels_is_refused_without_any():
+    recipe = make_recipe({"method": {"name": "kwon", "scorer_options": {"loss": "label"}}})
+    assert make_scorer(recipe).loss == "label"
+    with pytest.raises(UsageError, match="needs labels") as refused:
+        make_scorer(recipe, labelled=False)
+    assert "scorer_options.loss" in refused.value.next_step
+    assert make_scorer(make_recipe({"method": "kwon"}), labelled=False).loss == "predictive"
+
+
+def test_a_rearrangement_without_gradients_is_refused(trained, tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("method: {name: kwon, scorer: magnitude}\n")
+    result = run("plan", file, *options(trained, trained["train"])[1:], "--model", trained["model"])
+    assert result.exit_code == 2 and "method.refine" in result.output, result.output

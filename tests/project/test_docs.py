@@ -1,0 +1,52 @@
+"""The reference of recipes is whole and true."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from rfx.methods.compensate.find import COMPENSATORS
+from rfx.methods.schedule.find import SCHEDULES
+from rfx.methods.scores.find import SCORERS
+from rfx.methods.search.find import SEARCHES
+from rfx.recipe.spec import PRESETS, Budget, Method, Recipe, bundled_recipes, make_recipe
+from rfx.tasks.find import TASKS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_every_key_is_documented_with_its_default():
+    whole, method = (yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
+    assert set(whole) == set(Recipe.model_fields) - {"schema_version", "quickstart"}
+    assert set(method["method"]) == set(Method.model_fields) - {"name"}
+    documented, plain = make_recipe(whole | method).model_dump(), Recipe().model_dump()
+    for name in (
+        "max_length",
+        "workload",
+        "calibration",
+        "target",
+        "min_speedup",
+        "seed",
+        "task_options",
+    ):
+        assert documented[name] == plain[name], name
+    assert {k: v for k, v in documented["method"].items() if k != "name"} == {
+        k: v for k, v in plain["method"].items() if k != "name"
+    }
+    assert set(whole["data"]) == set(plain["data"]) and Budget(**whole["budget"])
+
+
+def test_names_are_all_there():
+    for name in (
+        *PRESETS,
+        *SCORERS,
+        *SEARCHES,
+        *COMPENSATORS,
+        *SCHEDULES,
+        *TASKS,
+        *bundled_recipes(),
+    ):
+        assert name in TEXT, name
+    for task in TASKS.values():
+        for metric in task.metrics:
+            assert metric in TEXT, metric

@@ -1,0 +1,169 @@
+"""Every recipe in recipes/, run from end to end on miniature local data of its own columns."""
+
+import json
+import random
+
+import pytest
+from typer.testing import CliRunner
+
+from rfx.cli.app import app
+from rfx.recipe.spec import bundled_recipes, read_recipe
+from tests.conftest import sentences, tokenizer, write_jsonl
+
+SIZES = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=512,
+)
+LABELS = {"glue-mnli": 3, "glue-stsb": 1}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """An untrained BERT for each kind of head; what is tested is that the recipe runs."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("models")
+    tok = tokenizer(folder)
+    torch.manual_seed(0)
+    for name, cls, labels in (
+        ("1", "BertForSequenceClassification", 1),
+        ("2", "BertForSequenceClassification", 2),
+        ("3", "BertForSequenceClassification", 3),
+        ("qa", "BertForQuestionAnswering", 2),
+    ):
+        config = transformers.BertConfig(vocab_size=len(tok), num_labels=labels, **SIZES)
+        getattr(transformers, cls)(config).eval().save_pretrained(folder / name)
+        tok.save_pretrained(folder / name)
+    return folder
+
+
+def rows_of(name: str, n: int, seed: int) -> list[dict]:
+    """Rows with the columns of the dataset that the recipe names."""
+    rng = random.Random(seed)
+    texts = [r["text"] for r in sentences(2 * n, seed)]
+    columns = read_recipe(name).data.columns
+    rows = []
+    for i in range(n):
+        if name.startswith("squad"):
+            context = f"{texts[i]} {texts[n + i]}"
+            word = rng.choice(context.split())
+            answers = {"text": [word], "answer_start": [context.index(word)]}
+            if name == "squad-v2" and i % 3 == 0:
+                answers = {"text": [], "answer_start": []}
+            rows.append(
+                {
+                    "id": str(i),
+                    "title": "t",
+                    "context": context,
+                    "question": texts[i][:20],
+                    "answers": answers,
+                }
+            )
+            continue
+        row = {"idx": i, columns["text"]: texts[i]}
+        if "text_pair" in columns:
+            row[columns["text_pair"]] = texts[n + i]
+        labels = LABELS.get(name, 2)
+        row[columns["label"]] = round(5 * rng.random(), 2) if labels == 1 else i % labels
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("name", [n for n in bundled_recipes() if n != "quickstart"])
+def test_a_recipe_runs(name, models, tmp_path, tmp_path_factory, monkeypatch):
+    shared = tmp_path_factory.getbasetemp() / "recipes-cache"
+    monkeypatch.setenv("RFX_CACHE", str(shared))
+    train, evaluation = (
+        write_jsonl(tmp_path / f"{i}.jsonl", rows_of(name, 24, i + 1)) for i in range(2)
+    )
+    model = models / ("qa" if name.startswith("squad") else str(LABELS.get(name, 2)))
+    result = CliRunner().invoke(
+        app,
+        [
+            "prune-export",
+            name,
+            "--model",
+            str(model),
+            "--train",
+            str(train),
+            "--eval",
+            str(evaluation),
+            "--target",
+            "ort",
+            "--flops",
+            "0.6",
+            "--examples",
+            "16",
+            "--out",
+            str(tmp_path / "out"),
+            "--json",
+            "--allow-inconclusive",
+        ],
+    )
+    assert result.exit_code in (0, 1), result.output + str(result.exception)
+    evidence = json.loads(result.stdout)
+    recipe = read_recipe(name)
+    assert evidence["accuracy"]["metric"] == recipe.metric and evidence["flops_ratio"] <= 0.6
+    assert evidence["recipe"]["max_length"] == recipe.max_length
+    assert {g["name"]: g["outcome"] for g in evidence["gates"]}["same"] == "pass"
+
+
+def test_the_list_is_whole():
+    tasks = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+    assert set(bundled_recipes()) == {
+        "quickstart",
+        "squad-v1",
+        "squad-v2",
+        *(f"glue-{t}" for t in tasks),
+    }
+
+
+def test_the_quickstart_runs(tmp_path, monkeypatch):
+    """The packages' own model and tweets, with little training."""
+    import rfx.tasks.quickstart as quickstart
+
+    for name, value in (("TRAIN", 96), ("EVAL", 48), ("EPOCHS", 1)):
+        monkeypatch.setattr(quickstart, name, value)
+    monkeypatch.setenv("RFX_CACHE", str(tmp_path / "cache"))
+    arguments = [
+        "prune-export",
+        "--flops",
+        "0.8",
+        "--examples",
+        "32",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code in (0, 1, 7), first.output + str(first.exception)
+    evidence = json.loads(first.stdout)
+    assert (
+        evidence["data"]["overlap"] == 0
+        and evidence["model"]["layers"] == 6
+        and evidence["accuracy"]["examples"] == 48
+    )
+    (folder,) = (tmp_path / "cache" / "quickstart").iterdir()
+    assert (folder / "checksums.json").is_file()
+    assert (
+        json.loads((folder / "model" / "config.json").read_text())["max_position_embeddings"]
+        == quickstart.POSITIONS
+    )
+    made = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    plan = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32", "--json"])
+    assert (
+        plan.exit_code == 0 and (folder / "model" / "model.safetensors").stat().st_mtime_ns == made
+    )
+    mine = CliRunner().invoke(
+        app, ["plan", "--flops", "0.6", "--train", "mine.jsonl", "--eval", "dev.jsonl"]
+    )
+    assert (
+        mine.exit_code == 2 and "of its own" in mine.output
+    )  # the user's data are not silently replaced
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    again = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32"])
+    assert again.exit_code == 0 and "made again" in again.output
