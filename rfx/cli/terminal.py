@@ -178,7 +178,7 @@ def print_engine(path, facts: dict) -> None:
         f", weights {facts['weights_bytes'] / 2**20:.1f} MiB" if facts.get("weights_bytes") else ""
     )
     console.print(
-        f"written to {path}: {facts['plan_bytes'] / 2**20:.1f} MiB{weights}; "
+        f"written to {path}: {facts['engine_bytes'] / 2**20:.1f} MiB{weights}; "
         f"{len(facts['layers'])} layers",
         markup=False,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core import migrate
 from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Plan, Site
@@ -27,7 +28,6 @@ from rfx.core.store import atomic_write_text
 if TYPE_CHECKING:
     import onnx
 
-SCHEMA = 1
 INLINE_BYTES = 256  # smaller tensors stay: shapes and scales
 _ALIGN = 4096
 # ONNX element type -> (name of the weights file, bytes an element); integers stay inline
@@ -84,7 +84,7 @@ def write_bundle(
         for name, size in own.items():
             sizes[name] = max(size, sizes.get(name, 0))
     data = {
-        "schema_version": SCHEMA,
+        "schema_version": migrate.SHAPES,
         "kind": "rfx shapes",
         **facts,
         "weights": sizes,
@@ -122,7 +122,7 @@ class Bundle:
         if (
             not isinstance(data, dict)
             or data.get("kind") != "rfx shapes"
-            or data.get("schema_version") != SCHEMA
+            or "schema_version" not in data
         ):
             raise UsageError(
                 "These are no shapes of this version of rfx.",
@@ -130,6 +130,7 @@ class Bundle:
                 allowed=allowed,
                 next_step=again,
             )
+        data = migrate.shapes(data, str(file))
         try:
             self.target, self.precision = str(data["target"]), str(data["precision"])
             self.batch, self.sequence, self.max_sequence = (

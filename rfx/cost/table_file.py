@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rfx.core import migrate
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind
 from rfx.core.store import atomic_write_text
@@ -46,9 +47,10 @@ def parse_table(data: Any, where: str) -> LatencyTable:
     Raises:
         UsageError: as `read_table`.
     """
-    if not isinstance(data, dict) or data.get("schema_version") != 1:
-        got = data.get("schema_version") if isinstance(data, dict) else type(data).__name__
-        raise _corrupt(where, f"schema_version {got!r}, not 1")
+    if not isinstance(data, dict) or "schema_version" not in data:
+        got = "no schema_version" if isinstance(data, dict) else type(data).__name__
+        raise _corrupt(where, got)
+    data = migrate.table(data, where)
     names = {f.name for f in fields(TableKey)}
     key = data.get("key")
     if not isinstance(key, dict) or set(key) != names:

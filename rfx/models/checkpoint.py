@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfx.core import migrate
 from rfx.core.errors import UsageError, first_line
 from rfx.core.plan import Plan, Site, Update
 
@@ -30,7 +31,7 @@ def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None)
     folder.mkdir(parents=True, exist_ok=True)
     model.config.pruned_layers = plan.layers
     model.config.rfx = {
-        "schema_version": 1,
+        "schema_version": migrate.CHECKPOINT,
         "plan": plan.hash,
         "sites": [{**site.to_json(), "count": plan[site.name].count} for site in sites],
     }
@@ -62,7 +63,7 @@ def load(path: str | Path):
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        entry = config.get("rfx")
+        entry = migrate.checkpoint(config["rfx"], str(file)) if config.get("rfx") else None
         sites = (
             [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]]
             if entry

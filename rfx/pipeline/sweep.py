@@ -31,7 +31,7 @@ from rfx.pipeline.resolve import prepare, start
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Budget, Recipe
 
-VERSION = 5  # of a point: those of another are not taken from the store
+VERSION = 6  # of a point: those of another are not taken from the store
 
 
 def sweep(

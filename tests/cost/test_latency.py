@@ -143,7 +143,7 @@ def change(**parts):
     [
         [],
         {},
-        change(schema_version=2),
+        change(schema_version=...),
         change(key=...),
         change(key__device=...),
         change(key__extra=1),
@@ -168,6 +168,12 @@ def test_a_corrupt_table_is_refused(data, tmp_path):
     assert "Error" not in str(refused.value.got)  # words, not a Python type
     (tmp_path / "t.json").write_text(json.dumps(data))
     with pytest.raises(UsageError, match="t.json"):
+        read_table(tmp_path / "t.json")
+
+
+def test_a_table_of_another_version_is_refused(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps(change(schema_version=2)))
+    with pytest.raises(UsageError, match=r"written by a newer rfx(.|\n)*t\.json: schema_version 2"):
         read_table(tmp_path / "t.json")
 
 

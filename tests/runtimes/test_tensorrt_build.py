@@ -66,7 +66,7 @@ def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
         onnx.save(convert_precision(onnx.load(file), "fp16"), half)
         for typed in (file, half):
             built, facts = build_ahead(typed, CONDITIONS, OPTIONS, CAPABILITIES)
-            assert len(built.plan) == facts["plan_bytes"] > 0 and facts[
+            assert len(built.plan) == facts["engine_bytes"] > 0 and facts[
                 "compute_capabilities"
             ] == list(CAPABILITIES)
             assert facts["profile"] == {"min": [1, 1], "opt": [2, 16], "max": [4, 24]}
@@ -188,7 +188,7 @@ def test_a_built_engine_lies_beside_its_facts_and_is_read_back(tmp_path):
     path = tmp_path / "good.rtx.plan"
     assert facts["written"] == str(path) and facts["compute_capabilities"] == ["8.9", "12.0"]
     plan, read = read_engine_file(path)
-    assert len(plan) == facts["plan_bytes"] and read["plan_sha256"] == facts["plan_sha256"]
+    assert len(plan) == facts["engine_bytes"] and read["engine_sha256"] == facts["engine_sha256"]
     said = CliRunner().invoke(app, ["build", str(good), "--compute-capability", "8.9"]).output
     assert "compute capability 8.9" in said and "unverified on hardware" in said
 

@@ -360,13 +360,13 @@ def test_closing_gives_back_buffers_that_are_still_held(cupy):
 
 
 def test_a_plan_is_serialised_when_it_is_saved(tmp_path):
-    facts = {"plan_bytes": 1, "plan_sha256": "of the builder"}
+    facts = {"engine_bytes": 1, "engine_sha256": "of the builder"}
     engine = engine_of(FakeEngine(), facts=facts)
     assert not [v for v in vars(engine).values() if isinstance(v, bytes)]
     plan, read = read_engine_file(engine.save(tmp_path / "m.plan"))
     assert (
         plan == b"a plan"
-        and read["plan_sha256"] == hashlib.sha256(plan).hexdigest() == engine.facts["plan_sha256"]
+        and read["engine_sha256"] == hashlib.sha256(plan).hexdigest() == engine.facts["engine_sha256"]
     )
 
 

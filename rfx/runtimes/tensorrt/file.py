@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rfx.core import migrate
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.store import atomic_write_bytes, atomic_write_text
 from rfx.core.workload import Workload
@@ -81,7 +82,7 @@ def engine_facts(
 
     largest = options.largest(workload)
     return {
-        "schema_version": 1,
+        "schema_version": migrate.ENGINE_FACTS,
         "tool": f"rfx {__version__}",
         "library": f"{trt.__name__} {trt.__version__}",
         "device": device or None,
@@ -90,8 +91,8 @@ def engine_facts(
         "cuda": cuda_version() or None,
         "state": gpu_state() if device else None,
         "onnx_sha256": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
-        "plan_sha256": hashlib.sha256(built.plan).hexdigest(),
-        "plan_bytes": len(built.plan),
+        "engine_sha256": hashlib.sha256(built.plan).hexdigest(),
+        "engine_bytes": len(built.plan),
         "weights_bytes": built.weights_bytes,
         "seconds": round(built.seconds, 2),
         "layers": built.layers,
@@ -136,15 +137,15 @@ def read_engine_file(path: Path) -> tuple[bytes, dict[str, Any]]:
         facts = json.loads(path.with_name(path.name + FACTS_SUFFIX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         facts = {}
-    facts = facts if isinstance(facts, dict) else {}
-    expected = facts.get("plan_bytes")
+    facts = migrate.engine_facts(facts, str(path)) if isinstance(facts, dict) else {}
+    expected = facts.get("engine_bytes")
     if not plan or (expected is not None and len(plan) != expected):
         raise unfit(
             path,
             f"{len(plan)} bytes of {expected if expected is not None else 'unknown'}: the file is "
             "truncated",
         )
-    if facts.get("plan_sha256") not in (None, hashlib.sha256(plan).hexdigest()):
+    if facts.get("engine_sha256") not in (None, hashlib.sha256(plan).hexdigest()):
         raise unfit(path, "its checksum is not the one that was recorded: the file is damaged")
     return plan, facts
 

@@ -356,7 +356,10 @@ class TrtEngine(Engine):
                 next_step="free host memory, then run again",
             )
         plan = bytes(serialised)
-        self.facts |= {"plan_bytes": len(plan), "plan_sha256": hashlib.sha256(plan).hexdigest()}
+        self.facts |= {
+            "engine_bytes": len(plan),
+            "engine_sha256": hashlib.sha256(plan).hexdigest(),
+        }
         return write_engine_file(plan, self.facts, path)
 
     def close(self) -> None:
