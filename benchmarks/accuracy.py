@@ -42,7 +42,9 @@ from rfx.pipeline import make as finish
 from rfx.pipeline import score as decide
 from rfx.pipeline.session import Session, peak_memory_mb
 from rfx.pipeline.sweep import sweep
-from rfx.recipe.spec import PRESETS, Method, make_recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.read import make_recipe
+from rfx.recipe.spec import MethodSpec
 from rfx.runtimes.find import runtime
 from rfx.tasks.calibration import Batches
 
@@ -229,7 +231,7 @@ class Bench:
 def resolved(name: str) -> dict:
     """All that a recipe's method says: a cell of another is made again."""
     return (
-        Method.model_validate(ABLATIONS[name]).model_dump()
+        MethodSpec.model_validate(ABLATIONS[name]).model_dump()
         if name in ABLATIONS
         else PRESETS[name].model_dump()
     )

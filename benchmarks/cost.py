@@ -36,7 +36,8 @@ from rfx.methods.search.problem import Problem
 from rfx.models.families.find import find_sites
 from rfx.pipeline.score import FlopsSearcher
 from rfx.pipeline.session import peak_memory_mb
-from rfx.recipe.spec import PRESETS, Recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.spec import Recipe
 
 STAGES = ("score", "search", "tune", "polish", "guard")
 SHAPES = {

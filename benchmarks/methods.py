@@ -19,7 +19,8 @@ from pathlib import Path
 from rfx.cli.terminal import Terminal
 from rfx.core.store import atomic_write_text
 from rfx.pipeline.prune_export import prune_export
-from rfx.recipe.spec import PRESETS, make_recipe, read_recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.read import make_recipe, read_recipe
 
 # Variants of one part, beside the presets.
 VARIANTS = {
@@ -56,24 +57,26 @@ def main() -> None:
             for flops in args.flops:
                 for method in args.methods:
                     if args.model:
-                        base = {
-                            "name": Path(args.model).name,
-                            "model": args.model,
-                            "task": args.task,
-                            "data": {"train": args.train, "eval": args.eval},
-                        }
+                        base = make_recipe(
+                            {
+                                "name": Path(args.model).name,
+                                "model": args.model,
+                                "task": args.task,
+                                "data": {"train": args.train, "eval": args.eval},
+                            }
+                        )
                     else:
-                        base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
-                    base |= {
-                        "budget": {"flops": flops},
-                        "method": VARIANTS.get(method, method),
-                        "target": "ort",
-                        "seed": seed,
-                    }
-                    base["calibration"] = {**base.get("calibration", {}), "seed": seed}
-                    evidence = prune_export(
-                        make_recipe(base), Path(folder) / "out", progress=progress
+                        base = read_recipe("quickstart")
+                    recipe = base.changed(
+                        {
+                            "budget": {"flops": flops},
+                            "method": VARIANTS.get(method, method),
+                            "target": "ort",
+                            "seed": seed,
+                            "calibration.seed": seed,
+                        }
                     )
+                    evidence = prune_export(recipe, Path(folder) / "out", progress=progress)
                     rows.append(
                         {
                             "method": method,

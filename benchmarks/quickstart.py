@@ -17,7 +17,7 @@ from pathlib import Path
 from rfx.cli.terminal import Terminal
 from rfx.core.store import atomic_write_text
 from rfx.pipeline.prune_export import prune_export
-from rfx.recipe.spec import make_recipe, read_recipe
+from rfx.recipe.read import read_recipe
 
 
 def main() -> None:
@@ -32,15 +32,14 @@ def main() -> None:
     rows = []
     with Terminal() as progress, tempfile.TemporaryDirectory() as folder:
         for target in args.targets:
-            base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
-            base |= {
-                "budget": {"latency": target},
-                "max_drop": args.max_drop,
-                "target": args.runtime,
-            }
-            evidence = prune_export(
-                make_recipe(base), Path(folder) / f"{target}", progress=progress
+            recipe = read_recipe("quickstart").changed(
+                {
+                    "budget": {"latency": target},
+                    "limits.max_drop": args.max_drop,
+                    "target": args.runtime,
+                }
             )
+            evidence = prune_export(recipe, Path(folder) / f"{target}", progress=progress)
             rows.append(
                 {
                     "target": target,

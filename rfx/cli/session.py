@@ -153,43 +153,52 @@ def recipe_of(
     capability=None,
 ):
     """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
-    from rfx.recipe.spec import PRESETS, bundled_recipes, make_recipe, read_recipe
+    from rfx.recipe.presets import PRESETS
+    from rfx.recipe.read import bundled_recipes, make_recipe, read_recipe
 
     def is_recipe(s: str) -> bool:
         return s in bundled_recipes() or s.endswith((".yaml", ".yml"))
 
-    base: dict[str, Any]
     source = source or model
     if source is None:
-        base = read_recipe("quickstart").model_dump(mode="json", exclude_unset=True)
+        base = read_recipe("quickstart")
     elif is_recipe(source):
-        base = read_recipe(source).model_dump(mode="json", exclude_unset=True)
+        base = read_recipe(source)
     else:
-        base = {"name": Path(source).name, "model": source}
+        base = make_recipe(
+            {"name": Path(source).name, "model": source}, source, "the command line (SOURCE)"
+        )
         task = task or task_of(source)
-
-    def put(path: str, value: Any) -> None:
-        if value is None:
-            return
-        *parents, last = path.split(".")
-        at = base
-        for p in parents:
-            at = at.setdefault(p, {})
-        at[last] = value
-
-    if latency is not None or flops is not None:
-        base["budget"] = {}
-    for path, value in {
+    if method is not None and method not in PRESETS:
+        raise UsageError(
+            "There is no method of this name.",
+            got=method,
+            allowed=", ".join(PRESETS),
+            next_step="give another --method",
+        )
+    columns = {}
+    for pair in column or []:
+        role, _, name = pair.partition("=")
+        if not role or not name:
+            raise UsageError(
+                "--column is not understood.",
+                got=pair,
+                allowed="ROLE=NAME, e.g. --column text=review",
+                next_step="correct it",
+            )
+        columns[f"data.columns.{role}"] = name
+    values = {
         "model": model,
         "task": task,
         "data.train": train,
         "data.eval": eval_,
         "target": target,
-        "budget.latency": latency,
-        "budget.flops": flops,
-        "max_drop": max_drop,
-        "min_speedup": min_speedup,
+        "budget": {k: v for k, v in (("latency", latency), ("flops", flops)) if v is not None}
+        or None,
+        "limits.max_drop": max_drop,
+        "limits.min_speedup": min_speedup,
         "metric": metric,
+        "method": method,
         "workload.batch": batch,
         "workload.sequence": sequence,
         "workload.threads": threads,
@@ -202,28 +211,13 @@ def recipe_of(
         "calibration.seed": seed,
         "seed": seed,
         "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
-    }.items():
-        put(path, value)
-    if method is not None:
-        if method not in PRESETS:
-            raise UsageError(
-                "There is no method of this name.",
-                got=method,
-                allowed=", ".join(PRESETS),
-                next_step="give another --method",
-            )
-        base["method"] = method
-    for pair in column or []:
-        role, _, name = pair.partition("=")
-        if not role or not name:
-            raise UsageError(
-                "--column is not understood.",
-                got=pair,
-                allowed="ROLE=NAME, e.g. --column text=review",
-                next_step="correct it",
-            )
-        put(f"data.columns.{role}", name)
-    return make_recipe(base, source or "the command line")
+        **columns,
+    }
+    return base.changed(
+        {k: v for k, v in values.items() if v is not None},
+        "the command line",
+        source or "the command line",
+    )
 
 
 SWEPT = "0.8,0.7,0.6,0.5,0.4"  # targets of a sweep that names none

@@ -88,6 +88,9 @@ class Terminal:
         finally:
             self._bars.remove_task(task)
 
+    def stage(self, title: str, number: int, total: int | None = None) -> None:
+        self.note(f"{number}{f' of {total}' if total else ''}: {title}")
+
     def note(self, text: str) -> None:
         if not self.quiet:
             self.console.print(text, markup=False)

@@ -197,7 +197,8 @@ def check(
             got="accuracy or latency missing",
             next_step="run rfx prune-export or rfx verify first",
         )
-    recorded = evidence.recipe.get("min_speedup")
+    # Recipes of schema 1 had the limits at the top.
+    recorded = (evidence.recipe.get("limits") or evidence.recipe).get("min_speedup")
     gates = [g for g in evidence.gates if g.name in ("shrunk", "same")]
     gates.append(
         accuracy_gate(

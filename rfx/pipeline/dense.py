@@ -122,7 +122,7 @@ def require_fit(recipe: Recipe, table: LatencyTable) -> None:
         if there != asked and not (name == "threads" and key.runtime in ("trt", "trt-rtx", "cuda")):
             # A sequence that was not asked for gives way to what the model takes, which is not
             # known yet.
-            if name == "sequence" and "sequence" not in wanted.model_fields_set:
+            if name == "sequence" and not recipe.given("workload.sequence"):
                 continue
             rows.append(f"{name}: table {there!r}, asked for {asked!r}")
     if rows:

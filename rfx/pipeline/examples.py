@@ -19,7 +19,8 @@ from rfx.models.families.find import family_name, find_sites, position_limit
 from rfx.models.prove import prove
 from rfx.pipeline.require import require_size
 from rfx.pipeline.session import Session
-from rfx.recipe.spec import Recipe, bundled_recipes
+from rfx.recipe.read import bundled_recipes
+from rfx.recipe.spec import Recipe
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.calibration import choose, drop_overlap, overlap, set_hash
 from rfx.tasks.data import load_examples
@@ -363,13 +364,13 @@ def check_lengths(recipe: Recipe, limit: int) -> None:
             "Inputs may be longer than the model takes.",
             "--max-length",
             recipe.max_length,
-            "max_length" in recipe.model_fields_set,
+            recipe.given("max_length"),
         ),
         (
             "The sequence length to be timed is longer than the model takes.",
             "--sequence",
             workload.sequence,
-            "workload" in recipe.model_fields_set and "sequence" in workload.model_fields_set,
+            recipe.given("workload.sequence"),
         ),
     ):
         if value > limit and asked:

@@ -271,7 +271,7 @@ def accuracy(
             _result(examples, before),
             _result(examples, after),
             examples.evaluation,
-            max_drop=recipe.max_drop,
+            max_drop=recipe.limits.max_drop,
             seed=recipe.seed,
             divergence=outputs_divergence(before, after, task.output_names),
         )

@@ -24,7 +24,8 @@ from rfx.pipeline import require as ask
 from rfx.pipeline import score as decide
 from rfx.pipeline.resolve import prepare, prepare_model, start, start_absent
 from rfx.pipeline.session import Session
-from rfx.recipe.spec import Recipe, make_recipe
+from rfx.recipe.read import make_recipe
+from rfx.recipe.spec import Recipe
 
 
 def prune_export(
@@ -90,7 +91,7 @@ def prune_export(
             gates=[
                 check.shrunk(subject, done.onnx, plan),
                 same,
-                accuracy_gate(accuracy, recipe.max_drop),
+                accuracy_gate(accuracy, recipe.limits.max_drop),
                 _latency_gate(session, latency, predicted, table),
             ],
             latency=latency,
@@ -255,7 +256,7 @@ def verify(
             gates=[
                 shrunk,
                 same,
-                accuracy_gate(accuracy, recipe.max_drop),
+                accuracy_gate(accuracy, recipe.limits.max_drop),
                 _latency_gate(session, latency, None, None),
             ],
             latency=latency,
@@ -270,7 +271,10 @@ def verify(
 
 
 def _latency_gate(session: Session, latency, predicted: float | None, table: LatencyTable | None):
-    limits = {"target": session.recipe.budget.latency, "min_speedup": session.recipe.min_speedup}
+    limits = {
+        "target": session.recipe.budget.latency,
+        "min_speedup": session.recipe.limits.min_speedup,
+    }
     if latency is not None:
         return latency_gate(latency, **limits)
     where = (

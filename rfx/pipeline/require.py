@@ -55,15 +55,12 @@ def check_names(recipe: Recipe) -> None:
     from rfx.tasks.data import ROLES
     from rfx.tasks.find import task as task_class
 
-    if (
-        recipe.task is not None
-        and recipe.metric is not None
-        and recipe.metric not in task_class(recipe.task).metrics
-    ):
+    metrics = task_class(recipe.task).metrics if recipe.task is not None else None
+    if metrics is not None and recipe.metric is not None and recipe.metric not in metrics:
         raise UsageError(
             f"{recipe.task} has no such metric.",
             got=recipe.metric,
-            allowed=", ".join(task_class(recipe.task).metrics),
+            allowed=", ".join(metrics),
             next_step="give another --metric",
         )
     for find, name in (

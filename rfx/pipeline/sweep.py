@@ -113,7 +113,7 @@ def sweep(
         data=data,
         budget=by,
         table=part,
-        max_drop=recipe.max_drop,
+        max_drop=recipe.limits.max_drop,
         points=points,
         warnings=warnings,
     )
@@ -150,7 +150,7 @@ def _point(
         recipe.budget.model_dump(mode="json"),
         recipe.calibration.model_dump(mode="json"),
         recipe.seed,
-        recipe.max_drop,
+        recipe.limits.max_drop,
         served.name,
         served.version(),
         served.device(),

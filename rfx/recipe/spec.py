@@ -1,80 +1,197 @@
-"""What the user asks for: one plain document, read from YAML or built from the command line."""
+"""What the user asks for: one frozen document, read from YAML or made from the command line.
+
+Each key is defined once, with its description, limits, unit and name on the command line (see
+`rfx.recipe.fields`). Adding an option is adding a field here.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, model_validator
+from typing_extensions import Self
 
-from rfx.core.errors import UsageError
+from rfx.recipe.fields import FrozenDict, Table, leaves, option, put
+from rfx.recipe.method import MethodSpec
+from rfx.recipe.mistakes import validated
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.section import Section
 
-TaskName = Literal["text-classification", "question-answering", "token-classification"]
+DEFAULT = "default"  # the origin of a value that nobody has set
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class DataSpec(Section):
+    """Where the labelled examples are."""
 
-
-class DataSpec(_Part):
-    """Where the labelled examples are. A file (JSONL, JSON, CSV, TSV, Parquet, SQuAD JSON) or a
-    `datasets` name such as `glue/sst2`."""
-
-    train: str | None = None
-    eval: str | None = None
-    train_split: str = "train"  # for `datasets` names
-    eval_split: str = "validation"
-    columns: dict[str, str] = Field(
-        default_factory=dict
-    )  # role -> column: text, text_pair, label, tokens, tags, ...
-    labels: list[str] | None = (
-        None  # label names in the model's order, where the model does not say
+    train: str | None = option(
+        None,
+        """Examples to calibrate on. Labels help some methods, and may be missing. A file (JSONL,
+        JSON, CSV, TSV, Parquet, SQuAD JSON, or .txt with one text a line) or a datasets name such
+        as glue/sst2.""",
+        cli="--train",
+        metavar="FILE",
     )
-    limit_train: int | None = Field(None, ge=1)
-    limit_eval: int | None = Field(None, ge=1)
+    eval: str | None = option(
+        None,
+        "Labelled examples to evaluate on. They take part in no choice.",
+        cli="--eval",
+        metavar="FILE",
+    )
+    train_split: str = option(
+        "train", "The split to calibrate on, for a datasets name.", cli="--train-split"
+    )
+    eval_split: str = option(
+        "validation", "The split to evaluate on, for a datasets name.", cli="--eval-split"
+    )
+    columns: Table[str, str] = option(
+        FrozenDict,
+        """Where a column has another name than its role: text, text_pair, label, tokens, tags,
+        question, context or answers. On the command line once for each column, e.g.
+        --column text=review.""",
+        cli="--column",
+        form="pairs",
+        metavar="ROLE=NAME",
+    )
+    labels: tuple[str, ...] | None = option(
+        None,
+        """Names of the labels in the order of the model, where the model does not say them. A value
+        in the data that is one of these names means that label (1 and true too, where a label has
+        this name). Any other value is an index into the labels of the model.""",
+        cli="--labels",
+        form="list",
+        metavar="NAME,NAME,...",
+    )
+    limit_train: int | None = option(
+        None,
+        "How many examples are read from the calibration data.",
+        cli="--limit-train",
+        unit="examples",
+        unset="all",
+        ge=1,
+    )
+    limit_eval: int | None = option(
+        None,
+        "How many examples are read from the evaluation data.",
+        cli="--limit-eval",
+        unit="examples",
+        unset="all",
+        ge=1,
+    )
 
 
-class WorkloadSpec(_Part):
-    """The serving conditions under which latency is measured."""
+class WorkloadSpec(Section):
+    """What is timed. Latency is measured without padding: give the sizes that you serve."""
 
-    batch: int = Field(1, ge=1)
-    sequence: int = Field(128, ge=1)
-    threads: int = Field(1, ge=1)
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    batch: int = option(1, "Examples that run at once.", cli="--batch", unit="examples", ge=1)
+    sequence: int = option(
+        128, "Length of each timed example.", cli="--sequence", unit="tokens", ge=1
+    )
+    threads: int = option(1, "CPU threads of the runtime.", cli="--threads", unit="threads", ge=1)
+    precision: Literal["fp32", "fp16", "bf16"] = option(
+        "fp32",
+        """Number format of the matrix products in the ONNX file. Not every runtime and device has
+        each of them.""",
+        cli="--precision",
+    )
 
 
-class EngineSpec(_Part):
-    """How engines are compiled (TensorRT); the other runtimes take no notice.
+class EngineSpec(Section):
+    """How TensorRT compiles its engine. Other runtimes have no use for these keys.
 
-    The optimisation profile runs from 1 x 1 over the conditions (its optimum) to `max_batch` x
-    `max_sequence`; by default the conditions' batch, and the longer of their sequence and
-    `max_length`.
+    The optimisation profile runs from 1 x 1 over the workload, where it is fastest, to `max_batch` x
+    `max_sequence`.
     """
 
-    max_batch: int | None = Field(None, ge=1)
-    max_sequence: int | None = Field(None, ge=1)
-    workspace_mb: int | None = Field(None, ge=1)
-    builder_level: int | None = Field(None, ge=0, le=5)
-    version_compatible: bool = False  # runs under later minor versions; some kernels are forbidden
-    hardware_compatible: bool = False  # runs on every GPU from Ampere on; slower
-    compute_capabilities: list[str] = Field(
-        default_factory=list
-    )  # ahead of time, TensorRT-RTX: "8.9", "12.0"
+    max_batch: int | None = option(
+        None,
+        "Largest batch that the engine takes.",
+        cli="--max-batch",
+        unit="examples",
+        unset="the batch of the workload",
+        ge=1,
+    )
+    max_sequence: int | None = option(
+        None,
+        "Longest sequence that the engine takes.",
+        cli="--max-sequence",
+        unit="tokens",
+        unset="the longer of the workload's sequence and max_length",
+        ge=1,
+    )
+    workspace_mb: int | None = option(
+        None,
+        "Memory that kernels may use while they run.",
+        cli="--workspace-mb",
+        unit="MB",
+        unset="TensorRT's own default",
+        ge=1,
+    )
+    builder_level: int | None = option(
+        None,
+        "Optimisation level of the build. A higher one builds longer.",
+        cli="--builder-level",
+        unset="TensorRT's own default, 3",
+        ge=0,
+        le=5,
+    )
+    version_compatible: bool = option(
+        False,
+        """Build an engine that runs under later minor versions of TensorRT too. It is larger, and
+        may not use some kernels.""",
+        cli="--version-compatible",
+    )
+    hardware_compatible: bool = option(
+        False,
+        """Build an engine that runs on every GPU from Ampere on. It is slower than one for a single
+        GPU.""",
+        cli="--hardware-compatible",
+    )
+    compute_capabilities: tuple[str, ...] = option(
+        (),
+        """Build ahead of time with TensorRT-RTX for GPUs of this compute capability, e.g. 8.9. It
+        needs no GPU, and may be given several times.""",
+        cli="--compute-capability",
+        form="repeated",
+        metavar="X.Y",
+    )
 
 
-class CalibrationSpec(_Part):
-    examples: int = Field(2048, ge=8)
-    batch: int = Field(32, ge=1)
-    seed: int = Field(0, ge=0)
+class CalibrationSpec(Section):
+    """The examples by which units are scored and weights are fitted."""
+
+    examples: int = option(
+        2048, "How many examples are drawn.", cli="--examples", unit="examples", ge=8
+    )
+    batch: int = option(
+        32,
+        "Examples in each pass over them.",
+        cli="--calibration-batch",
+        unit="examples",
+        ge=1,
+    )
+    seed: int = option(
+        0, "Seed of the drawing. On the command line, --seed sets it together with seed.", ge=0
+    )
 
 
-class Budget(_Part):
-    """Exactly one: a share of the dense model's measured latency, or of its FLOPs."""
+class Budget(Section):
+    """How much the pruned model may cost. Give exactly one of the two."""
 
-    latency: float | None = Field(None, gt=0, lt=1)
-    flops: float | None = Field(None, gt=0, lt=1)
+    latency: float | None = option(
+        None,
+        "Latency budget, as a share of the measured latency of the dense model, e.g. 0.7.",
+        cli="--latency",
+        gt=0,
+        lt=1,
+    )
+    flops: float | None = option(
+        None,
+        "FLOPs budget, as a share of the FLOPs of the dense model, in place of a latency budget.",
+        cli="--flops",
+        gt=0,
+        lt=1,
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -83,251 +200,205 @@ class Budget(_Part):
         return self
 
 
-class Method(_Part):
-    """The five parts of a pruning method (and the options of two of them). `PRESETS` names the
-    known combinations; one of these names with other keys beside it starts from that combination,
-    any other name is a label."""
+class Limits(Section):
+    """What the result is judged by. Without a limit the value is measured and not judged."""
 
-    name: str = "custom"
-    scorer: str = "output-metric"
-    scorer_options: dict[str, int | float | str] = Field(default_factory=dict)
-    gradients: Literal["example", "batch"] = "example"
-    search: str = "knapsack"
-    interactions: Literal["block", "none"] = (
-        "block"  # of removed units in the search: the Fisher block or its diagonal
+    max_drop: float | None = option(
+        None,
+        "Largest drop of the metric that passes. One point is one hundredth of the metric.",
+        cli="--max-drop",
+        unit="points of the metric",
+        unset="not judged",
+        ge=0,
+        allow_inf_nan=False,
     )
-    refine: Literal["best", "reference", "none"] = "none"
-    compensate: str = "affine"
-    tuning: Literal["kwon", "kwon-reference"] = "kwon"  # of `scales`
-    schedule: str = "oneshot"
-    rounds: int = Field(2, ge=1, le=8)  # of the iterated schedule
-    polish: bool = False  # at the end a step over all units' scales at once, on the output itself
-    guard: bool = True  # drop a compensation that takes the output further from the dense model's
-    replacement: bool = (
-        False  # draw the calibration examples with replacement, as the reference does
+    min_speedup: float | None = option(
+        None,
+        "Smallest speedup over the dense model that passes, e.g. 1.3.",
+        cli="--min-speedup",
+        unit="times",
+        unset="not judged",
+        gt=0,
+        allow_inf_nan=False,
     )
 
 
-PRESETS: dict[str, Method] = {
-    # Chosen on validation data of one task, compared with the others on five (docs/accuracy.md).
-    "rfx": Method(name="rfx"),
-    # Kwon et al. 2022 as their code does it, for parity alone.
-    "kwon-reference": Method(
-        name="kwon-reference",
-        scorer="fisher",
-        gradients="batch",
-        interactions="none",
-        refine="reference",
-        compensate="scales",
-        tuning="kwon-reference",
-        guard=False,
-        replacement=True,
-    ),
-    # The paper repaired: dense teacher, every site, per-site acceptance.
-    "kwon": Method(name="kwon", scorer="fisher", refine="best", compensate="scales"),
-    # Park, Choi and Kang 2024, repaired: per-example gradients, scores at the first sublayer, a
-    # ridge, the bias kept.
-    "kprune": Method(
-        name="kprune",
-        scorer="kprune",
-        interactions="none",
-        refine="none",
-        compensate="projection",
-        schedule="sequential",
-    ),
-    # Controls.
-    "magnitude": Method(
-        name="magnitude", scorer="magnitude", interactions="none", refine="none", compensate="none"
-    ),
-    "random": Method(
-        name="random", scorer="random", interactions="none", refine="none", compensate="none"
-    ),
-}
+class Recipe(Section):
+    """The whole request. It is frozen: `changed` makes another one.
 
+    `origin` maps each key (with dots) to the place where its value comes from: "default", "the
+    preset kwon", "the file my.yaml", "the command line (--batch)". Two recipes that ask for the same
+    are equal wherever their values come from.
+    """
 
-class Recipe(_Part):
-    """The whole request. See recipes/ for ready ones."""
-
-    schema_version: Literal[1] = 1
-    name: str = "custom"
-    model: str | None = None  # local folder or hub name; None with `quickstart` data
-    task: TaskName | None = None
-    metric: str | None = None  # default: the task's first
-    max_length: int = Field(128, ge=2)
-    task_options: dict[str, Any] = Field(default_factory=dict)  # doc_stride, n_best, ...
-    data: DataSpec = Field(default_factory=DataSpec)
-    quickstart: bool = False  # the embedded model and data
-    target: str = "auto"  # a runtime's name, or the best one of this machine
-    budget: Budget = Field(default_factory=Budget)
-    max_drop: float | None = Field(
-        None, ge=0, allow_inf_nan=False
-    )  # points of the metric, 1.0 = one of a hundred
-    min_speedup: float | None = Field(None, gt=0, allow_inf_nan=False)
-    workload: WorkloadSpec = Field(default_factory=WorkloadSpec)
-    engine: EngineSpec = Field(default_factory=EngineSpec)
-    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
-    method: Method = Field(default_factory=lambda: PRESETS["rfx"].model_copy())
-    seed: int = Field(0, ge=0)
+    schema_version: Literal[2] = option(2, "The version of this document's form.", internal=True)
+    name: str = option("custom", "A name for reports.", group="run")
+    model: str | None = option(
+        None,
+        "A local folder, or a name on the Hugging Face hub.",
+        cli="--model",
+        group="model",
+        metavar="MODEL",
+    )
+    task: str | None = option(
+        None,
+        "What the model does.",
+        cli="--task",
+        group="model",
+        names="task",
+        unset="read from the model, where it says it",
+    )
+    metric: str | None = option(
+        None,
+        """What accuracy is measured by. text-classification: accuracy, f1, f1_macro, matthews; with
+        one output spearman, pearson. question-answering: f1, exact_match. token-classification: f1
+        (of entities), accuracy.""",
+        cli="--metric",
+        group="task",
+        unset="the first of the task's",
+    )
+    max_length: int = option(
+        128,
+        "Longest input. Longer examples are cut, and no model takes more than its positions.",
+        cli="--max-length",
+        group="task",
+        unit="tokens",
+        ge=2,
+    )
+    task_options: Table[str, Any] = option(
+        FrozenDict,
+        """Options of the task. question-answering: doc_stride, n_best, max_answer_tokens,
+        version_2, null_threshold.""",
+        cli="--task-option",
+        group="task",
+        form="values",
+        metavar="KEY=VALUE",
+    )
+    data: DataSpec = option(DataSpec, "Where the labelled examples are.", group="data")
+    quickstart: bool = option(
+        False, "Take the model and the data that come with rfx to try it.", group="run"
+    )
+    target: str = option(
+        "auto",
+        "The runtime that will serve the model; auto is the best one of this machine.",
+        cli="--target",
+        group="target",
+        names="runtime",
+    )
+    budget: Budget = option(Budget, "How much the pruned model may cost.", group="budget")
+    limits: Limits = option(Limits, "What the result is judged by.", group="limits")
+    workload: WorkloadSpec = option(WorkloadSpec, "What is timed.", group="workload")
+    engine: EngineSpec = option(EngineSpec, "How TensorRT compiles its engine.", group="engine")
+    calibration: CalibrationSpec = option(
+        CalibrationSpec, "The examples by which units are scored.", group="calibration"
+    )
+    method: MethodSpec = option(
+        lambda: PRESETS["rfx"],
+        f"""The pruning method: the name of a known one ({", ".join(PRESETS)}), or a mapping of its
+        parts.""",
+        cli="--method",
+        group="method",
+        metavar="NAME",
+    )
+    seed: int = option(
+        0, "Seed of every random choice but the calibration's.", cli="--seed", group="run", ge=0
+    )
+    origin: Table[str, str] = option(
+        FrozenDict, "Where each value comes from. Filled by rfx.", internal=True
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _preset(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("method"), str):
-            name = data["method"]
-            if name not in PRESETS:
+    def _expand(cls, data: Any) -> Any:
+        """The parts of a method that is named, and the origin of every value."""
+        if not isinstance(data, Mapping):
+            return data
+        method, start = data.get("method"), None
+        if isinstance(method, str):
+            if method not in PRESETS:
                 raise ValueError(
-                    f"method: {name!r} is not a known method; known: {', '.join(PRESETS)}"
+                    f"method: {method!r} is not a known method; known: {', '.join(PRESETS)}"
                 )
-            data = {**data, "method": PRESETS[name].model_copy()}
-        elif isinstance(data, Mapping) and isinstance(data.get("method"), Mapping):
-            start = (
-                PRESETS.get(data["method"].get("name"))
-                if isinstance(data["method"].get("name"), str)
-                else None
-            )
-            if start is not None:
-                data = {**data, "method": {**start.model_dump(), **data["method"]}}
-        return data
+            start, method = PRESETS[method], {}
+        elif isinstance(method, Mapping) and isinstance(method.get("name"), str):
+            start = PRESETS.get(method["name"])
+        origin = {
+            key: DEFAULT if not key.startswith("method.") else "the preset rfx"
+            for key in leaves(cls)
+        }
+        if start is not None:
+            whole = start.model_dump()
+            origin |= {f"method.{key}": f"the preset {start.name}" for key in whole}
+            given = {**data, "method": dict(method)}
+            data = {**data, "method": {**whole, **method}}
+        else:
+            if "method" in data:
+                origin |= {key: DEFAULT for key in origin if key.startswith("method.")}
+            given = dict(data)
+        known = given.pop("origin", None)
+        said = known if isinstance(known, Mapping) else {}
+        origin |= {key: "given" for key in _given(given) if key in origin}
+        return {**data, "origin": {**origin, **said} if isinstance(said, Mapping) else known}
+
+    def changed(
+        self,
+        values: Mapping[str, Any],
+        origin: str | Mapping[str, str] = "given",
+        where: str = "the changed recipe",
+    ) -> Self:
+        """Another recipe, validated, with some values changed.
+
+        Args:
+            values: by key with dots, e.g. `{"workload.sequence": 64}`; a whole section is given as
+                a mapping, e.g. `{"budget": {"flops": 0.5}}`, and replaces the section.
+            origin: where the values come from: one text, or one for each key of `values`.
+            where: the recipe in words, for error messages.
+
+        Raises:
+            UsageError: a key that does not exist, or a value that is not allowed.
+        """
+        data = self.model_dump(exclude={"origin"})
+        said = dict(self.origin)
+        for key, value in values.items():
+            if isinstance(value, BaseModel):
+                value = value.model_dump()
+            put(data, key, value)
+            source = origin if isinstance(origin, str) else origin.get(key, "given")
+            at = next((k for k in said if key == k or key.startswith(f"{k}.")), None)
+            if at is not None:  # also one entry of a table, e.g. data.columns.text
+                said[at] = source
+                continue
+            inside = [k for k in said if k.startswith(f"{key}.")]
+            if key == "method" and isinstance(value, str):  # its preset says the rest
+                said = {k: v for k, v in said.items() if k not in inside}
+                said["method.name"] = source
+            elif isinstance(value, Mapping):
+                said = {k: v for k, v in said.items() if k not in inside}
+                said |= {f"{key}.{k}": source for k in value}
+        return validated(type(self), {**data, "origin": said}, where)
+
+    def given(self, key: str) -> bool:
+        """Whether somebody has set the value of a key (with dots), whatever it is."""
+        return self.origin.get(key, DEFAULT) != DEFAULT
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Recipe) or type(self) is not type(other):
+            return NotImplemented
+        return self.model_dump(exclude={"origin"}) == other.model_dump(exclude={"origin"})
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-def bundled_recipes() -> dict[str, Path]:
-    """The ready recipes that come with rfx, by name."""
-    here = Path(__file__).parent.parent
-    folder = next((f for f in (here / "_recipes", here.parent / "recipes") if f.is_dir()), None)
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))} if folder else {}
-
-
-# Where a value may have come from the command line.
-OPTIONS = {
-    "budget.latency": "--latency",
-    "budget.flops": "--flops",
-    "budget": "--latency, --flops",
-    "max_drop": "--max-drop",
-    "min_speedup": "--min-speedup",
-    "task": "--task",
-    "max_length": "--max-length",
-    "workload.batch": "--batch",
-    "workload.sequence": "--sequence",
-    "workload.threads": "--threads",
-    "workload.precision": "--precision",
-    "calibration.examples": "--examples",
-}
-
-
-_EXPECTED = {  # what pydantic's errors of kind ask for
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "string_type": "a text",
-    "list_type": "a list",
-    "dict_type": "a mapping of keys",
-    "model_type": "a mapping of keys",
-    "model_attributes_type": "a mapping of keys",
-}
-
-
-def _section(path: tuple) -> type[BaseModel]:
-    """The part of a recipe at a place in it, e.g. ("method",)."""
-    found: type[BaseModel] = Recipe
-    for name in path:
-        field = found.model_fields.get(str(name))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            break
-        found = field.annotation
-    return found
-
-
-def make_recipe(data: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Validate; every mistake is named with its place, what was got and what is allowed.
-
-    Raises:
-        UsageError: unknown keys, wrong types, values out of range.
-    """
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        problems, values, allowed = [], [], []
-        for e in error.errors():
-            place = ".".join(str(p) for p in e["loc"]) or "the document"
-            option = OPTIONS.get(place)
-            message = e["msg"].removeprefix("Value error, ")
-            given = e["input"]
-            if e["type"] == "extra_forbidden":
-                keys = list(_section(e["loc"][:-1]).model_fields)
-                near = difflib.get_close_matches(str(e["loc"][-1]), keys, 1)
-                message = "there is no such key" + (f"; did you mean {near[0]}?" if near else "")
-                allowed.append("the keys " + ", ".join(keys))
-            elif e["type"] in _EXPECTED:
-                message, expected = "it is of the wrong kind", _EXPECTED[e["type"]]
-                allowed.append(f"{place}: {expected}")
-            elif message.startswith("method: ") and isinstance(given, Mapping):
-                place, given, message = (
-                    "method",
-                    given.get("method"),
-                    "there is no method of this name",
-                )
-                allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
-            problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
-            values.append(f"{place} = {given!r:.80}")
-        raise UsageError(
-            f"{where} is not valid: " + "; ".join(problems),
-            got="; ".join(values),
-            allowed="; ".join(dict.fromkeys(allowed)) or None,
-            next_step="correct it; docs/recipes.md has every key",
-        ) from None
-
-
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a YAML recipe; a bare name means one of the bundled ones.
-
-    Raises:
-        UsageError: no such file, not YAML, or not a valid recipe.
-    """
-    import yaml
-
-    bundled = bundled_recipes()
-    file = bundled[str(path)] if str(path) in bundled else Path(path)
-    if not file.is_file():
-        raise UsageError(
-            "The recipe file does not exist.",
-            got=str(path),
-            allowed="a YAML file, or one of " + ", ".join(bundled),
-            next_step="correct the path",
-        )
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} is not readable as YAML.",
-            got=str(error).replace("\n", " "),
-            next_step="correct the file",
-        ) from None
-    if not isinstance(data, Mapping):
-        raise UsageError(
-            f"{file} does not hold a recipe.",
-            got=type(data).__name__,
-            allowed="a mapping of keys",
-            next_step="correct the file; docs/recipes.md has every key",
-        )
-    recipe = make_recipe(data, str(file))
-    return _relative_to(recipe, file.parent)
-
-
-def _relative_to(recipe: Recipe, folder: Path) -> Recipe:
-    """Files named in a recipe are looked for beside it first."""
-
-    def resolve(value: str | None) -> str | None:
-        if value and not Path(value).is_absolute() and (folder / value).exists():
-            return str(folder / value)
-        return value
-
-    data = recipe.data.model_copy(
-        update={"train": resolve(recipe.data.train), "eval": resolve(recipe.data.eval)}
+def _given(data: Mapping[str, Any] | BaseModel, prefix: str = "") -> set[str]:
+    """The keys, with dots, that a nested document or model sets."""
+    pairs = (
+        [(name, getattr(data, name)) for name in data.model_fields_set]
+        if isinstance(data, BaseModel)
+        else data.items()
     )
-    return recipe.model_copy(update={"data": data, "model": resolve(recipe.model)})
+    found: set[str] = set()
+    for name, value in pairs:
+        found.add(f"{prefix}{name}")
+        if isinstance(value, (Mapping, BaseModel)):
+            found |= _given(value, f"{prefix}{name}.")
+    return found

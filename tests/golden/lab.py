@@ -155,7 +155,10 @@ def decided(plan: dict) -> dict:
 
 # Evidence: the tree of its keys, and the values that depend on no clock and no machine.
 
-OPEN = ("environment.versions",)  # its keys depend on what is installed
+OPEN = (
+    "environment.versions",  # its keys depend on what is installed
+    "recipe.origin",  # one key for each setting of a recipe
+)
 
 
 def shape(tree, path: str = "") -> dict[str, str]:

@@ -14,7 +14,7 @@ from rfx.cost.latency import table_key
 from rfx.cost.table import LatencyTable
 from rfx.models.families.find import find_sites
 from rfx.pipeline.session import Session
-from rfx.recipe.spec import make_recipe
+from rfx.recipe.read import make_recipe
 from rfx.runtimes.find import runtime
 from tests.families import make
 

@@ -6,7 +6,7 @@ import pytest
 
 from rfx.core.errors import UsageError
 from rfx.pipeline.examples import _fit_engine
-from rfx.recipe.spec import make_recipe
+from rfx.recipe.read import make_recipe
 
 
 def run(served="trt", **engine):

@@ -12,7 +12,7 @@ from rfx.core.errors import InfeasibleError
 from rfx.core.progress import Silent
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable, TableKey
-from rfx.recipe.spec import make_recipe
+from rfx.recipe.read import make_recipe
 
 SITES = make_sites(4, 8, 256)
 

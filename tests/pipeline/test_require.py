@@ -4,7 +4,8 @@ import pytest
 
 from rfx.core.errors import UsageError
 from rfx.pipeline.require import check_names, require_report_folder
-from rfx.recipe.spec import PRESETS, make_recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.read import make_recipe
 
 
 def recipe(preset, **more):

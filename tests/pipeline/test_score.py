@@ -7,7 +7,7 @@ from tests.pipeline.test_prune_export import run
 
 from rfx.core.errors import UsageError
 from rfx.pipeline.score import make_scorer
-from rfx.recipe.spec import make_recipe
+from rfx.recipe.read import make_recipe
 
 
 @pytest.fixture(scope="module")

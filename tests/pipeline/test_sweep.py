@@ -13,7 +13,7 @@ import rfx.verify.latency as verify_latency
 from rfx.cli.app import app
 from rfx.evidence.curve import Curve, Point, Row, recommend
 from rfx.evidence.report.curve import points
-from rfx.recipe.spec import make_recipe, read_recipe
+from rfx.recipe.read import make_recipe, read_recipe
 from tests.evidences import make_evidence
 
 FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
@@ -82,7 +82,7 @@ def test_a_sweep_over_flops_leaves_the_curve_whole(trained, tmp_path):
     recipe = read_recipe(out / "recipe.yaml")
     assert (
         recipe.budget.flops == best.target
-        and recipe.max_drop == 5
+        and recipe.limits.max_drop == 5
         and recipe.calibration.examples == 64
     )
     assert recipe.model == str(trained["model"]) and recipe.data.eval == str(trained["eval"])

@@ -9,7 +9,9 @@ from rfx.methods.compensate.find import COMPENSATORS
 from rfx.methods.schedule.find import SCHEDULES
 from rfx.methods.scores.find import SCORERS
 from rfx.methods.search.find import SEARCHES
-from rfx.recipe.spec import PRESETS, Budget, Method, Recipe, bundled_recipes, make_recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.read import bundled_recipes, make_recipe
+from rfx.recipe.spec import Budget, MethodSpec, Recipe
 from rfx.tasks.find import TASKS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -17,15 +19,15 @@ TEXT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="u
 
 def test_every_key_is_documented_with_its_default():
     whole, method = (yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
-    assert set(whole) == set(Recipe.model_fields) - {"schema_version", "quickstart"}
-    assert set(method["method"]) == set(Method.model_fields) - {"name"}
+    assert set(whole) == set(Recipe.model_fields) - {"schema_version", "quickstart", "origin"}
+    assert set(method["method"]) == set(MethodSpec.model_fields) - {"name"}
     documented, plain = make_recipe(whole | method).model_dump(), Recipe().model_dump()
     for name in (
         "max_length",
         "workload",
         "calibration",
         "target",
-        "min_speedup",
+        "limits",
         "seed",
         "task_options",
     ):

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rfx.cli.app import app
-from rfx.recipe.spec import bundled_recipes, read_recipe
+from rfx.recipe.read import bundled_recipes, read_recipe
 from tests.conftest import sentences, tokenizer, write_jsonl
 
 SIZES = dict(

@@ -21,7 +21,8 @@ from rfx.methods.scores.find import scorer
 from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
 from rfx.pipeline.score import FlopsSearcher, LatencySearcher
-from rfx.recipe.spec import PRESETS, Recipe
+from rfx.recipe.presets import PRESETS
+from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import Batches
 from rfx.tasks.find import task as task_class
 from tests.conftest import sentences

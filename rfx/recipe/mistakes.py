@@ -1,0 +1,83 @@
+"""Mistakes in a recipe, each named with its place, what was got and what is allowed there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rfx.core.errors import UsageError
+from rfx.recipe.fields import section, settings
+from rfx.recipe.presets import PRESETS
+
+R = TypeVar("R", bound=BaseModel)
+
+_EXPECTED = {  # what pydantic's errors of kind ask for
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+    "model_attributes_type": "a mapping of keys",
+}
+
+
+def options_at(model: type[BaseModel], place: str) -> str:
+    """The options of the command line that set a key or, of a section, what is in it."""
+    known = {s.key: s for s in settings(model)}
+    here = known.get(place)
+    if here is None:
+        return ""
+    if here.option or not here.is_section:
+        return here.option or ""
+    return ", ".join(s.option for k, s in known.items() if k.startswith(f"{place}.") and s.option)
+
+
+def validated(model: type[R], data: Mapping[str, Any], where: str) -> R:
+    """The recipe of a document of the current form.
+
+    Raises:
+        UsageError: unknown keys, wrong types, values out of range: all of them at once.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _named(error, model, where) from None
+
+
+def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
+    problems, values, allowed = [], [], []
+    for e in error.errors():
+        place = ".".join(str(p) for p in e["loc"]) or "the document"
+        message = e["msg"].removeprefix("Value error, ")
+        given = e["input"]
+        if e["type"] == "extra_forbidden":
+            keys = list(section(model, e["loc"][:-1]).model_fields)
+            near = difflib.get_close_matches(str(e["loc"][-1]), keys, 1)
+            message = "there is no such key" + (f"; did you mean {near[0]}?" if near else "")
+            allowed.append("the keys " + ", ".join(keys))
+        elif e["type"] in _EXPECTED:
+            message, expected = "it is of the wrong kind", _EXPECTED[e["type"]]
+            allowed.append(f"{place}: {expected}")
+        elif message.startswith("method: ") and isinstance(given, Mapping):
+            place, given = "method", given.get("method")
+            message = "there is no method of this name"
+            allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
+        option = options_at(model, place)
+        problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
+        values.append(f"{place} = {given!r:.80}")
+    return UsageError(
+        f"{where} is not valid: " + "; ".join(problems),
+        got="; ".join(values),
+        allowed="; ".join(dict.fromkeys(allowed)) or None,
+        next_step="correct it; docs/recipes.md has every key",
+    )
