@@ -23,8 +23,9 @@ import numpy as np
 from rfx.cli.terminal import Terminal
 from rfx.core.device import model_device, on_best_device, solver_module
 from rfx.core.environment import environment
-from rfx.core.plan import Kind, Site
+from rfx.core.plan import Choice, Kind, Site
 from rfx.core.store import atomic_write_text
+from rfx.cost.flops import FlopsCost
 from rfx.methods.compensate.find import compensator
 from rfx.methods.schedule.base import Ground
 from rfx.methods.schedule.find import schedule
@@ -33,11 +34,10 @@ from rfx.methods.schedule.polish import polish
 from rfx.methods.scores.find import scorer
 from rfx.methods.search.find import search
 from rfx.methods.search.problem import Problem
+from rfx.methods.search.searcher import Searcher
 from rfx.models.families.find import find_sites
-from rfx.pipeline.score import FlopsSearcher
 from rfx.pipeline.session import peak_memory_mb
 from rfx.recipe.presets import PRESETS
-from rfx.recipe.spec import Recipe
 
 STAGES = ("score", "search", "tune", "polish", "guard")
 SHAPES = {
@@ -125,7 +125,7 @@ def bert_large_search() -> dict:
             importance[site.name] = rng.pareto(1.5, units)
             step = 1 if kind is Kind.MHA else 16
             unit_ms = 0.08 if kind is Kind.MHA else 0.0006
-            curves[site.name] = {n: 0.02 + unit_ms * n for n in range(0, units + 1, step)}
+            curves[site.name] = {Choice(n): 0.02 + unit_ms * n for n in range(0, units + 1, step)}
     problem = Problem(tuple(sites), importance, curves, fixed=1.0)
     seconds = []
     for share in (0.7, 0.5, 0.3):
@@ -197,7 +197,11 @@ def main() -> None:
             batches=Sample(batches),
             task=ClassTask,
             scorer=scorer(method.scorer)(per=method.gradients),
-            searcher=FlopsSearcher(Recipe(method=method), config.hidden_size, float(args.tokens)),
+            searcher=Searcher(
+                search(method.search),
+                method.interactions,
+                FlopsCost(config.hidden_size, float(args.tokens)),
+            ),
             compensator=compensator(method.compensate)(tuning=method.tuning),
             refine=method.refine,
             progress=progress,
@@ -206,7 +210,7 @@ def main() -> None:
         scores = ground.score()
         result["score"] = since(start)
         start = clock()
-        found = ground.searcher(sites, scores, args.kept * ground.searcher.dense(sites))
+        found = ground.searcher(sites, scores, args.kept * ground.searcher.cost.dense(sites))
         result["search"] = since(start)
         start = clock()
         outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, found)

@@ -36,8 +36,9 @@ from rfx.core.inputs import InputSpec
 from rfx.core.plan import Counts, Kind, Plan, Site
 from rfx.core.store import Store, atomic_write_text
 from rfx.core.workload import Workload
-from rfx.cost.flops import unit_costs
+from rfx.cost.flops import FlopsCost
 from rfx.cost.latency import Stacks, check_additivity, load_or_measure
+from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
@@ -192,10 +193,10 @@ class Bench:
         )[0]
 
     def flops_share(self, counts: Counts) -> float:
-        costs = unit_costs(self.sites, float(self.workload.sequence), self.shape.hidden)
-        return sum(costs[s.name] * counts[s.name] for s in self.sites) / sum(
-            costs[s.name] * s.units for s in self.sites
-        )
+        return self.flops_cost().share(self.sites, counts)
+
+    def flops_cost(self, filter_grid: int = 1) -> FlopsCost:
+        return FlopsCost(self.shape.hidden, float(self.workload.sequence), filter_grid)
 
     def at_target(self, dense: Engine, table: LatencyTable, target: float, seconds: float) -> dict:
         """The closed loop of prune-export: search, build, time, correct the budget, at most three
@@ -208,7 +209,7 @@ class Bench:
         for _ in range(ROUNDS):
             try:
                 found = search("knapsack")(
-                    Problem.from_table(self.sites, self.scores, table), share * dense_ms
+                    Problem.of(self.sites, self.scores, LatencyCost(table)), share * dense_ms
                 )
             except InfeasibleError as error:
                 if not tried:
@@ -259,14 +260,13 @@ class Bench:
         """What the dense model cannot do without: its floating point operations, and the bytes of
         its weights and of the residual stream (fp32), read and written once a sublayer."""
         shape, c = self.shape, self.workload
-        costs = unit_costs(self.sites, float(c.sequence), shape.hidden)
         weights = (
             4 * shape.hidden * shape.heads_total * shape.head_dim
             + 2 * shape.hidden * shape.filters_total
         )
         stream = 2 * 4 * c.batch * c.sequence * shape.hidden
         return {
-            "flop": 2 * c.batch * sum(costs[s.name] * s.units for s in self.sites),
+            "flop": 2 * c.batch * self.flops_cost().dense(self.sites),
             "bytes": float(
                 self.layers * (weights * (4 if c.precision == "fp32" else 2) + 2 * stream)
             ),
@@ -275,10 +275,8 @@ class Bench:
     def at_flops(self, dense: Engine, table: LatencyTable, share: float, seconds: float) -> dict:
         """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper
         reports."""
-        costs = unit_costs(self.sites, float(self.workload.sequence), self.shape.hidden)
-        problem = Problem.from_unit_costs(
-            self.sites, self.scores, costs, filter_grid=self.runtime.grid(self.workload.precision)
-        )
+        cost = self.flops_cost(self.runtime.grid(self.workload.precision))
+        problem = Problem.of(self.sites, self.scores, cost)
         found = search("knapsack")(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)
         return {

@@ -17,8 +17,29 @@ import numpy as np
 
 
 class Kind(str, Enum):
-    MHA = "mha"
-    FFN = "ffn"
+    """A kind of site. `unit` and `plural` are the names of what it is made of, `label` that of the
+    sublayer; how a kind is sliced is said in `rfx.models.shrink`, what it costs in `rfx.cost`."""
+
+    unit: str
+    plural: str
+    label: str
+
+    def __new__(cls, value: str, unit: str, label: str) -> Kind:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.unit, kind.plural, kind.label = unit, f"{unit}s", label
+        return kind
+
+    MHA = "mha", "head", "attention"
+    FFN = "ffn", "filter", "feed-forward"
+
+
+@dataclass(frozen=True, order=True)
+class Choice:
+    """What a search decides at a site: how many units stay, and the precision they compute in."""
+
+    count: int
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -67,16 +88,43 @@ Counts = dict[str, int]  # site name -> kept units
 
 @dataclass(frozen=True)
 class SitePlan:
+    """What stays at a site. `precision` is None where the site computes in that of the whole
+    engine."""
+
     name: str
     layer: int
     kind: Kind
     units: int
     width: int
     kept: tuple[int, ...]  # sorted unit indices
+    precision: str | None = None
 
     @property
     def count(self) -> int:
         return len(self.kept)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "layer": self.layer,
+            "kind": self.kind.value,
+            "units": self.units,
+            "width": self.width,
+            "kept": list(self.kept),
+            **({} if self.precision is None else {"precision": self.precision}),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> SitePlan:
+        return cls(
+            data["name"],
+            data["layer"],
+            Kind(data["kind"]),
+            data["units"],
+            data["width"],
+            tuple(data["kept"]),
+            data.get("precision"),
+        )
 
 
 @dataclass(frozen=True)
@@ -89,8 +137,14 @@ class Plan:
 
     @classmethod
     def of(
-        cls, sites: Sequence[Site], kept: Mapping[str, Sequence[int]], **provenance: object
+        cls,
+        sites: Sequence[Site],
+        kept: Mapping[str, Sequence[int]],
+        precisions: Mapping[str, str] | None = None,
+        **provenance: object,
     ) -> Plan:
+        """A plan of the `kept` units by site; `precisions` by site, where they differ from that of
+        the whole engine."""
         return cls(
             tuple(
                 SitePlan(
@@ -100,6 +154,7 @@ class Plan:
                     s.units,
                     s.width,
                     tuple(sorted(int(u) for u in kept[s.name])),
+                    (precisions or {}).get(s.name),
                 )
                 for s in sites
             ),
@@ -122,43 +177,32 @@ class Plan:
 
     @property
     def layers(self) -> list[dict[str, int]]:
-        """Per layer `{heads, filters}` kept, as in the checkpoint's `pruned_layers`."""
+        """Per layer `{heads, filters}` kept, as in the checkpoint's `pruned_layers`; the names are
+        those of the kinds' units."""
         rows: dict[int, dict[str, int]] = {}
         for s in self.sites:
-            rows.setdefault(s.layer, {})["heads" if s.kind is Kind.MHA else "filters"] = s.count
+            rows.setdefault(s.layer, {})[s.kind.plural] = s.count
         return [rows[i] for i in sorted(rows)]
 
     @property
     def hash(self) -> str:
-        body = [[s.name, s.units, list(s.kept)] for s in self.sites]
+        body = [
+            [s.name, s.units, list(s.kept), *([] if s.precision is None else [s.precision])]
+            for s in self.sites
+        ]
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict:
         return {
             "schema_version": 1,
             "hash": self.hash,
-            "sites": [
-                {
-                    "name": s.name,
-                    "layer": s.layer,
-                    "kind": s.kind.value,
-                    "units": s.units,
-                    "width": s.width,
-                    "kept": list(s.kept),
-                }
-                for s in self.sites
-            ],
+            "sites": [s.to_json() for s in self.sites],
             "provenance": dict(self.provenance),
         }
 
     @classmethod
     def from_json(cls, data: Mapping) -> Plan:
-        sites = tuple(
-            SitePlan(
-                s["name"], s["layer"], Kind(s["kind"]), s["units"], s["width"], tuple(s["kept"])
-            )
-            for s in data["sites"]
-        )
+        sites = tuple(SitePlan.from_json(s) for s in data["sites"])
         return cls(sites, data.get("provenance", {}))
 
 

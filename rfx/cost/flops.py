@@ -3,28 +3,81 @@ head are left out)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from rfx.core.plan import Counts, Kind, Site
+from rfx.core.plan import Choice, Counts, Kind
+from rfx.cost.base import AnySite, Cost
+
+FLOPS_GRID = 8  # filters; the step between the choices of `FlopsCost.coarse`
 
 
-def unit_costs(sites: Sequence[Site], sequence: float, hidden: int) -> dict[str, float]:
-    """MACs of one unit of each site, for one example of `sequence` tokens (a mean length need not
-    be whole).
+class LinearCost(Cost):
+    """A cost where every kept unit of a site has one price."""
 
-    A head has its q, k and v projections, scores and context, and its part of the output
-    projection: 3 n D d + 2 n^2 d + n d D. A filter has its row of the first linear and its column
-    of the second: 2 n D.
+    linear: ClassVar[bool] = True
+
+    @abstractmethod
+    def price(self, site: AnySite) -> float:
+        """The cost of one unit of `site`."""
+
+    def step(self, site: AnySite) -> int:
+        """Counts that may be chosen are multiples of this, or all units."""
+        return 1
+
+    @property
+    def fixed(self) -> float:
+        return 0.0
+
+    def curve(self, site: AnySite) -> dict[Choice, float]:
+        price = float(self.price(site))
+        counts = sorted({*range(0, site.units + 1, self.step(site)), site.units})
+        return {Choice(n): n * price for n in counts}
+
+    def of(self, site: AnySite, choice: Choice) -> float:
+        return self.price(site) * choice.count
+
+    def predict(self, sites: Sequence[AnySite], counts: Counts) -> float:
+        return self.fixed + float(sum(self.price(s) * counts[s.name] for s in sites))
+
+
+@dataclass(frozen=True)
+class FlopsCost(LinearCost):
+    """MACs of the prunable sublayers for one example.
+
+    Args:
+        hidden: the width of the residual stream.
+        sequence: tokens of an example (a mean length need not be whole).
+        filter_grid: the counts of filters that may be chosen are multiples of it, or all.
     """
-    return {
-        s.name: (4 * sequence * hidden + 2 * sequence**2) * s.width
-        if s.kind is Kind.MHA
-        else 2 * sequence * hidden
-        for s in sites
-    }
+
+    hidden: int
+    sequence: float
+    filter_grid: int = 1
+
+    unit: ClassVar[str] = "flops"
+
+    def price(self, site: AnySite) -> float:
+        """A head has its q, k and v projections, scores and context, and its part of the output
+        projection: 3 n D d + 2 n^2 d + n d D. A filter has its row of the first linear and its
+        column of the second: 2 n D."""
+        return _MACS[site.kind](site.width, self.sequence, self.hidden)
+
+    def step(self, site: AnySite) -> int:
+        return self.filter_grid if site.kind is Kind.FFN else 1
+
+    def coarse(self) -> FlopsCost:
+        return replace(self, filter_grid=FLOPS_GRID)
 
 
-def flops(sites: Sequence[Site], counts: Counts, sequence: float, hidden: int) -> float:
-    """MACs of all sublayers with `counts` units kept."""
-    costs = unit_costs(sites, sequence, hidden)
-    return float(sum(costs[s.name] * counts[s.name] for s in sites))
+def _head(width: int, n: float, d: int) -> float:
+    return (4 * n * d + 2 * n**2) * width
+
+
+def _filter(width: int, n: float, d: int) -> float:
+    return 2 * n * d
+
+
+_MACS = {Kind.MHA: _head, Kind.FFN: _filter}  # of one unit: (its width, tokens, hidden) -> MACs

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from rfx.core.plan import Counts, Kind, Site
+from rfx.core.plan import Counts, Kind, Site, SitePlan
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LatencyTable:
                 kept[count] = ms
         return dict(sorted(kept.items()))
 
-    def predict_ms(self, sites: list[Site], counts: Counts) -> float:
+    def predict_ms(self, sites: Sequence[Site | SitePlan], counts: Counts) -> float:
         """Predicted latency of a whole model: the fixed part and the sum over its sites. Counts
         between measured ones are interpolated linearly (a search only chooses measured ones)."""
         import numpy as np

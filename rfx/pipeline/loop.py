@@ -14,14 +14,16 @@ from pathlib import Path
 
 from rfx.core.errors import InfeasibleError
 from rfx.core.plan import Plan
+from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Round, SearchPart, TablePart
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
+from rfx.methods.search.searcher import Searcher
 from rfx.models.shrink import shrink
 from rfx.pipeline.dense import Baseline, export_model, latency_table
 from rfx.pipeline.examples import Examples, Subject
-from rfx.pipeline.score import FlopsSearcher, LatencySearcher, flops_searcher, search_part
+from rfx.pipeline.score import flops_cost, search_part, searcher
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.verify.latency import measure_pair
@@ -40,13 +42,13 @@ class Found:
     a FLOPs budget."""
 
     result: SearchResult
-    searcher: LatencySearcher | FlopsSearcher
+    searcher: Searcher
     search: SearchPart
     table: TablePart | None = None
 
     def predicted_ratio(self, plan: Plan) -> float | None:
         """A plan's predicted latency as a share of the dense model's; None without a table."""
-        return self.searcher.share(plan.sites, plan.counts) if self.table is not None else None
+        return self.searcher.cost.share(plan.sites, plan.counts) if self.table is not None else None
 
 
 def search_counts(
@@ -65,14 +67,13 @@ def search_counts(
     """
     outputs = examples.task.output_names
     if session.recipe.budget.flops is not None:
-        by_flops = flops_searcher(session, subject, examples)
+        cost = flops_cost(subject, examples)
+        by_flops = searcher(session.recipe, cost)
         with session.stage("search"):
             result = by_flops(
-                subject.sites, scores, session.recipe.budget.flops * by_flops.dense(subject.sites)
+                subject.sites, scores, session.recipe.budget.flops * cost.dense(subject.sites)
             )
-        return Found(
-            result, by_flops, _of_the_plan(session.recipe, search_part(result, by_flops.unit))
-        )
+        return Found(result, by_flops, _of_the_plan(session.recipe, search_part(result, cost.unit)))
     table, cached = latency_table(session, subject, dense, outputs, given)
     with session.stage("search and closed loop"):
         result, rounds = close_loop(session, subject, scores, table, dense, outputs)
@@ -86,8 +87,8 @@ def search_counts(
         additivity_error=table.additivity_error,
         from_cache=cached,
     )
-    by_table = LatencySearcher(session.recipe, table)
-    said = _of_the_plan(session.recipe, search_part(result, by_table.unit))
+    by_table = searcher(session.recipe, LatencyCost(table))
+    said = _of_the_plan(session.recipe, search_part(result, by_table.cost.unit))
     return Found(result, by_table, said.model_copy(update={"rounds": rounds}), part)
 
 
@@ -128,7 +129,7 @@ def close_loop(
         InfeasibleError: no plan on the table reaches the target.
     """
     target = session.recipe.budget.latency
-    dense_ms = LatencySearcher(session.recipe, table).dense(subject.sites)
+    dense_ms = LatencyCost(table).dense(subject.sites)
     budget = aim(session.recipe) * dense_ms
     if session.offline:  # nothing to time with: the table's word is all there is
         return _search(session, subject, scores, table, budget, []), []
@@ -173,13 +174,14 @@ def close_loop(
 
 
 def _search(session, subject, scores, table, budget, tried) -> SearchResult | None:
+    by_table = searcher(session.recipe, LatencyCost(table))
     try:
-        return LatencySearcher(session.recipe, table)(subject.sites, scores, budget)
+        return by_table(subject.sites, scores, budget)
     except InfeasibleError:
         if (
             not tried
         ):  # the aim lies a little below the target: the target itself may be within reach
-            return LatencySearcher(session.recipe, table)(
+            return by_table(
                 subject.sites, scores, budget * session.recipe.budget.latency / aim(session.recipe)
             )
         return None  # an earlier round was feasible: the gate says how near it came

@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rfx.core.device import on_best_device
 from rfx.core.errors import UserError
 from rfx.core.plan import Plan, Update
-from rfx.cost.flops import unit_costs
 from rfx.evidence.records import CompensationPart, SiteTuning, TablePart
 from rfx.methods.compensate.find import compensator
-from rfx.methods.schedule.base import Ground, Outcome, Searcher
+from rfx.methods.compensate.reference import reference_teacher
+from rfx.methods.schedule.base import Ground, Outcome
 from rfx.methods.schedule.find import schedule
 from rfx.methods.schedule.guard import Guarded, guard
 from rfx.methods.schedule.polish import Polished, polish
 from rfx.methods.scores.base import Scores
-from rfx.methods.search.find import search
-from rfx.methods.search.problem import Problem, SearchResult
+from rfx.methods.search.problem import SearchResult
+from rfx.methods.search.searcher import Searcher
 from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink
 from rfx.pipeline.dense import export_model
 from rfx.pipeline.examples import Examples, Subject
-from rfx.pipeline.score import batches, flops_searcher, make_scorer
+from rfx.pipeline.score import batches, flops_cost, make_scorer
 from rfx.pipeline.session import Session
 from rfx.runtimes.base import Engine
 
@@ -63,7 +61,9 @@ def decide_and_compensate(
         searcher=searcher,
         compensator=compensator(method.compensate)(tuning=method.tuning),
         refine=method.refine,
-        teacher_masks=lambda plan: _teacher(session, subject, examples, plan, scores),
+        teacher_masks=lambda plan: reference_teacher(
+            subject.sites, scores, flops_cost(subject, examples), plan
+        ),
         progress=session.progress,
     )
     name = compensator(method.compensate).verb or "rearrange"
@@ -114,22 +114,6 @@ def decide_and_compensate(
         for r in outcome.sites
     ]
     return guarded.outcome, part, rows
-
-
-def _teacher(
-    session: Session, subject: Subject, examples: Examples, plan: Plan, scores: Scores
-) -> dict[str, np.ndarray]:
-    """The reference's teacher: the binary mask that the search gives at the square root of the kept
-    share of FLOPs."""
-    by_flops = flops_searcher(session, subject, examples)
-    share = by_flops.share(plan.sites, plan.counts)
-    costs = unit_costs(subject.sites, by_flops.sequence, subject.hidden)
-    budget = float(np.sqrt(share)) * by_flops.dense(subject.sites)
-    result = search("enumeration")(Problem.from_unit_costs(subject.sites, scores, costs), budget)
-    return {
-        s.name: np.isin(np.arange(s.units), result.kept[s.name]).astype(np.float64)
-        for s in subject.sites
-    }
 
 
 def export(

@@ -10,6 +10,7 @@ from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
 from rfx.core.store import Store, atomic_dir, file_hash, require_file_place
+from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.gates import accuracy_gate, latency_gate, predicted_latency_gate
 from rfx.evidence.records import Evidence, SearchPart
@@ -97,9 +98,7 @@ def prune_export(
             latency=latency,
             accuracy=accuracy,
             parity=differences,
-            flops_ratio=decide.flops_searcher(session, subject, examples).share(
-                plan.sites, plan.counts
-            ),
+            flops_ratio=decide.flops_cost(subject, examples).share(plan.sites, plan.counts),
             params_ratio=parameter_count(done.model) / parameter_count(subject.model),
             stages=session.stages,
             files=_hashes(folder),
@@ -130,24 +129,24 @@ def plan_only(
     outputs = examples.task.output_names
     scores = decide.score(session, subject, examples)
     if recipe.budget.flops is not None:
-        by_flops = decide.flops_searcher(session, subject, examples)
-        result = by_flops(
-            subject.sites, scores, recipe.budget.flops * by_flops.dense(subject.sites)
+        flops = decide.flops_cost(subject, examples)
+        result = decide.searcher(recipe, flops)(
+            subject.sites, scores, recipe.budget.flops * flops.dense(subject.sites)
         )
         return (
             decide.refined_plan(session, subject, scores, result),
-            decide.search_part(result, by_flops.unit),
+            decide.search_part(result, flops.unit),
             None,
         )
     dense = measure.baseline(session, subject, outputs)
-    measured, _ = measure.latency_table(session, subject, dense, outputs, table)
-    searcher = decide.LatencySearcher(recipe, measured)
-    result = searcher(subject.sites, scores, recipe.budget.latency * searcher.dense(subject.sites))
-    ratio = searcher.share(subject.sites, result.counts)
+    cost = LatencyCost(measure.latency_table(session, subject, dense, outputs, table)[0])
+    result = decide.searcher(recipe, cost)(
+        subject.sites, scores, recipe.budget.latency * cost.dense(subject.sites)
+    )
     return (
         decide.refined_plan(session, subject, scores, result),
-        decide.search_part(result, searcher.unit),
-        ratio,
+        decide.search_part(result, cost.unit),
+        cost.share(subject.sites, result.counts),
     )
 
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 from rfx.core.device import on_best_device
 from rfx.core.errors import UsageError
-from rfx.core.plan import Counts, Plan, Site
-from rfx.cost.flops import flops, unit_costs
-from rfx.cost.table import LatencyTable
+from rfx.core.plan import Plan
+from rfx.cost.base import Cost
+from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
 from rfx.methods.schedule.base import plan_of
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.methods.scores.find import scorer
 from rfx.methods.search.find import search
-from rfx.methods.search.interaction import joint_values
-from rfx.methods.search.problem import Problem, SearchResult
+from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.rearrange import refined
+from rfx.methods.search.searcher import Searcher
 from rfx.pipeline.examples import Examples, Subject
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import Batches, features_hash
 
-FLOPS_GRID = 8  # filters
 RECIPES_OWN = {
     "seed",
     "per",
@@ -121,16 +117,6 @@ def score(session: Session, subject: Subject, examples: Examples) -> Scores:
         return scores
 
 
-def _values(recipe: Recipe, sites: list[Site], scores: Scores):
-    """What each count is worth with interactions; None where the search goes by single units."""
-    method = recipe.method
-    return (
-        joint_values(sites, scores)
-        if method.interactions == "block" and method.search == "knapsack" and scores.gradients
-        else None
-    )
-
-
 def refined_plan(session: Session, subject: Subject, scores: Scores, result: SearchResult) -> Plan:
     """The plan of searched counts without any compensation: which units stay, by the recipe's
     rearrangement."""
@@ -140,74 +126,13 @@ def refined_plan(session: Session, subject: Subject, scores: Scores, result: Sea
         )
 
 
-@dataclass(frozen=True)
-class LatencySearcher:
-    """The plan of greatest kept importance whose predicted latency is within a budget in ms."""
-
-    recipe: Recipe
-    table: LatencyTable
-
-    unit: ClassVar = "ms"
-
-    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
-        problem = Problem.from_table(
-            sites, scores, self.table, values=_values(self.recipe, sites, scores)
-        )
-        return search(self.recipe.method.search)(problem, budget)
-
-    def cost(self, site: Site, count: int) -> float:
-        return self.table.choices(site.kind)[count]
-
-    def dense(self, sites: Sequence[Site]) -> float:
-        return self.table.predict_ms(sites, dense_counts(sites))
-
-    def share(self, sites: Sequence[Site], counts: Counts) -> float:
-        """Predicted latency of all the model's sites as a share of the dense model's."""
-        return self.table.predict_ms(sites, counts) / self.dense(sites)
+def searcher(recipe: Recipe, cost: Cost) -> Searcher:
+    """The recipe's search under a cost."""
+    return Searcher(search(recipe.method.search), recipe.method.interactions, cost)
 
 
-@dataclass(frozen=True)
-class FlopsSearcher:
-    """The same for MACs of the prunable sublayers at `sequence` tokens.
-
-    With every unit on its own, one price a kind makes Algorithm 1 of Kwon et al. exact, whatever
-    search is named. With interactions or an order of removal it is a knapsack, over filter counts
-    in steps of 8.
-    """
-
-    recipe: Recipe
-    hidden: int
-    sequence: float
-
-    unit: ClassVar = "flops"
-
-    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
-        costs = unit_costs(sites, self.sequence, self.hidden)
-        values = _values(self.recipe, sites, scores)
-        if values is None and not scores.orders:
-            return search("enumeration")(Problem.from_unit_costs(sites, scores, costs), budget)
-        return search("knapsack")(
-            Problem.from_unit_costs(sites, scores, costs, filter_grid=FLOPS_GRID, values=values),
-            budget,
-        )
-
-    def cost(self, site: Site, count: int) -> float:
-        return unit_costs([site], self.sequence, self.hidden)[site.name] * count
-
-    def dense(self, sites: Sequence[Site]) -> float:
-        return flops(sites, dense_counts(sites), self.sequence, self.hidden)
-
-    def share(self, sites: Sequence[Site], counts: Counts) -> float:
-        """MACs as a share of the dense model's."""
-        return flops(sites, counts, self.sequence, self.hidden) / self.dense(sites)
-
-
-def dense_counts(sites: Sequence[Site]) -> Counts:
-    return {s.name: s.units for s in sites}
-
-
-def flops_searcher(session: Session, subject: Subject, examples: Examples) -> FlopsSearcher:
-    return FlopsSearcher(session.recipe, subject.hidden, sequence_of(examples))
+def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:
+    return FlopsCost(subject.hidden, sequence_of(examples))
 
 
 def sequence_of(examples: Examples) -> float:

@@ -190,9 +190,7 @@ def _point(
         latency=latency,
         accuracy=accuracy,
         predicted_ratio=predicted,
-        flops_ratio=decide.flops_searcher(session, subject, examples).share(
-            plan.sites, plan.counts
-        ),
+        flops_ratio=decide.flops_cost(subject, examples).share(plan.sites, plan.counts),
         params_ratio=parameter_count(small) / parameter_count(subject.model),
         kept_layers=plan.layers,
         warnings=session.warnings[said:],

@@ -16,7 +16,7 @@ from rfx.core.plan import Plan
 from rfx.core.progress import Silent
 from rfx.core.store import Store
 from rfx.core.workload import Workload
-from rfx.cost.flops import flops, unit_costs
+from rfx.cost.flops import FlopsCost
 from rfx.cost.latency import filter_counts, load_or_measure, table_key
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table, read_table, write_table
@@ -364,12 +364,15 @@ def test_flops_are_those_that_torch_counts():
                 attention_mask=torch.ones(1, tokens, dtype=torch.long),
             )
         head = 2 * tokens * 64 * 2
-        assert 2 * flops(sites, some.counts, tokens, 64) == counter.get_total_flops() - head
-    costs = unit_costs(sites, 26.99, 64)
-    assert costs[sites[0].name] == pytest.approx(
+        assert (
+            2 * FlopsCost(64, tokens).predict(sites, some.counts)
+            == counter.get_total_flops() - head
+        )
+    cost = FlopsCost(64, 26.99)
+    assert cost.price(sites[0]) == pytest.approx(
         3 * 26.99 * 64 * 16 + 2 * 26.99**2 * 16 + 26.99 * 16 * 64
     )
-    assert costs[sites[1].name] == pytest.approx(2 * 26.99 * 64)
+    assert cost.price(sites[1]) == pytest.approx(2 * 26.99 * 64)
 
 
 def test_stacks_are_valid_and_smaller_with_fewer_units():

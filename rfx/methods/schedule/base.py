@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rfx.methods.compensate.walk import SiteRecord
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.rearrange import refined
+from rfx.methods.search.searcher import Searcher
 from rfx.tasks.calibration import Batches
 
 if TYPE_CHECKING:
@@ -25,18 +26,6 @@ if TYPE_CHECKING:
     from rfx.models.streams import Resumed
 
 Kept = Mapping[str, Sequence[int]]
-
-
-class Searcher(Protocol):
-    """Counts under a budget, in the unit of its costs (ms or MACs)."""
-
-    def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult: ...
-
-    def cost(self, site: Site, count: int) -> float:
-        """What a site costs with `count` units."""
-
-    def dense(self, sites: Sequence[Site]) -> float:
-        """What all of `sites` cost, with what cannot be pruned."""
 
 
 @dataclass
@@ -119,4 +108,14 @@ def masks_of(plan: Plan) -> dict[str, np.ndarray]:
 
 
 def plan_of(sites: Sequence[Site], kept: Kept, result: SearchResult) -> Plan:
-    return Plan.of(sites, kept, search=result.method, predicted=result.cost, budget=result.budget)
+    """The plan of these units, at the precisions that the search chose where it chose among
+    several."""
+    precisions = {name: choice.precision for name, choice in result.choices.items()}
+    return Plan.of(
+        sites,
+        kept,
+        precisions if len(set(precisions.values())) > 1 else None,
+        search=result.method,
+        predicted=result.cost,
+        budget=result.budget,
+    )

@@ -26,7 +26,7 @@ class Iterated(Schedule):
         self.rounds = rounds
 
     def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
-        dense, budget = ground.searcher.dense(ground.sites), result.budget
+        dense, budget = ground.searcher.cost.dense(ground.sites), result.budget
         ground.scorer.watch(ground.model, ground.batches, ground.task)
         outcome = None
         for number in range(1, self.rounds + 1):

@@ -7,12 +7,12 @@ The scores of the sublayers above decide how much of the budget this one deserve
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import numpy as np
 
 from rfx.core.errors import UsageError
-from rfx.core.plan import Site
+from rfx.core.plan import Choice, Site
 from rfx.methods.compensate.find import COMPENSATORS
 from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of
 from rfx.methods.scores.base import Scores
@@ -29,9 +29,9 @@ class Sequential(Schedule):
         if not ground.compensator.on_the_way:
             raise cannot_wait(ground.compensator.name)
         searcher, sites = ground.searcher, list(ground.sites)
-        fixed = searcher.dense(sites) - math.fsum(searcher.cost(s, s.units) for s in sites)
         spent = 0.0
         kept: dict[str, tuple[int, ...]] = {}
+        chosen: dict[str, Choice] = {}
         ground.scorer.watch(ground.model, ground.batches, ground.task)
 
         def decide(site: Site, resumed: Resumed) -> np.ndarray:
@@ -39,17 +39,18 @@ class Sequential(Schedule):
             number = sites.index(site)
             rest = sites[number:]
             now = scores if number == 0 else ground.score(rest, resumed)
-            found = searcher(
-                rest, now, result.budget * (1 + HAIR) - spent
-            ).kept  # the last plan's rest must fit in spite of rounding
-            kept[site.name] = tuple(ground.refined({site.name: found[site.name]}, now)[site.name])
-            spent += searcher.cost(site, len(kept[site.name]))
+            # The hair: the last plan's rest must fit in spite of rounding.
+            found = searcher(rest, now, result.budget * (1 + HAIR) - spent)
+            chosen[site.name] = found.choices[site.name]
+            kept[site.name] = tuple(
+                ground.refined({site.name: found.kept[site.name]}, now)[site.name]
+            )
+            spent += searcher.cost.of(site, chosen[site.name])
             return np.isin(np.arange(site.units), kept[site.name]).astype(np.float64)
 
         done = ground.fit(decide, scores)
-        cost = fixed + spent
-        plan = plan_of(sites, kept, result)
-        plan = type(plan)(plan.sites, {**plan.provenance, "predicted": cost})
+        cost = searcher.cost.fixed + spent
+        plan = plan_of(sites, kept, replace(result, choices=chosen, cost=cost))
         return Outcome(plan, done.update, done.sites)
 
 

@@ -5,18 +5,21 @@ All heads cost the same and all filters cost the same, so for every number of ke
 choice is the most important heads of the whole model and as many of the most important filters as
 still fit. Corrected against the
 reference code: no head at all is a choice, head counts that do not fit are skipped, filters are
-capped.
+capped. It knows counts alone, so all choices have to be of one precision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind, Site
-from rfx.methods.search.problem import Problem, SearchResult, conclude
+from rfx.methods.search.base import Search
+from rfx.methods.search.conclude import conclude
+from rfx.methods.search.problem import Problem, SearchResult
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,17 @@ def enumeration(problem: Problem, budget: float) -> SearchResult:
     Raises:
         InfeasibleError: the budget is below the cost of the model with every sublayer empty.
         UsageError: the costs are not linear with one cost a head and one a filter, over every
-            count.
+            count, at one precision.
     """
+    single = problem.by_count("enumeration")
     problem.require_feasible(budget)
     by_kind = {kind: [s for s in problem.sites if s.kind is kind] for kind in Kind}
-    cost = {kind: _unit_cost(problem, sites) for kind, sites in by_kind.items()}
+    cost = {kind: _unit_cost(single.curves, sites) for kind, sites in by_kind.items()}
     pools = {
         kind: Pool.of([problem.importance[s.name] for s in sites])
         for kind, sites in by_kind.items()
     }
-    room = budget - problem.cost({s.name: 0 for s in problem.sites})
+    room = budget - problem.cost(single.choices({s.name: 0 for s in problem.sites}))
     found = fill(pools[Kind.MHA], pools[Kind.FFN], room, cost[Kind.MHA], cost[Kind.FFN])
     if found is None:  # require_feasible lets this through only by rounding
         found = (0, 0, 0.0)
@@ -95,14 +99,14 @@ def enumeration(problem: Problem, budget: float) -> SearchResult:
     for kind, sites in by_kind.items():
         per_site = np.bincount(pools[kind].owners[: kept[kind]], minlength=len(sites))
         counts.update({s.name: int(n) for s, n in zip(sites, per_site, strict=True)})
-    return conclude(problem, counts, budget, problem.cost(counts), "enumeration")
+    return conclude(problem, single.choices(counts), budget, "enumeration")
 
 
-def _unit_cost(problem: Problem, sites: list[Site]) -> float:
+def _unit_cost(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) -> float:
     """The one cost of a unit of these sites (of one kind)."""
     costs = []
     for s in sites:
-        curve = problem.curves[s.name]
+        curve = curves[s.name]
         counts = np.array(sorted(curve))
         ms = np.array([curve[int(n)] for n in counts], dtype=np.float64)
         unit = (ms[-1] - ms[0]) / s.units
@@ -126,3 +130,10 @@ def _unit_cost(problem: Problem, sites: list[Site]) -> float:
             next_step="use the knapsack search, which is exact on any costs",
         )
     return float(costs[0]) if costs else 0.0
+
+
+class Enumeration(Search):
+    """See `enumeration`."""
+
+    def __call__(self, problem: Problem, budget: float) -> SearchResult:
+        return enumeration(problem, budget)

@@ -13,7 +13,10 @@ import math
 
 import numpy as np
 
-from rfx.methods.search.problem import Problem, SearchResult, conclude
+from rfx.core.plan import Choice
+from rfx.methods.search.base import Search
+from rfx.methods.search.conclude import conclude
+from rfx.methods.search.problem import Choices, Problem, SearchResult
 from rfx.methods.search.relaxation import Candidates, candidates, relax
 
 _WORK = 120_000_000  # cell updates of the fine grid: well under a second
@@ -21,7 +24,7 @@ _MAX_BINS = 1 << 17  # of the fine grid; bounds the memory of the picks, int16 [
 
 
 def knapsack(problem: Problem, budget: float, *, bins: int = 4000) -> SearchResult:
-    """The kept counts of most importance with cost <= `budget`.
+    """The choices of most importance with cost <= `budget`.
 
     Args:
         problem: sites, importance and cost curves; curves may be stepped, flat or not monotone.
@@ -34,23 +37,23 @@ def knapsack(problem: Problem, budget: float, *, bins: int = 4000) -> SearchResu
     """
     problem.require_feasible(budget)
     fronts = candidates(problem)
-    largest = {c.name: int(c.counts[-1]) for c in fronts}
+    largest = {c.name: c.choices[-1] for c in fronts}
     if problem.cost(largest) <= budget:
-        return conclude(problem, largest, budget, problem.cost(largest), "knapsack")
+        return conclude(problem, largest, budget, "knapsack")
 
     room = budget - problem.least_cost
     bound = relax(problem, budget, fronts)
     # The relaxation's integral part fits too, up to floating-point noise: one of the first answers.
     best = _cheapest(fronts)
-    for counts in (bound.counts, _solve(fronts, room, None, bins)):
-        if problem.cost(counts) <= budget and _better(fronts, counts, best):
-            best = counts
+    for found in (bound.choices, _solve(fronts, room, None, bins)):
+        if problem.cost(found) <= budget and _better(fronts, found, best):
+            best = found
     few = _rule_out(fronts, bound.upper, bound.price, _value(fronts, best))
-    choices = sum(len(c.counts) for c in few)
+    choices = sum(len(c.choices) for c in few)
     fine = _solve(few, room, _integer_step(few, room), max(bins, min(_MAX_BINS, _WORK // choices)))
     if problem.cost(fine) <= budget and _better(fronts, fine, best):
         best = fine
-    return conclude(problem, best, budget, problem.cost(best), "knapsack")
+    return conclude(problem, best, budget, "knapsack")
 
 
 def _integer_step(fronts: list[Candidates], room: float) -> float | None:
@@ -67,7 +70,9 @@ def _integer_step(fronts: list[Candidates], room: float) -> float | None:
     )
 
 
-def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int) -> dict[str, int]:
+def _solve(
+    fronts: list[Candidates], room: float, exact: float | None, bins: int
+) -> dict[str, Choice]:
     """Dynamic programme over sites. `best[c]` is the most importance of the sites so far within c
     cells of cost.
 
@@ -84,7 +89,7 @@ def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int
         # cell above.
         weights = c.costs / step if exact else np.ceil(c.costs / step * (1 + 1e-15))
         after = best + c.values[0]
-        for j in range(1, len(c.counts)):
+        for j in range(1, len(c.choices)):
             if weights[j] > cells:
                 break
             w = int(weights[j])
@@ -93,13 +98,13 @@ def _solve(fronts: list[Candidates], room: float, exact: float | None, bins: int
             np.copyto(after[w:], with_choice, where=better)
             np.copyto(picks[i, w:], j, where=better)
         best = after
-    counts: dict[str, int] = {}
+    chosen: dict[str, Choice] = {}
     cell = cells
     for i in range(len(fronts) - 1, -1, -1):
         c, j = fronts[i], int(picks[i, cell])
-        counts[c.name] = int(c.counts[j])
+        chosen[c.name] = c.choices[j]
         cell -= int(c.costs[j] / step if exact else math.ceil(c.costs[j] / step * (1 + 1e-15)))
-    return counts
+    return chosen
 
 
 def _rule_out(
@@ -117,14 +122,27 @@ def _rule_out(
     return kept
 
 
-def _cheapest(fronts: list[Candidates]) -> dict[str, int]:
-    return {c.name: int(c.counts[0]) for c in fronts}
+def _cheapest(fronts: list[Candidates]) -> dict[str, Choice]:
+    return {c.name: c.choices[0] for c in fronts}
 
 
-def _value(fronts: list[Candidates], counts: dict[str, int]) -> float:
-    return math.fsum(float(c.values[np.searchsorted(c.counts, counts[c.name])]) for c in fronts)
+def _value(fronts: list[Candidates], choices: Choices) -> float:
+    return math.fsum(float(c.values[c.choices.index(choices[c.name])]) for c in fronts)
 
 
-def _better(fronts: list[Candidates], new: dict[str, int], old: dict[str, int]) -> bool:
+def _better(fronts: list[Candidates], new: Choices, old: Choices) -> bool:
     a, b = _value(fronts, new), _value(fronts, old)
-    return a > b or (a == b and sum(new.values()) < sum(old.values()))
+    return a > b or (a == b and _units(new) < _units(old))
+
+
+def _units(choices: Choices) -> int:
+    return sum(c.count for c in choices.values())
+
+
+class Knapsack(Search):
+    """See `knapsack`."""
+
+    joint = True
+
+    def __call__(self, problem: Problem, budget: float) -> SearchResult:
+        return knapsack(problem, budget)

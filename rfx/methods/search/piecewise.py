@@ -7,6 +7,7 @@ the budget buys further units at a each by Algorithm 1; every number of dropped 
 This is the algorithm as the paper means it, not as the reference code runs it (the budget is the
 same for every combination, and the T units count). Costs here are relative to the measured empty
 sublayer. The fit only guides: the answer is priced on the table, and tightened until it fits.
+It knows counts alone, so all choices have to be of one precision.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Counts, Kind, Site
+from rfx.methods.search.base import Search
+from rfx.methods.search.conclude import conclude
 from rfx.methods.search.enumeration import Pool, fill
-from rfx.methods.search.problem import Problem, SearchResult, conclude
+from rfx.methods.search.problem import Problem, SearchResult
 
 _ROUNDS = 60
 
@@ -74,26 +77,24 @@ def piecewise(problem: Problem, budget: float) -> SearchResult:
         InfeasibleError: no choice fits the budget.
         UsageError: sites of one kind do not share one curve, or a curve lacks count 0.
     """
+    single = problem.by_count("piecewise")
     problem.require_feasible(budget)
     by_kind = {kind: [s for s in problem.sites if s.kind is kind] for kind in Kind}
-    fits = {kind: _shared_fit(problem, sites) for kind, sites in by_kind.items() if sites}
+    fits = {kind: _shared_fit(single.curves, sites) for kind, sites in by_kind.items() if sites}
     models = {kind: _Survivors(problem, sites, fits.get(kind)) for kind, sites in by_kind.items()}
-    empty = problem.cost({s.name: 0 for s in problem.sites})
+    empty = problem.cost(single.choices({s.name: 0 for s in problem.sites}))
 
     # Tighten the budget of the fitted model until the answer fits the table. All sites empty fits,
     # or nothing does.
     target = budget
     for _ in range(_ROUNDS):
-        counts = _snap(problem, _best_combination(models, target - empty))
-        cost = problem.cost(counts)
+        counts = _snap(single.curves, _best_combination(models, target - empty))
+        cost = problem.cost(single.choices(counts))
         if cost <= budget:
-            return conclude(problem, counts, budget, cost, "piecewise")
+            return conclude(problem, single.choices(counts), budget, "piecewise")
         target -= max(cost - budget, 0.002 * abs(budget - empty))
-    counts = {
-        s.name: min(problem.curves[s.name], key=problem.curves[s.name].__getitem__)
-        for s in problem.sites
-    }
-    return conclude(problem, counts, budget, problem.cost(counts), "piecewise")
+    counts = {name: min(curve, key=curve.__getitem__) for name, curve in single.curves.items()}
+    return conclude(problem, single.choices(counts), budget, "piecewise")
 
 
 class _Survivors:
@@ -152,20 +153,27 @@ def _best_combination(models: Mapping[Kind, _Survivors], room: float) -> Counts:
     return {**mha.counts(p, heads), **ffn.counts(q, filters)}
 
 
-def _snap(problem: Problem, counts: Counts) -> Counts:
+def _snap(curves: Mapping[str, Mapping[int, float]], counts: Counts) -> Counts:
     """Every count moved to the nearest one that may be chosen (of two, the lower)."""
     return {
-        name: min(problem.curves[name], key=lambda n: (abs(n - count), n))
+        name: min(curves[name], key=lambda n: (abs(n - count), n))  # noqa: B023 - used at once
         for name, count in counts.items()
     }
 
 
-def _shared_fit(problem: Problem, sites: list[Site]) -> PiecewiseFit:
-    curves = [problem.curves[s.name] for s in sites]
-    if any(dict(c) != dict(curves[0]) for c in curves) or 0 not in curves[0]:
+def _shared_fit(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) -> PiecewiseFit:
+    own = [curves[s.name] for s in sites]
+    if any(dict(c) != dict(own[0]) for c in own) or 0 not in own[0]:
         raise UsageError(
             "The piece-wise linear search needs one cost curve a kind of sublayer, with count 0.",
             got=f"curves of {', '.join(s.name for s in sites[:4])}, ...",
             next_step="use the knapsack search, which is exact on any costs",
         )
-    return fit(curves[0])
+    return fit(own[0])
+
+
+class Piecewise(Search):
+    """See `piecewise`."""
+
+    def __call__(self, problem: Problem, budget: float) -> SearchResult:
+        return piecewise(problem, budget)

@@ -10,28 +10,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfx.core.errors import InfeasibleError, UsageError
-from rfx.core.plan import Counts, Kind, Site
-from rfx.cost.table import LatencyTable
+from rfx.core.plan import Choice, Counts, Site
+from rfx.cost.base import Cost
 from rfx.methods.scores.base import Scores
+
+Choices = Mapping[str, Choice]  # by site name
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose a kept count for every site: most kept importance at no more than a budget of additive
-    cost.
+    """Choose for every site: most kept importance at no more than a budget of additive cost.
 
-    `importance[site]` float64 [units] >= 0; `curves[site]` is {count: cost} over the counts that
-    may be chosen, in any one additive unit (ms, MACs); `fixed` is the cost of what cannot be
-    pruned. For an additive score and a cost that depends on the count alone, the best set of k
-    units of a site is its k most important ones, so a count decides all. `orders[site]` int64
-    [units], where given, is the order in which units leave, in place of their importance.
-    `values[site]` float64 [units + 1], where given, is what keeping the k most important units is
-    worth in place of the sum of their importance (see `interaction.joint_values`).
+    `importance[site]` float64 [units] >= 0; `curves[site]` is {choice: cost} over the choices that
+    may be taken, in any one additive unit (ms, MACs); `fixed` is the cost of what cannot be
+    pruned. For an additive score and a cost that depends on the choice alone, the best set of k
+    units of a site is its k most important ones, so a count decides which units stay.
+    `orders[site]` int64 [units], where given, is the order in which units leave, in place of their
+    importance. `values[site]` float64 [units + 1], where given, is what keeping the k most
+    important units is worth in place of the sum of their importance (see
+    `interaction.joint_values`).
     """
 
     sites: tuple[Site, ...]
     importance: Mapping[str, np.ndarray]
-    curves: Mapping[str, Mapping[int, float]]
+    curves: Mapping[str, Mapping[Choice, float]]
     fixed: float = 0.0
     values: Mapping[str, np.ndarray] | None = None
     orders: Mapping[str, np.ndarray] | None = None
@@ -69,9 +71,9 @@ class Problem:
                     next_step="measure the latency table again",
                 )
             bad = [
-                n
-                for n, cost in curve.items()
-                if not 0 <= n <= site.units or not math.isfinite(cost)
+                choice.count
+                for choice, cost in curve.items()
+                if not 0 <= choice.count <= site.units or not math.isfinite(cost)
             ]
             if bad:
                 raise UsageError(
@@ -82,59 +84,28 @@ class Problem:
                 )
 
     @classmethod
-    def from_table(
+    def of(
         cls,
         sites: Sequence[Site],
         scores: Scores,
-        table: LatencyTable,
+        cost: Cost,
         *,
         values: Mapping[str, np.ndarray] | None = None,
     ) -> Problem:
-        """Costs in ms from a measured table: the candidate counts of a site are those measured for
-        its kind, without those that a larger count undercuts."""
-        curves = {
-            s.name: {n: ms for n, ms in table.choices(s.kind).items() if n <= s.units}
-            for s in sites
-        }
+        """The problem of these scores under a cost: the choices of a site are those on its
+        curve."""
         return cls(
             tuple(sites),
-            _importance(sites, scores),
-            curves,
-            float(table.fixed_ms),
-            values,
-            scores.orders or None,
-        )
-
-    @classmethod
-    def from_unit_costs(
-        cls,
-        sites: Sequence[Site],
-        scores: Scores,
-        unit_cost: Mapping[str, float],
-        *,
-        fixed: float = 0.0,
-        filter_grid: int = 1,
-        values: Mapping[str, np.ndarray] | None = None,
-    ) -> Problem:
-        """Linear costs: `unit_cost[site]` for every unit kept (MACs, say). With `filter_grid` > 1
-        the kept filters are multiples of it, or all."""
-        curves = {}
-        for s in sites:
-            step = filter_grid if s.kind is Kind.FFN else 1
-            counts = sorted({*range(0, s.units + 1, step), s.units})
-            curves[s.name] = {n: n * float(unit_cost[s.name]) for n in counts}
-        return cls(
-            tuple(sites),
-            _importance(sites, scores),
-            curves,
-            float(fixed),
+            {s.name: np.asarray(scores.importance[s.name], dtype=np.float64) for s in sites},
+            {s.name: cost.curve(s) for s in sites},
+            cost.fixed,
             values,
             scores.orders or None,
         )
 
     @property
     def dense_cost(self) -> float:
-        """Cost with the largest count that may be chosen at every site."""
+        """Cost with the largest choice of every site."""
         return self.cost({s.name: max(self.curves[s.name]) for s in self.sites})
 
     @property
@@ -142,9 +113,40 @@ class Problem:
         """Cost of the fastest reachable point."""
         return math.fsum([self.fixed, *(min(self.curves[s.name].values()) for s in self.sites)])
 
-    def cost(self, counts: Counts) -> float:
-        """Cost of counts that are on the curves."""
-        return math.fsum([self.fixed, *(self.curves[s.name][counts[s.name]] for s in self.sites)])
+    def cost(self, choices: Choices) -> float:
+        """Cost of choices that are on the curves."""
+        return math.fsum([self.fixed, *(self.curves[s.name][choices[s.name]] for s in self.sites)])
+
+    def value(self, name: str, choice: Choice) -> float:
+        """What a choice is worth at a site: the importance that it keeps."""
+        return float(self.values_of(name, [choice])[0])
+
+    def values_of(self, name: str, choices: Sequence[Choice]) -> np.ndarray:
+        """`value` of several choices, float64 [choices]."""
+        return self.prefix(name)[np.array([c.count for c in choices], dtype=np.int64)]
+
+    def by_count(self, search: str) -> SingleCurves:
+        """The problem for a search that knows counts alone.
+
+        Args:
+            search: its name, for the error.
+
+        Raises:
+            UsageError: the choices are of several precisions.
+        """
+        precisions = sorted({c.precision for curve in self.curves.values() for c in curve})
+        if len(precisions) > 1:
+            raise UsageError(
+                f"The {search} search chooses among counts at one precision.",
+                got=f"choices of {', '.join(precisions)}",
+                allowed="one precision for all sites",
+                next_step="use the knapsack search, which chooses both: method.search: knapsack",
+            )
+        curves = {
+            name: {choice.count: cost for choice, cost in curve.items()}
+            for name, curve in self.curves.items()
+        }
+        return SingleCurves(precisions[0], curves)
 
     def prefix(self, name: str) -> np.ndarray:
         """Kept importance at each count: float64 [units + 1], entry k of the k most important
@@ -184,48 +186,40 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class SingleCurves:
+    """Costs by site and count, all at one precision."""
+
+    precision: str
+    curves: Mapping[str, Mapping[int, float]]
+
+    def choices(self, counts: Counts) -> dict[str, Choice]:
+        return {name: Choice(int(count), self.precision) for name, count in counts.items()}
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """A search's answer. Costs are in the problem's unit (ms or MACs), importance in the scorer's.
 
-    `value` is the kept importance and `value_share` its share of all; `optimality_gap` is the
-    relative distance of `value` from an upper bound of any choice (LP relaxation), so the true loss
-    is at most that; `price` is the importance that one more unit of cost would buy, the multiplier
-    of the relaxation.
+    `value` is the kept importance, `importance_total` the importance of every unit together and
+    `value_share` the share of it that is kept; `optimality_gap` is the relative distance of `value`
+    from an upper bound of any choice (LP relaxation), so the true loss is at most that; `price` is
+    the importance that one more unit of cost would buy, the multiplier of the relaxation.
     """
 
     kept: Mapping[str, tuple[int, ...]]
-    counts: Counts
+    choices: Choices
     cost: float
     budget: float
     value: float
-    value_share: float
+    importance_total: float
     optimality_gap: float
     price: float
     method: str
 
+    @property
+    def counts(self) -> Counts:
+        return {name: choice.count for name, choice in self.choices.items()}
 
-def conclude(
-    problem: Problem, counts: Counts, budget: float, cost: float, method: str
-) -> SearchResult:
-    """The result of chosen counts, with the figures that every search reports."""
-    from rfx.methods.search.relaxation import relax
-
-    value = math.fsum(float(problem.prefix(s.name)[counts[s.name]]) for s in problem.sites)
-    total = math.fsum(float(problem.prefix(s.name)[-1]) for s in problem.sites)
-    bound = relax(problem, budget)
-    gap = max(0.0, bound.upper - value) / bound.upper if bound.upper > 0 else 0.0
-    return SearchResult(
-        kept={s.name: problem.top(s.name, counts[s.name]) for s in problem.sites},
-        counts={s.name: int(counts[s.name]) for s in problem.sites},
-        cost=float(cost),
-        budget=float(budget),
-        value=value,
-        value_share=value / total if total > 0 else 1.0,
-        optimality_gap=gap if gap > 1e-12 else 0.0,
-        price=bound.price,
-        method=method,
-    )
-
-
-def _importance(sites: Sequence[Site], scores: Scores) -> dict[str, np.ndarray]:
-    return {s.name: np.asarray(scores.importance[s.name], dtype=np.float64) for s in sites}
+    @property
+    def value_share(self) -> float:
+        return self.value / self.importance_total if self.importance_total > 0 else 1.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rfx.core.plan import Choice
 from rfx.methods.search.problem import Problem
 
 
@@ -26,25 +27,29 @@ class Candidates:
 
     name: str
     base: float
-    counts: np.ndarray  # int64 [choices]
+    choices: tuple[Choice, ...]
     costs: np.ndarray  # float64 [choices], first 0
     values: np.ndarray  # float64 [choices], rising
 
     def only(self, keep: np.ndarray) -> Candidates:
         """The choices where `keep` [choices] holds."""
         return Candidates(
-            self.name, self.base, self.counts[keep], self.costs[keep], self.values[keep]
+            self.name,
+            self.base,
+            tuple(self.choices[i] for i in np.flatnonzero(keep)),
+            self.costs[keep],
+            self.values[keep],
         )
 
 
 @dataclass(frozen=True)
 class Relaxation:
     """`upper` bounds the kept importance of any feasible choice; `price` is importance per unit of
-    cost; `counts` is the feasible integral part of the relaxed solution."""
+    cost; `choices` is the feasible integral part of the relaxed solution."""
 
     upper: float
     price: float
-    counts: dict[str, int]
+    choices: dict[str, Choice]
 
 
 def candidates(problem: Problem) -> list[Candidates]:
@@ -53,15 +58,22 @@ def candidates(problem: Problem) -> list[Candidates]:
     fronts = []
     for site in problem.sites:
         curve = problem.curves[site.name]
-        counts = np.array(sorted(curve), dtype=np.int64)
-        costs = np.array([curve[int(n)] for n in counts], dtype=np.float64)
-        values = problem.prefix(site.name)[counts]
+        choices = sorted(curve)
+        counts = np.array([c.count for c in choices], dtype=np.int64)
+        costs = np.array([curve[c] for c in choices], dtype=np.float64)
+        values = problem.values_of(site.name, choices)
         order = np.lexsort((counts, -values, costs))  # cost, then more value, then fewer units
         best_before = np.maximum.accumulate(np.concatenate([[-np.inf], values[order][:-1]]))
         front = order[values[order] > best_before]
         base = float(costs[front[0]])
         fronts.append(
-            Candidates(site.name, base, counts[front], costs[front] - base, values[front])
+            Candidates(
+                site.name,
+                base,
+                tuple(choices[i] for i in front),
+                costs[front] - base,
+                values[front],
+            )
         )
     return fronts
 
@@ -73,18 +85,19 @@ def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = Non
         1 + 1e-12
     )  # sums of costs in another order round differently
     upper = math.fsum(float(c.values[0]) for c in fronts)
-    chosen = {c.name: int(c.counts[0]) for c in fronts}
-    owners, ends, costs, gains = [], [], [], []
+    chosen = {c.name: c.choices[0] for c in fronts}
+    ends: list[Choice] = []
+    owners, costs, gains = [], [], []
     for i, c in enumerate(fronts):
         hull = _hull(c.costs, c.values)
         if len(hull) > 1:
             owners.append(np.full(len(hull) - 1, i))
-            ends.append(c.counts[hull[1:]])
+            ends += [c.choices[j] for j in hull[1:]]
             costs.append(np.diff(c.costs[hull]))
             gains.append(np.diff(c.values[hull]))
     if not owners:
         return Relaxation(upper, 0.0, chosen)
-    owner, end, cost, gain = (np.concatenate(a) for a in (owners, ends, costs, gains))
+    owner, cost, gain = (np.concatenate(a) for a in (owners, costs, gains))
     slope = gain / cost
     order = np.lexsort(
         (np.arange(len(slope)), -slope)
@@ -93,7 +106,7 @@ def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = Non
     whole = int(np.searchsorted(spent, room, side="right"))
     upper += math.fsum(gain[order[:whole]])
     for segment in order[:whole]:
-        chosen[fronts[owner[segment]].name] = int(end[segment])
+        chosen[fronts[owner[segment]].name] = ends[segment]
     if whole == len(order):
         return Relaxation(upper, 0.0, chosen)
     split = order[whole]

@@ -10,7 +10,9 @@ import torch
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Update
-from rfx.cost.table import LatencyTable
+from rfx.cost.flops import FlopsCost
+from rfx.cost.latency_cost import LatencyCost
+from rfx.cost.table import LatencyTable, TableKey
 from rfx.methods.compensate.base import Compensated, Compensator
 from rfx.methods.compensate.find import compensator
 from rfx.methods.schedule.base import Ground
@@ -18,11 +20,11 @@ from rfx.methods.schedule.find import SCHEDULES, schedule
 from rfx.methods.schedule.guard import guard
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
 from rfx.methods.scores.find import scorer
+from rfx.methods.search.find import search
+from rfx.methods.search.searcher import Searcher
 from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
-from rfx.pipeline.score import FlopsSearcher, LatencySearcher
 from rfx.recipe.presets import PRESETS
-from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import Batches
 from rfx.tasks.find import task as task_class
 from tests.conftest import sentences
@@ -54,14 +56,13 @@ def examples(task):
 
 def ground_of(model, task, examples, method):
     m = PRESETS[method] if isinstance(method, str) else method
-    recipe = Recipe(method=m)
     return Ground(
         model=model,
         sites=find_sites(model),
         batches=Batches(task, examples, 16),
         task=task,
         scorer=scorer(m.scorer)(per=m.gradients),
-        searcher=FlopsSearcher(recipe, 64, 10.0),
+        searcher=Searcher(search(m.search), m.interactions, FlopsCost(64, 10.0)),
         compensator=compensator(m.compensate)(tuning=m.tuning),
         refine=m.refine,
     )
@@ -69,12 +70,12 @@ def ground_of(model, task, examples, method):
 
 def run(ground, name, share, **options):
     scores = ground.score()
-    result = ground.searcher(ground.sites, scores, share * ground.searcher.dense(ground.sites))
+    result = ground.searcher(ground.sites, scores, share * ground.searcher.cost.dense(ground.sites))
     return schedule(name)(**options).run(ground, scores, result), result
 
 
 def cost(ground, plan):
-    return sum(ground.searcher.cost(s, plan.counts[s.name]) for s in ground.sites)
+    return ground.searcher.cost.predict(ground.sites, plan.counts)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(
     before = {n: p.clone() for n, p in model.state_dict().items()}
     outcome, _ = run(ground, name, share)
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
-    dense = ground.searcher.dense(ground.sites)
+    dense = ground.searcher.cost.dense(ground.sites)
     assert 0.6 * share * dense <= cost(ground, outcome.plan) <= share * dense * (1 + 1e-9)
     assert [r.site for r in outcome.sites] == [s.name for s in ground.sites]
     if (
@@ -163,12 +164,9 @@ def test_the_sequential_schedule_reaches_the_fastest_point_of_a_table_that_empti
         "mha": {0: least, 1: least, 2: 0.8, 4: 1.1},
         "ffn": {0: least, 8: least, 64: 0.9, 128: 1.3},
     }
-    ground = replace(
-        ground,
-        searcher=LatencySearcher(
-            Recipe(method=PRESETS["kprune"]), LatencyTable(None, curves, 0.1, 3)
-        ),
-    )
+    key = TableKey("ort", "v", "d", "c", 1, "fp32", 1, 32, 64, 4, 16, 128, "post-ln/gelu")
+    cost = LatencyCost(LatencyTable(key, curves, 0.1, 3))
+    ground = replace(ground, searcher=replace(ground.searcher, cost=cost))
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, math.fsum([0.1, *[least] * len(ground.sites)]))
     outcome = schedule("sequential")().run(ground, scores, result)

@@ -1,8 +1,11 @@
 """Sites, scores and cost curves made up for the tests of the searches."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from rfx.core.plan import Kind, Site
+from rfx.core.plan import Choice, Kind, Site
+from rfx.cost.flops import LinearCost
 from rfx.methods.scores.base import Scores
 
 
@@ -40,3 +43,30 @@ def costs_like_a_runtime(sites, seed=0, grid=16):
         curve[0] = 0.01
         curves[kind] = {n: float(c) for n, c in curve.items()}
     return {s.name: curves[s.kind] for s in sites}
+
+
+def by_choice(curves):
+    """Curves by site and count as a search takes them: by site and choice, at one precision."""
+    return {name: {Choice(n): c for n, c in curve.items()} for name, curve in curves.items()}
+
+
+@dataclass(frozen=True)
+class Prices(LinearCost):
+    """A price a unit of each kind, with what cannot be pruned."""
+
+    head: float
+    filter: float
+    base: float = 0.0
+    grid: int = 1
+
+    unit = "ms"
+
+    @property
+    def fixed(self):
+        return self.base
+
+    def price(self, site):
+        return self.head if site.kind is Kind.MHA else self.filter
+
+    def step(self, site):
+        return self.grid if site.kind is Kind.FFN else 1

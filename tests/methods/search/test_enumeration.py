@@ -5,18 +5,16 @@ import itertools
 
 import numpy as np
 import pytest
-from tests.methods.search.problems import make_scores, make_sites
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Kind
 from rfx.methods.search.enumeration import enumeration
 from rfx.methods.search.problem import Problem
+from tests.methods.search.problems import Prices, by_choice, make_scores, make_sites
 
 
 def linear(sites, scores, head=5.0, filter_=2.0, fixed=0.0):
-    return Problem.from_unit_costs(
-        sites, scores, {s.name: head if s.kind is Kind.MHA else filter_ for s in sites}, fixed=fixed
-    )
+    return Problem.of(sites, scores, Prices(head, filter_, base=fixed))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,7 +70,7 @@ def test_refuses_costs_that_are_not_linear_and_budgets_below_the_fixed_part():
         enumeration(linear(sites, scores, fixed=3.0), 2.0)
     stepped = {s.name: {n: float(n > 0) for n in range(s.units + 1)} for s in sites}
     with pytest.raises(UsageError, match="linear"):
-        enumeration(Problem(tuple(sites), scores.importance, stepped), 1.0)
-    gridded = Problem.from_unit_costs(sites, scores, {s.name: 1.0 for s in sites}, filter_grid=2)
+        enumeration(Problem(tuple(sites), scores.importance, by_choice(stepped)), 1.0)
+    gridded = Problem.of(sites, scores, Prices(1.0, 1.0, grid=2))
     with pytest.raises(UsageError, match="linear"):
         enumeration(gridded, 3.0)

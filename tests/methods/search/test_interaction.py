@@ -5,13 +5,13 @@ import itertools
 
 import numpy as np
 import pytest
-from tests.methods.search.problems import make_scores, make_sites
 
-from rfx.core.plan import Kind, Site
+from rfx.core.plan import Choice, Kind, Site
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.interaction import joint_values
 from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem
+from tests.methods.search.problems import by_choice, make_scores, make_sites
 
 
 def scores_of(sites, samples=400, seed=0):
@@ -32,7 +32,7 @@ def test_values_are_those_of_the_block_along_the_diagonals_order():
     problem = Problem(
         tuple(sites),
         scores.importance,
-        {s.name: {0: 0.0, s.units: 1.0} for s in sites},
+        by_choice({s.name: {0: 0.0, s.units: 1.0} for s in sites}),
         values=joint_values(sites, scores),
     )
     for s in sites:
@@ -73,13 +73,15 @@ def test_the_knapsack_is_exact_on_values_that_are_not_concave(seed):
         s.name: {n: float(c) for n, c in enumerate(np.cumsum(rng.integers(0, 9, s.units + 1)))}
         for s in sites
     }
-    problem = Problem(tuple(sites), scores.importance, curves, values=joint_values(sites, scores))
+    problem = Problem(
+        tuple(sites), scores.importance, by_choice(curves), values=joint_values(sites, scores)
+    )
     for share in (0.2, 0.5, 0.8):
         budget = problem.least_cost + share * (problem.dense_cost - problem.least_cost)
         best = max(
             sum(problem.prefix(s.name)[n] for s, n in zip(sites, counts))
             for counts in itertools.product(*(range(s.units + 1) for s in sites))
-            if problem.cost({s.name: n for s, n in zip(sites, counts)}) <= budget
+            if problem.cost({s.name: Choice(n) for s, n in zip(sites, counts)}) <= budget
         )
         found = knapsack(problem, budget)
         assert found.value == pytest.approx(best) and found.cost <= budget
@@ -92,6 +94,6 @@ def test_values_that_fall_are_refused():
         Problem(
             tuple(sites),
             make_scores(sites).importance,
-            {s.name: {0: 0.0, 2: 1.0} for s in sites},
+            by_choice({s.name: {0: 0.0, 2: 1.0} for s in sites}),
             values={s.name: np.asarray([0.0, 2.0, 1.0]) for s in sites},
         )

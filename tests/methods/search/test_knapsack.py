@@ -9,25 +9,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
-from tests.methods.search.problems import costs_like_a_runtime, make_scores, make_sites
 
 from rfx.core.errors import InfeasibleError, UsageError
-from rfx.core.plan import Kind
+from rfx.core.plan import Choice
+from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.methods.search.find import search
 from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem
 from rfx.methods.search.relaxation import relax
+from tests.methods.search.problems import (
+    Prices,
+    by_choice,
+    costs_like_a_runtime,
+    make_scores,
+    make_sites,
+)
 
 
 def brute_force(problem, budget):
     """(most value, fewest units of those) over every combination of counts."""
     best = None
-    for counts in itertools.product(*(problem.curves[s.name] for s in problem.sites)):
-        chosen = {s.name: n for s, n in zip(problem.sites, counts, strict=True)}
+    for choices in itertools.product(*(problem.curves[s.name] for s in problem.sites)):
+        chosen = {s.name: c for s, c in zip(problem.sites, choices, strict=True)}
         if problem.cost(chosen) <= budget:
-            value = sum(problem.prefix(name)[n] for name, n in chosen.items())
-            key = (value, -sum(counts))
+            value = sum(problem.value(name, c) for name, c in chosen.items())
+            key = (value, -sum(c.count for c in choices))
             best = max(best, key) if best else key
     return best
 
@@ -36,9 +43,8 @@ def milp_value(problem, budget):
     """The optimum by HiGHS: one binary a choice, one choice a site."""
     values, costs, owner = [], [], []
     for i, s in enumerate(problem.sites):
-        prefix = problem.prefix(s.name)
-        for n, cost in problem.curves[s.name].items():
-            values.append(prefix[n])
+        for choice, cost in problem.curves[s.name].items():
+            values.append(problem.value(s.name, choice))
             costs.append(cost)
             owner.append(i)
     values, costs, owner = np.array(values), np.array(costs), np.array(owner)
@@ -73,7 +79,9 @@ def test_equals_brute_force_on_small_integer_tables(data):
     curves = {
         s.name: {n: float(data.draw(st.integers(0, 12))) for n in range(s.units + 1)} for s in sites
     }
-    problem = Problem(tuple(sites), importance, curves, fixed=float(data.draw(st.integers(0, 3))))
+    problem = Problem(
+        tuple(sites), importance, by_choice(curves), fixed=float(data.draw(st.integers(0, 3)))
+    )
     budget = float(data.draw(st.integers(0, 40)))
     expected = brute_force(problem, budget)
     if expected is None:
@@ -83,7 +91,7 @@ def test_equals_brute_force_on_small_integer_tables(data):
     result = knapsack(problem, budget)
     assert result.value == expected[0]
     assert result.cost <= budget
-    assert result.cost == problem.cost(result.counts)
+    assert result.cost == problem.cost(result.choices)
     bound = relax(problem, budget).upper
     assert bound >= result.value - 1e-9
     assert result.optimality_gap >= (expected[0] - result.value) / max(bound, 1e-9)
@@ -93,7 +101,7 @@ def test_ties_take_fewer_units():
     sites = make_sites(layers=1, heads=4, filters=4)
     importance = {"layer.0.mha": np.array([1.0, 0, 0, 0]), "layer.0.ffn": np.zeros(4)}
     curves = {s.name: {n: 1.0 for n in range(5)} for s in sites}
-    result = knapsack(Problem(tuple(sites), importance, curves), 10.0)
+    result = knapsack(Problem(tuple(sites), importance, by_choice(curves)), 10.0)
     assert result.counts == {"layer.0.mha": 1, "layer.0.ffn": 0}
     assert result.kept == {"layer.0.mha": (0,), "layer.0.ffn": ()}
 
@@ -105,7 +113,7 @@ def test_whole_sublayers_may_go_and_top_units_stay():
     problem = Problem(
         tuple(sites),
         importance,
-        {s.name: {n: float(n + 5 * (n > 0)) for n in range(s.units + 1)} for s in sites},
+        by_choice({s.name: {n: float(n + 5 * (n > 0)) for n in range(s.units + 1)} for s in sites}),
     )
     result = knapsack(problem, 20.0)
     assert result.counts["layer.0.ffn"] == 0
@@ -116,9 +124,7 @@ def test_whole_sublayers_may_go_and_top_units_stay():
 def test_equals_enumeration_on_linear_costs(share):
     sites = make_sites(layers=6, heads=12, filters=48)
     scores = make_scores(sites, seed=3)
-    problem = Problem.from_unit_costs(
-        sites, scores, {s.name: 160.0 if s.kind is Kind.MHA else 7.0 for s in sites}
-    )
+    problem = Problem.of(sites, scores, Prices(160.0, 7.0))
     budget = share * problem.dense_cost
     exact, listed = knapsack(problem, budget), search("enumeration")(problem, budget)
     assert exact.value == pytest.approx(listed.value, rel=1e-12)
@@ -131,7 +137,7 @@ def test_equals_highs_within_its_grid_on_realistic_tables(share, seed):
     problem = Problem(
         tuple(sites),
         make_scores(sites, seed).importance,
-        costs_like_a_runtime(sites, seed, grid=64),
+        by_choice(costs_like_a_runtime(sites, seed, grid=64)),
         fixed=0.4,
     )
     budget = share * problem.dense_cost
@@ -154,23 +160,21 @@ def test_never_over_budget_on_a_thousand_random_tables():
             s.name: {n: float(rng.random() + 0.1 * n * rng.random()) for n in range(s.units + 1)}
             for s in sites
         }
-        problem = Problem(tuple(sites), importance, curves, fixed=float(rng.random()))
+        problem = Problem(tuple(sites), importance, by_choice(curves), fixed=float(rng.random()))
         budget = problem.least_cost + float(rng.random()) * (
             problem.dense_cost - problem.least_cost
         )
         if budget < problem.least_cost:
             continue
         result = knapsack(problem, budget, bins=200)
-        assert problem.cost(result.counts) <= budget
+        assert problem.cost(result.choices) <= budget
         assert 0 <= result.optimality_gap <= 1
         assert all(len(result.kept[name]) == n for name, n in result.counts.items())
 
 
 def test_a_budget_of_the_dense_cost_keeps_everything_of_worth():
     sites = make_sites(layers=2, heads=4, filters=8)
-    problem = Problem.from_unit_costs(
-        sites, make_scores(sites), {s.name: 0.1 for s in sites}, fixed=0.3
-    )
+    problem = Problem.of(sites, make_scores(sites), Prices(0.1, 0.1, base=0.3))
     result = knapsack(problem, problem.dense_cost)
     assert result.counts == {s.name: s.units for s in sites}
     assert (result.optimality_gap, result.price) == (0.0, 0.0)
@@ -179,9 +183,7 @@ def test_a_budget_of_the_dense_cost_keeps_everything_of_worth():
 
 def test_infeasible_names_the_fastest_reachable_point():
     sites = make_sites(layers=1, heads=2, filters=2)
-    problem = Problem.from_unit_costs(
-        sites, make_scores(sites), {s.name: 1.0 for s in sites}, fixed=4.0
-    )
+    problem = Problem.of(sites, make_scores(sites), Prices(1.0, 1.0, base=4.0))
     with pytest.raises(InfeasibleError) as error:
         knapsack(problem, 3.0)
     assert error.value.exit_code == 3
@@ -191,7 +193,7 @@ def test_infeasible_names_the_fastest_reachable_point():
 def test_the_cheapest_point_itself_is_reachable():
     sites = make_sites(layers=2, heads=3, filters=4)
     curves = {s.name: {n: 0.1 + 0.3 * n for n in range(s.units + 1)} for s in sites}
-    problem = Problem(tuple(sites), make_scores(sites).importance, curves, fixed=0.7)
+    problem = Problem(tuple(sites), make_scores(sites).importance, by_choice(curves), fixed=0.7)
     result = knapsack(problem, problem.least_cost)
     assert sum(result.counts.values()) == 0
 
@@ -199,7 +201,9 @@ def test_the_cheapest_point_itself_is_reachable():
 def test_price_is_the_value_of_a_little_more_budget():
     sites = make_sites(layers=6, heads=12, filters=512)
     problem = Problem(
-        tuple(sites), make_scores(sites, 5).importance, costs_like_a_runtime(sites, 5, grid=16)
+        tuple(sites),
+        make_scores(sites, 5).importance,
+        by_choice(costs_like_a_runtime(sites, 5, grid=16)),
     )
     budget = 0.5 * problem.dense_cost
     low, high = knapsack(problem, budget * 0.98), knapsack(problem, budget * 1.02)
@@ -214,7 +218,7 @@ def test_bert_large_under_two_seconds():
     problem = Problem(
         tuple(sites),
         make_scores(sites).importance,
-        costs_like_a_runtime(sites, 0, grid=16),
+        by_choice(costs_like_a_runtime(sites, 0, grid=16)),
         fixed=1.0,
     )
     started = time.process_time()
@@ -232,15 +236,41 @@ def test_candidates_come_from_the_table():
         fixed_ms=0.2,
         layers=2,
     )
-    problem = Problem.from_table(sites, make_scores(sites), table)
+    problem = Problem.of(sites, make_scores(sites), LatencyCost(table))
     result = knapsack(problem, 0.6 * problem.dense_cost)
     assert all(n % 16 == 0 for name, n in result.counts.items() if name.endswith("ffn"))
     assert result.cost == pytest.approx(table.predict_ms(sites, result.counts))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_second_precision_is_only_more_choices(seed):
+    """Every count at two precisions, the lower one cheaper: exact as ever, and as cheap as it can
+    be. Searches that know counts alone say that they do not know what to do."""
+    rng = np.random.default_rng(seed)
+    sites = make_sites(layers=1, heads=3, filters=4)
+    curves = {
+        s.name: {
+            Choice(n, precision): float(rng.integers(0, 9) + n * ms)
+            for n in range(s.units + 1)
+            for precision, ms in (("fp32", 4), ("int8", 2))
+        }
+        for s in sites
+    }
+    problem = Problem(tuple(sites), make_scores(sites, seed).importance, curves)
+    budget = problem.least_cost + 0.5 * (problem.dense_cost - problem.least_cost)
+    found = knapsack(problem, budget)
+    assert (found.value, -sum(found.counts.values())) == brute_force(problem, budget)
+    assert found.cost == problem.cost(found.choices) <= budget
+    assert found.counts == {name: c.count for name, c in found.choices.items()}
+    for other in ("enumeration", "piecewise"):
+        with pytest.raises(UsageError, match="one precision") as refused:
+            search(other)(problem, budget)
+        assert "fp32, int8" in refused.value.got and "knapsack" in refused.value.next_step
+
+
 def test_bad_input_is_refused():
     sites = make_sites(layers=1, heads=2, filters=2)
-    curves = {s.name: {0: 0.0, 1: 1.0, 2: 2.0} for s in sites}
+    curves = by_choice({s.name: {0: 0.0, 1: 1.0, 2: 2.0} for s in sites})
     with pytest.raises(UsageError, match="not finite"):
         Problem(
             tuple(sites), {"layer.0.mha": np.array([1, np.nan]), "layer.0.ffn": np.ones(2)}, curves
@@ -249,7 +279,7 @@ def test_bad_input_is_refused():
     with pytest.raises(UsageError, match="empty"):
         Problem(tuple(sites), ones, {**curves, "layer.0.ffn": {}})
     with pytest.raises(UsageError, match="cannot be chosen"):
-        Problem(tuple(sites), ones, {**curves, "layer.0.ffn": {3: 1.0}})
+        Problem(tuple(sites), ones, {**curves, "layer.0.ffn": {Choice(3): 1.0}})
     with pytest.raises(UsageError, match="not a number"):
         knapsack(Problem(tuple(sites), ones, curves), float("nan"))
     with pytest.raises(UsageError, match="no such search"):

@@ -2,13 +2,19 @@
 
 import numpy as np
 import pytest
-from tests.methods.search.problems import costs_like_a_runtime, make_scores, make_sites
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Kind
 from rfx.methods.search.find import search
 from rfx.methods.search.piecewise import fit, piecewise
 from rfx.methods.search.problem import Problem
+from tests.methods.search.problems import (
+    Prices,
+    by_choice,
+    costs_like_a_runtime,
+    make_scores,
+    make_sites,
+)
 
 
 def test_fit_finds_threshold_and_slope_on_measured_counts():
@@ -39,7 +45,7 @@ def test_slope_zero_means_further_units_are_free():
         s.name: {n: float(n > 0) * (2.0 if s.kind is Kind.MHA else 1.0) for n in range(s.units + 1)}
         for s in sites
     }
-    result = piecewise(Problem(tuple(sites), make_scores(sites).importance, curves), 3.0)
+    result = piecewise(Problem(tuple(sites), make_scores(sites).importance, by_choice(curves)), 3.0)
     assert all(result.counts[s.name] in (0, s.units) for s in sites)
     assert result.cost <= 3.0 and sum(result.counts.values()) > 0
 
@@ -48,7 +54,7 @@ def test_drops_the_layers_of_least_base_importance():
     sites = make_sites(layers=3, heads=2, filters=2)
     importance = {s.name: np.ones(s.units) * (1 + s.layer) for s in sites}
     curves = {s.name: {0: 0.0, 1: 1.0, 2: 1.0} for s in sites}
-    result = piecewise(Problem(tuple(sites), importance, curves), 4.0)
+    result = piecewise(Problem(tuple(sites), importance, by_choice(curves)), 4.0)
     assert result.counts == {
         "layer.0.mha": 0,
         "layer.0.ffn": 0,
@@ -64,20 +70,20 @@ def test_drops_the_layers_of_least_base_importance():
 def test_fits_the_table_not_only_the_fit_and_never_beats_the_knapsack(share, seed):
     sites = make_sites(layers=6, heads=12, filters=256)
     problem = Problem(
-        tuple(sites), make_scores(sites, seed).importance, costs_like_a_runtime(sites, seed)
+        tuple(sites),
+        make_scores(sites, seed).importance,
+        by_choice(costs_like_a_runtime(sites, seed)),
     )
     budget = share * problem.dense_cost
     result = piecewise(problem, budget)
-    assert problem.cost(result.counts) <= budget
+    assert problem.cost(result.choices) <= budget
     assert result.cost >= 0.9 * budget
     assert result.value <= search("knapsack")(problem, budget).value * (1 + 1e-9)
 
 
 def test_equals_algorithm_1_on_linear_costs():
     sites = make_sites(layers=3, heads=4, filters=32)
-    problem = Problem.from_unit_costs(
-        sites, make_scores(sites, 2), {s.name: 9.0 if s.kind is Kind.MHA else 2.0 for s in sites}
-    )
+    problem = Problem.of(sites, make_scores(sites, 2), Prices(9.0, 2.0))
     budget = 0.5 * problem.dense_cost
     # On a linear table the fit is T = 1 and c = a, so every surviving sublayer keeps a unit: close,
     # never better.
@@ -89,9 +95,7 @@ def test_infeasible_and_curves_that_differ_are_refused():
     sites = make_sites(layers=2, heads=2, filters=2)
     scores = make_scores(sites)
     with pytest.raises(InfeasibleError):
-        piecewise(
-            Problem.from_unit_costs(sites, scores, {s.name: 1.0 for s in sites}, fixed=5.0), 4.0
-        )
+        piecewise(Problem.of(sites, scores, Prices(1.0, 1.0, base=5.0)), 4.0)
     curves = {s.name: {n: n * (1.0 + s.layer) for n in range(3)} for s in sites}
     with pytest.raises(UsageError, match="one cost curve"):
-        piecewise(Problem(tuple(sites), scores.importance, curves), 4.0)
+        piecewise(Problem(tuple(sites), scores.importance, by_choice(curves)), 4.0)

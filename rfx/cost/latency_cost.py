@@ -1,0 +1,36 @@
+"""A measured latency table as the cost of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rfx.core.plan import Choice, Counts
+from rfx.cost.base import AnySite, Cost
+from rfx.cost.table import LatencyTable
+
+
+@dataclass(frozen=True)
+class LatencyCost(Cost):
+    """Milliseconds on the runtime, and at the precision, that the table was measured with."""
+
+    table: LatencyTable
+
+    unit: ClassVar[str] = "ms"
+
+    @property
+    def fixed(self) -> float:
+        return float(self.table.fixed_ms)
+
+    def curve(self, site: AnySite) -> dict[Choice, float]:
+        """The counts measured for the site's kind, without those that a larger count undercuts."""
+        precision = self.table.key.precision
+        return {
+            Choice(n, precision): ms
+            for n, ms in self.table.choices(site.kind).items()
+            if n <= site.units
+        }
+
+    def predict(self, sites: Sequence[AnySite], counts: Counts) -> float:
+        return self.table.predict_ms(sites, counts)
