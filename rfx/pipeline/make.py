@@ -13,13 +13,13 @@ from rfx.core.errors import UserError
 from rfx.core.plan import Plan, Update
 from rfx.evidence.records import CompensationPart, SiteTuning, TablePart
 from rfx.methods.compensate.find import compensator
-from rfx.methods.compensate.reference import reference_teacher
 from rfx.methods.schedule.base import Ground, Outcome
 from rfx.methods.schedule.find import schedule
 from rfx.methods.schedule.guard import Guarded, guard
 from rfx.methods.schedule.polish import Polished, polish
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
+from rfx.methods.search.reference import reference_teacher
 from rfx.methods.search.searcher import Searcher
 from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink

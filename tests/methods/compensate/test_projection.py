@@ -4,7 +4,6 @@ held-out error never rises."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.scores.labelled import ClassTask, batches, examples
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind, Plan, Update
@@ -18,6 +17,7 @@ from rfx.models.shrink import shrink
 from rfx.models.streams import Trace, catch_first_layer, run_layer
 from rfx.models.student import as_student
 from tests.families import make
+from tests.methods.scores.labelled import ClassTask, batches, examples
 
 
 @pytest.fixture(scope="module")

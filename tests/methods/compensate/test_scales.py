@@ -4,7 +4,6 @@ held-out never rises."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.scores.labelled import batches, examples
 
 import rfx.methods.compensate.scales as scales
 import rfx.models.streams as streams
@@ -16,6 +15,7 @@ from rfx.methods.compensate.solve import Solution, damped_least_squares, referen
 from rfx.models.families.find import find_sites
 from rfx.models.masks import MaskTap
 from tests.families import make
+from tests.methods.scores.labelled import batches, examples
 
 
 @pytest.fixture(scope="module")

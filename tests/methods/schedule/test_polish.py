@@ -4,7 +4,6 @@ dense model's."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.schedule.test_schedules import examples, ground_of, model, task  # noqa: F401 - fixtures
 
 from rfx.methods.schedule.base import Outcome
 from rfx.methods.schedule.find import schedule
@@ -14,6 +13,7 @@ from rfx.models.shrink import shrink
 from rfx.models.student import as_student
 from rfx.tasks.calibration import Batches
 from tests.conftest import sentences
+from tests.methods.schedule.test_schedules import examples, ground_of, model, task  # noqa: F401 - fixtures
 
 
 def problem(n=60, units=(9, 40), noise=0.1, seed=0):

@@ -4,7 +4,6 @@ state left behind."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.scores.labelled import TASKS, ClassTask, batches, examples
 
 from rfx.core.errors import UsageError
 from rfx.methods.scores.find import SCORERS, scorer
@@ -12,6 +11,7 @@ from rfx.methods.scores.fisher import Fisher
 from rfx.models.families.find import find_sites
 from rfx.models.masks import MaskTap
 from tests.families import make
+from tests.methods.scores.labelled import TASKS, ClassTask, batches, examples
 
 
 def double(family, task="text-classification"):

@@ -4,13 +4,13 @@ batches, regressions."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.scores.labelled import TASKS, batches, examples
 
 from rfx.core.plan import Plan
 from rfx.methods.scores.kprune import KPrune
 from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
 from tests.families import make
+from tests.methods.scores.labelled import TASKS, batches, examples
 
 
 def test_representational_knowledge_is_what_the_unit_puts_into_the_output():

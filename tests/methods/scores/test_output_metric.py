@@ -4,7 +4,6 @@ asked for."""
 import numpy as np
 import pytest
 import torch
-from tests.methods.scores.labelled import TASKS, batches, examples
 
 from rfx.core.plan import Kind, Plan, Update
 from rfx.methods.compensate.projection import reconstruct
@@ -13,6 +12,7 @@ from rfx.methods.scores.output_metric import OutputMetric
 from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
 from tests.families import make
+from tests.methods.scores.labelled import TASKS, batches, examples
 
 
 def test_the_output_metric_does_not_depend_on_batches_or_padding():
