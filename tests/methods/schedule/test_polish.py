@@ -115,7 +115,7 @@ def test_the_output_of_new_examples_comes_nearer(model, task, examples, share): 
     """After mask tuning: the projections of `rfx` leave nothing to repair on this task."""
     ground = ground_of(model, task, examples, "kwon")
     scores = ground.score()
-    result = ground.searcher(ground.sites, scores, share * ground.searcher.dense(ground.sites))
+    result = ground.searcher(ground.sites, scores, share * ground.searcher.cost.dense(ground.sites))
     outcome = schedule("oneshot")().run(ground, scores, result)
     before = {n: p.clone() for n, p in model.state_dict().items()}
     polished = polish(ground, outcome)
@@ -141,7 +141,7 @@ def test_the_output_of_new_examples_comes_nearer(model, task, examples, share): 
 def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, examples, monkeypatch):  # noqa: F811
     ground = ground_of(model, task, examples, "kwon")
     scores = ground.score()
-    result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.dense(ground.sites))
+    result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.cost.dense(ground.sites))
     outcome = schedule("oneshot")().run(ground, scores, result)
     away = {
         n: np.full_like(s, -0.4) for n, s in scores.importance.items()
