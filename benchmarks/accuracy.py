@@ -208,15 +208,16 @@ class Bench:
         resident = forget_peak()
         started = time.perf_counter()
         scores = decide.score(run, self.loaded, self.examples)
-        searcher = decide.flops_searcher(run, self.loaded, self.examples)
+        cost = decide.flops_cost(self.loaded, self.examples)
+        searcher = decide.method_of(run.recipe, self.examples).searcher(cost)
         with run.stage("search"):
-            result = searcher(self.loaded.sites, scores, share * searcher.dense(self.loaded.sites))
+            result = searcher(self.loaded.sites, scores, share * cost.dense(self.loaded.sites))
         outcome, part, rows = finish.decide_and_compensate(
             run, self.loaded, self.examples, scores, result, searcher
         )
         small = shrink(self.loaded.model, self.loaded.sites, outcome.plan, outcome.update)
         facts = {
-            "flops_kept": searcher.share(outcome.plan.sites, outcome.plan.counts),
+            "flops_kept": cost.share(outcome.plan.sites, outcome.plan.counts),
             "seconds": time.perf_counter() - started,
             "layers": outcome.plan.layers,
             "stages": {s.name: [round(s.seconds, 3), s.cached] for s in run.stages},

@@ -26,15 +26,11 @@ from rfx.core.environment import environment
 from rfx.core.plan import Choice, Kind, Site
 from rfx.core.store import atomic_write_text
 from rfx.cost.flops import FlopsCost
-from rfx.methods.compensate.find import compensator
-from rfx.methods.schedule.base import Ground
-from rfx.methods.schedule.find import schedule
+from rfx.methods.build import build
 from rfx.methods.schedule.guard import guard
 from rfx.methods.schedule.polish import polish
-from rfx.methods.scores.find import scorer
-from rfx.methods.search.find import search
+from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem
-from rfx.methods.search.searcher import Searcher
 from rfx.models.families.find import find_sites
 from rfx.pipeline.session import peak_memory_mb
 from rfx.recipe.presets import PRESETS
@@ -130,7 +126,7 @@ def bert_large_search() -> dict:
     seconds = []
     for share in (0.7, 0.5, 0.3):
         start = time.perf_counter()
-        search("knapsack")(problem, share * problem.dense_cost)
+        knapsack(problem, share * problem.dense_cost)
         seconds.append(time.perf_counter() - start)
     return {"sites": 48, "ffn_grid": 16, "seconds": seconds}
 
@@ -191,29 +187,19 @@ def main() -> None:
 
         progress.note("pruning")
         method = PRESETS[args.method]
-        ground = Ground(
-            model=model,
-            sites=sites,
-            batches=Sample(batches),
-            task=ClassTask,
-            scorer=scorer(method.scorer)(per=method.gradients),
-            searcher=Searcher(
-                search(method.search),
-                method.interactions,
-                FlopsCost(config.hidden_size, float(args.tokens)),
-            ),
-            compensator=compensator(method.compensate)(tuning=method.tuning),
-            refine=method.refine,
-            progress=progress,
+        built = build(method, seed=0, labelled=True)
+        cost = FlopsCost(config.hidden_size, float(args.tokens))
+        ground = built.ground(
+            model, sites, Sample(batches), ClassTask, built.searcher(cost), progress=progress
         )
         start = clock()
         scores = ground.score()
         result["score"] = since(start)
         start = clock()
-        found = ground.searcher(sites, scores, args.kept * ground.searcher.cost.dense(sites))
+        found = ground.searcher(sites, scores, args.kept * cost.dense(sites))
         result["search"] = since(start)
         start = clock()
-        outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, found)
+        outcome = built.schedule.run(ground, scores, found)
         result["tune"] = since(start)
         start = clock()
         if method.polish:

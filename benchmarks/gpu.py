@@ -43,7 +43,7 @@ from rfx.cost.table import LatencyTable
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision import convert_precision
 from rfx.methods.scores.base import Scores
-from rfx.methods.search.find import search
+from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem
 from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target
 from rfx.runtimes.base import Arrays, BoundRun, Engine, EngineOptions
@@ -208,7 +208,7 @@ class Bench:
         share, tried = aim, []
         for _ in range(ROUNDS):
             try:
-                found = search("knapsack")(
+                found = knapsack(
                     Problem.of(self.sites, self.scores, LatencyCost(table)), share * dense_ms
                 )
             except InfeasibleError as error:
@@ -277,7 +277,7 @@ class Bench:
         reports."""
         cost = self.flops_cost(self.runtime.grid(self.workload.precision))
         problem = Problem.of(self.sites, self.scores, cost)
-        found = search("knapsack")(problem, share * problem.dense_cost)
+        found = knapsack(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)
         return {
             "flops": self.flops_share(found.counts),

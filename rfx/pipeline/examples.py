@@ -14,6 +14,7 @@ from typing import Any
 from rfx.core.errors import UnsupportedModelError, UsageError, first_line
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
+from rfx.core.registry import find
 from rfx.evidence.records import DataPart
 from rfx.models.families.find import family_name, find_sites, position_limit
 from rfx.models.prove import prove
@@ -312,7 +313,7 @@ def load_examples_and_features(session: Session, subject: Subject) -> Examples:
         fisher = "the Fisher information is that of what the model itself predicts"
         session.progress.note(
             f"the calibration examples have no labels: "
-            f"{fisher if recipe.method.scorer == 'fisher' else 'the scorer needs none'}"
+            f"{fisher if find('scorer', recipe.method.scorer).uses_labels else 'the scorer needs none'}"
         )
     examples.calibration_features = _encode(session, task, calibration, "calibration")
     examples.evaluation_features = _encode(session, task, evaluation, "evaluation")

@@ -17,13 +17,14 @@ from rfx.core.plan import Plan
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Round, SearchPart, TablePart
+from rfx.methods.build import Method
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.searcher import Searcher
 from rfx.models.shrink import shrink
 from rfx.pipeline.dense import Baseline, export_model, latency_table
 from rfx.pipeline.examples import Examples, Subject
-from rfx.pipeline.score import flops_cost, search_part, searcher
+from rfx.pipeline.score import flops_cost, method_of, search_part
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.verify.latency import measure_pair
@@ -66,17 +67,19 @@ def search_counts(
         InfeasibleError: no plan reaches the budget.
     """
     outputs = examples.task.output_names
+    method = method_of(session.recipe, examples)
     if session.recipe.budget.flops is not None:
         cost = flops_cost(subject, examples)
-        by_flops = searcher(session.recipe, cost)
+        by_flops = method.searcher(cost)
         with session.stage("search"):
             result = by_flops(
                 subject.sites, scores, session.recipe.budget.flops * cost.dense(subject.sites)
             )
-        return Found(result, by_flops, _of_the_plan(session.recipe, search_part(result, cost.unit)))
+        return Found(result, by_flops, _of_the_plan(method, search_part(result, cost.unit)))
     table, cached = latency_table(session, subject, dense, outputs, given)
+    by_table = method.searcher(LatencyCost(table))
     with session.stage("search and closed loop"):
-        result, rounds = close_loop(session, subject, scores, table, dense, outputs)
+        result, rounds = close_loop(session, subject, scores, by_table, table, dense, outputs)
     part = TablePart(
         key=table.to_json()["key"],
         key_hash=table.key.hash,
@@ -87,14 +90,13 @@ def search_counts(
         additivity_error=table.additivity_error,
         from_cache=cached,
     )
-    by_table = searcher(session.recipe, LatencyCost(table))
-    said = _of_the_plan(session.recipe, search_part(result, by_table.cost.unit))
+    said = _of_the_plan(method, search_part(result, by_table.cost.unit))
     return Found(result, by_table, said.model_copy(update={"rounds": rounds}), part)
 
 
-def _of_the_plan(recipe: Recipe, part: SearchPart) -> SearchPart:
+def _of_the_plan(method: Method, part: SearchPart) -> SearchPart:
     """Without what holds for the first search alone, where the schedule searches again."""
-    if recipe.method.schedule == "oneshot":
+    if not method.schedule.searches_again:
         return part
     return part.model_copy(update={"value_kept": None, "optimality_gap": None, "price": None})
 
@@ -118,6 +120,7 @@ def close_loop(
     session: Session,
     subject: Subject,
     scores: Scores,
+    searcher: Searcher,
     table: LatencyTable,
     dense: Baseline,
     outputs: tuple[str, ...],
@@ -129,17 +132,17 @@ def close_loop(
         InfeasibleError: no plan on the table reaches the target.
     """
     target = session.recipe.budget.latency
-    dense_ms = LatencyCost(table).dense(subject.sites)
+    dense_ms = searcher.cost.dense(subject.sites)
     budget = aim(session.recipe) * dense_ms
     if session.offline:  # nothing to time with: the table's word is all there is
-        return _search(session, subject, scores, table, budget, []), []
+        return _search(session, subject, scores, searcher, budget, []), []
     rounds: list[Round] = []
     tried: list[tuple[float, float, SearchResult]] = []  # (budget share, measured ratio, result)
     folder = session.store.scratch("loop")
     try:
         with session.progress.bar("closing the loop on the target", ROUNDS) as bar:
             for i in range(ROUNDS):
-                result = _search(session, subject, scores, table, budget, tried)
+                result = _search(session, subject, scores, searcher, budget, tried)
                 if result is None:
                     rounds[-1] = rounds[-1].model_copy(
                         update={"note": "no plan is faster: the search stops here"}
@@ -173,15 +176,14 @@ def close_loop(
     return best, rounds
 
 
-def _search(session, subject, scores, table, budget, tried) -> SearchResult | None:
-    by_table = searcher(session.recipe, LatencyCost(table))
+def _search(session, subject, scores, searcher, budget, tried) -> SearchResult | None:
     try:
-        return by_table(subject.sites, scores, budget)
+        return searcher(subject.sites, scores, budget)
     except InfeasibleError:
         if (
             not tried
         ):  # the aim lies a little below the target: the target itself may be within reach
-            return by_table(
+            return searcher(
                 subject.sites, scores, budget * session.recipe.budget.latency / aim(session.recipe)
             )
         return None  # an earlier round was feasible: the gate says how near it came

@@ -12,9 +12,7 @@ from rfx.core.device import on_best_device
 from rfx.core.errors import UserError
 from rfx.core.plan import Plan, Update
 from rfx.evidence.records import CompensationPart, SiteTuning, TablePart
-from rfx.methods.compensate.find import compensator
-from rfx.methods.schedule.base import Ground, Outcome
-from rfx.methods.schedule.find import schedule
+from rfx.methods.schedule.base import Outcome
 from rfx.methods.schedule.guard import Guarded, guard
 from rfx.methods.schedule.polish import Polished, polish
 from rfx.methods.scores.base import Scores
@@ -25,7 +23,7 @@ from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink
 from rfx.pipeline.dense import export_model
 from rfx.pipeline.examples import Examples, Subject
-from rfx.pipeline.score import batches, flops_cost, make_scorer
+from rfx.pipeline.score import batches, flops_cost, method_of
 from rfx.pipeline.session import Session
 from rfx.runtimes.base import Engine
 
@@ -51,31 +49,28 @@ def decide_and_compensate(
 ) -> tuple[Outcome, CompensationPart, list[SiteTuning]]:
     """From searched counts to the plan and its update, in the order of the recipe's schedule. An
     update stays only if it brings the output nearer to the dense model's on every fifth example."""
-    method = session.recipe.method
-    ground = Ground(
-        model=subject.model,
-        sites=subject.sites,
-        batches=batches(session, examples),
-        task=examples.task,
-        scorer=make_scorer(session.recipe, examples.labelled),
-        searcher=searcher,
-        compensator=compensator(method.compensate)(tuning=method.tuning),
-        refine=method.refine,
+    spec, method = session.recipe.method, method_of(session.recipe, examples)
+    ground = method.ground(
+        subject.model,
+        subject.sites,
+        batches(session, examples),
+        examples.task,
+        searcher,
         teacher_masks=lambda plan: reference_teacher(
             subject.sites, scores, flops_cost(subject, examples), plan
         ),
         progress=session.progress,
     )
-    name = compensator(method.compensate).verb or "rearrange"
+    name = method.compensation.verb or "rearrange"
     with session.stage(name), on_best_device(subject.model):
-        outcome = schedule(method.schedule)(rounds=method.rounds).run(ground, scores, result)
+        outcome = method.schedule.run(ground, scores, result)
     polished = Polished(outcome)
-    if method.polish:
+    if spec.polish:
         with session.stage("polish"), on_best_device(subject.model):
             polished = polish(ground, outcome)
             outcome = polished.outcome
     guarded = Guarded(outcome)
-    if method.guard:
+    if spec.guard:
         with session.stage("guard"), on_best_device(subject.model):
             guarded = guard(ground, outcome)
     dropped = guarded.outcome is not outcome
@@ -83,7 +78,7 @@ def decide_and_compensate(
         parts = [
             n
             for n, there in (
-                (method.compensate, method.compensate != "none"),
+                (spec.compensate, bool(method.compensation.verb)),
                 ("the polish", polished.ratio not in (None, 1.0)),
             )
             if there
@@ -95,8 +90,8 @@ def decide_and_compensate(
             "with it)."
         )
     part = CompensationPart(
-        method=method.compensate,
-        schedule=method.schedule,
+        method=spec.compensate,
+        schedule=spec.schedule,
         accepted=not dropped,
         divergence_before=guarded.divergence_before,
         divergence_after=guarded.divergence_after,

@@ -9,6 +9,7 @@ from rfx.core.environment import environment, now, tool
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
+from rfx.core.registry import find
 from rfx.core.store import Store, atomic_dir, file_hash, require_file_place
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
@@ -119,7 +120,7 @@ def plan_only(
     the dense one."""
     session = start(recipe, store, progress, table)
     ask.require_budget(recipe)
-    if recipe.method.schedule != "oneshot":
+    if find("schedule", recipe.method.schedule).searches_again:
         session.warn(
             f"The {recipe.method.schedule} schedule searches again as it compensates: "
             "prune-export's counts will differ from this plan, "
@@ -128,23 +129,24 @@ def plan_only(
     subject, examples = prepare(session)
     outputs = examples.task.output_names
     scores = decide.score(session, subject, examples)
+    method = decide.method_of(recipe, examples)
     if recipe.budget.flops is not None:
         flops = decide.flops_cost(subject, examples)
-        result = decide.searcher(recipe, flops)(
+        result = method.searcher(flops)(
             subject.sites, scores, recipe.budget.flops * flops.dense(subject.sites)
         )
         return (
-            decide.refined_plan(session, subject, scores, result),
+            decide.refined_plan(session, subject, method, scores, result),
             decide.search_part(result, flops.unit),
             None,
         )
     dense = measure.baseline(session, subject, outputs)
     cost = LatencyCost(measure.latency_table(session, subject, dense, outputs, table)[0])
-    result = decide.searcher(recipe, cost)(
+    result = method.searcher(cost)(
         subject.sites, scores, recipe.budget.latency * cost.dense(subject.sites)
     )
     return (
-        decide.refined_plan(session, subject, scores, result),
+        decide.refined_plan(session, subject, method, scores, result),
         decide.search_part(result, cost.unit),
         cost.share(subject.sites, result.counts),
     )

@@ -46,12 +46,7 @@ def require_report_folder(folder: Path) -> None:
 def check_names(recipe: Recipe) -> None:
     """Metric, column roles, the parts of the method and whether they go together: all that is known
     before any work."""
-    from rfx.methods.compensate.find import compensator
-    from rfx.methods.schedule.find import schedule
-    from rfx.methods.schedule.sequential import cannot_wait
-    from rfx.methods.scores.find import scorer
-    from rfx.methods.search.find import search
-    from rfx.pipeline.score import make_scorer
+    from rfx.methods.build import check
     from rfx.tasks.data import ROLES
     from rfx.tasks.find import task as task_class
 
@@ -63,26 +58,7 @@ def check_names(recipe: Recipe) -> None:
             allowed=", ".join(metrics),
             next_step="give another --metric",
         )
-    for find, name in (
-        (scorer, recipe.method.scorer),
-        (search, recipe.method.search),
-        (compensator, recipe.method.compensate),
-        (schedule, recipe.method.schedule),
-    ):
-        find(name)
-    make_scorer(recipe)
-    if recipe.method.refine != "none" and recipe.method.scorer != "fisher":
-        raise UsageError(
-            "Rearrangement needs the gradients of every example.",
-            got=f"refine: {recipe.method.refine} with the scorer {recipe.method.scorer!r}",
-            allowed="refine: none, or the scorer 'fisher'",
-            next_step="correct method.refine",
-        )
-    if (
-        recipe.method.schedule == "sequential"
-        and not compensator(recipe.method.compensate).on_the_way
-    ):
-        raise cannot_wait(recipe.method.compensate)
+    check(recipe.method)
     strange = set(recipe.data.columns) - set(ROLES)
     if strange:
         raise UsageError(

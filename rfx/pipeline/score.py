@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 
 from rfx.core.device import on_best_device
-from rfx.core.errors import UsageError
 from rfx.core.plan import Plan
-from rfx.cost.base import Cost
 from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
+from rfx.methods.build import Method, build
 from rfx.methods.schedule.base import plan_of
-from rfx.methods.scores.base import Scorer, Scores
-from rfx.methods.scores.find import scorer
-from rfx.methods.search.find import search
+from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
-from rfx.methods.search.rearrange import refined
-from rfx.methods.search.searcher import Searcher
 from rfx.pipeline.examples import Examples, Subject
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import Batches, features_hash
 
-RECIPES_OWN = {
-    "seed",
-    "per",
-    "tokens_per_pass",
-}  # options of a scorer that a recipe says elsewhere, or not at all
 VERSION = 3  # of the scoring: scores of another are not taken from the store
 
 
@@ -38,37 +27,9 @@ def batches(session: Session, examples: Examples) -> Batches:
     return Batches(examples.task, examples.calibration_features, session.recipe.calibration.batch)
 
 
-def make_scorer(recipe: Recipe, labelled: bool = True) -> Scorer:
-    """The recipe's scorer with its options; the Fisher information of the model's own predictions
-    where nothing is labelled.
-
-    Raises:
-        UsageError: an option that the scorer does not have.
-    """
-    method = recipe.method
-    cls = scorer(method.scorer)
-    known = {
-        n for n, p in inspect.signature(cls.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY
-    } - RECIPES_OWN
-    strange = set(method.scorer_options) - known
-    if strange:
-        raise UsageError(
-            f"The scorer {method.scorer!r} does not take this option.",
-            got=", ".join(sorted(strange)),
-            allowed=", ".join(sorted(known)) or "no options",
-            next_step="correct method.scorer_options",
-        )
-    options = {"per": method.gradients, "seed": recipe.seed, **method.scorer_options}
-    if not labelled and method.scorer == "fisher":
-        if method.scorer_options.get("loss") == "label":
-            raise UsageError(
-                "The Fisher information of the labels' loss needs labels.",
-                got="calibration examples without any",
-                allowed="loss: predictive, which needs none",
-                next_step="leave method.scorer_options.loss out, or give a labelled --train",
-            )
-        options["loss"] = "predictive"
-    return cls(**options)
+def method_of(recipe: Recipe, examples: Examples) -> Method:
+    """The recipe's method, built for these examples."""
+    return build(recipe.method, seed=recipe.seed, labelled=examples.labelled)
 
 
 def score(session: Session, subject: Subject, examples: Examples) -> Scores:
@@ -98,7 +59,7 @@ def score(session: Session, subject: Subject, examples: Examples) -> Scores:
                 parts[part][site] = array
             return Scores(**parts)
         with on_best_device(subject.model):
-            scores = make_scorer(session.recipe, examples.labelled).score(
+            scores = method_of(session.recipe, examples).scorer.score(
                 subject.model,
                 subject.sites,
                 batches(session, examples),
@@ -117,18 +78,13 @@ def score(session: Session, subject: Subject, examples: Examples) -> Scores:
         return scores
 
 
-def refined_plan(session: Session, subject: Subject, scores: Scores, result: SearchResult) -> Plan:
-    """The plan of searched counts without any compensation: which units stay, by the recipe's
-    rearrangement."""
+def refined_plan(
+    session: Session, subject: Subject, method: Method, scores: Scores, result: SearchResult
+) -> Plan:
+    """The plan of searched counts without any compensation: which units stay, by the method's
+    refinement."""
     with session.stage("rearrange"):
-        return plan_of(
-            subject.sites, refined(result.kept, scores, session.recipe.method.refine), result
-        )
-
-
-def searcher(recipe: Recipe, cost: Cost) -> Searcher:
-    """The recipe's search under a cost."""
-    return Searcher(search(recipe.method.search), recipe.method.interactions, cost)
+        return plan_of(subject.sites, method.refiner(result.kept, scores), result)
 
 
 def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:

@@ -3,8 +3,6 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from tests.methods.search.problems import make_sites
-
 import rfx.pipeline.dense as measure
 from rfx.core.plan import Plan
 from rfx.core.progress import Silent
@@ -17,6 +15,7 @@ from rfx.pipeline.session import Session
 from rfx.recipe.read import make_recipe
 from rfx.runtimes.find import runtime
 from tests.families import make
+from tests.methods.search.problems import make_sites
 
 
 def test_a_dense_file_of_other_conditions_is_not_taken(tmp_path, monkeypatch):

@@ -5,14 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.methods.search.problems import make_scores, make_sites
 
 import rfx.pipeline.loop as close
 from rfx.core.errors import InfeasibleError
 from rfx.core.progress import Silent
 from rfx.core.store import Store
+from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
+from rfx.methods.search.knapsack import Knapsack
+from rfx.methods.search.searcher import Searcher
 from rfx.recipe.read import make_recipe
+from tests.methods.search.problems import make_scores, make_sites
 
 SITES = make_sites(4, 8, 256)
 
@@ -24,6 +27,9 @@ def table():
     }
     key = TableKey("ort", "v", "d", "c", 1, "fp32", 1, 128, 64, 8, 8, 256, "post-ln/gelu")
     return LatencyTable(key, curves, 0.5, 4)
+
+
+SEARCHER = Searcher(Knapsack(), "block", LatencyCost(table()))
 
 
 def loop(monkeypatch, tmp_path, target, truth):
@@ -40,7 +46,9 @@ def loop(monkeypatch, tmp_path, target, truth):
             t.predict_ms(SITES, result.counts) / dense
         ),
     )
-    result, rounds = close.close_loop(run, subject, make_scores(SITES), t, None, ("logits",))
+    result, rounds = close.close_loop(
+        run, subject, make_scores(SITES), SEARCHER, t, None, ("logits",)
+    )
     return SimpleNamespace(
         predicted_ratio=t.predict_ms(SITES, result.counts) / dense, rounds=rounds
     )

@@ -3,11 +3,8 @@
 import json
 
 import pytest
-from tests.pipeline.test_prune_export import run
 
-from rfx.core.errors import UsageError
-from rfx.pipeline.score import make_scorer
-from rfx.recipe.read import make_recipe
+from tests.pipeline.test_prune_export import run
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +73,6 @@ def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, t
         "rfx", texts
     ].keys()
     assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
-
-
-def test_the_loss_of_labels_is_refused_without_any():
-    recipe = make_recipe({"method": {"name": "kwon", "scorer_options": {"loss": "label"}}})
-    assert make_scorer(recipe).loss == "label"
-    with pytest.raises(UsageError, match="needs labels") as refused:
-        make_scorer(recipe, labelled=False)
-    assert "scorer_options.loss" in refused.value.next_step
-    assert make_scorer(make_recipe({"method": "kwon"}), labelled=False).loss == "predictive"
 
 
 def test_a_rearrangement_without_gradients_is_refused(trained, tmp_path):

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from rfx.methods.compensate.find import COMPENSATORS
-from rfx.methods.schedule.find import SCHEDULES
-from rfx.methods.scores.find import SCORERS
-from rfx.methods.search.find import SEARCHES
+from rfx.core.registry import names
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.read import bundled_recipes, make_recipe
 from rfx.recipe.spec import Budget, MethodSpec, Recipe
@@ -41,10 +38,11 @@ def test_every_key_is_documented_with_its_default():
 def test_names_are_all_there():
     for name in (
         *PRESETS,
-        *SCORERS,
-        *SEARCHES,
-        *COMPENSATORS,
-        *SCHEDULES,
+        *names("scorer"),
+        *names("search"),
+        *names("refiner"),
+        *names("compensation"),
+        *names("schedule"),
         *TASKS,
         *bundled_recipes(),
     ):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rfx.core.errors import UsageError
 from rfx.core.plan import Site, Update
 from rfx.core.progress import Progress
 from rfx.methods.compensate.walk import Decide, SiteRecord
@@ -28,6 +29,21 @@ class Compensated:
     update: Update
     masks: Masks
     sites: tuple[SiteRecord, ...] = ()
+
+
+def given_masks(masks: Masks | Decide, compensation: str) -> Masks:
+    """The masks, for a compensation that needs all of them before it begins.
+
+    Raises:
+        UsageError: they would be decided on the way.
+    """
+    if callable(masks):
+        raise UsageError(
+            f"The compensation {compensation!r} needs all masks before it begins.",
+            got="a function that decides them on the way",
+            next_step="correct method.compensate or method.schedule",
+        )
+    return masks
 
 
 class Compensator(ABC):
@@ -65,10 +81,3 @@ class Compensator(ABC):
             head_positions, token_weights: see `rfx.methods.compensate.walk.Walk`.
             teacher_masks: the teacher of Kwon et al.'s reference code.
         """
-
-
-class NoCompensation(Compensator):
-    name = "none"
-
-    def fit(self, model, sites, masks, batches, **_) -> Compensated:
-        return Compensated(Update(), dict(masks))

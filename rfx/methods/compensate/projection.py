@@ -11,7 +11,7 @@ and gives an emptied sublayer its best constant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ import numpy as np
 
 from rfx.core.plan import Site, Update
 from rfx.core.progress import Progress, Silent
-from rfx.methods.compensate.base import Compensated, Compensator
+from rfx.core.registry import register
+from rfx.methods.compensate.base import Compensated, Compensator, Masks
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk
 from rfx.tasks.calibration import Batch
@@ -200,6 +201,7 @@ def error_of(
     return max(0.0, squared) / max(1e-30, float(gram.rows) * len(gram.e_sum))
 
 
+@register("compensation", "projection")
 class Projection(Compensator):
     """See `reconstruct`: the weights alone."""
 
@@ -208,15 +210,15 @@ class Projection(Compensator):
 
     def fit(
         self,
-        model,
-        sites,
-        masks,
-        batches,
+        model: torch.nn.Module,
+        sites: Sequence[Site],
+        masks: Masks | Decide,
+        batches: Iterable[Batch],
         *,
-        head_positions="all",
-        token_weights=None,
-        teacher_masks=None,
-        progress=None,
+        head_positions: str = "all",
+        token_weights: Mapping[str, np.ndarray] | None = None,
+        teacher_masks: Callable[[], Masks] | None = None,
+        progress: Progress | None = None,
     ) -> Compensated:
         found = reconstruct(
             model,
@@ -233,6 +235,7 @@ class Projection(Compensator):
         )
 
 
+@register("compensation", "affine")
 class Affine(Projection):
     """See `reconstruct`: weights and bias; an emptied sublayer gets its best constant."""
 

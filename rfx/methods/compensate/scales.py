@@ -14,7 +14,7 @@ untuned, LSMR on the normal matrix, and no more tuning after the first site that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind, Site, Update
 from rfx.core.progress import Progress, Silent
-from rfx.methods.compensate.base import Compensated, Compensator
+from rfx.core.registry import register
+from rfx.methods.compensate.base import Compensated, Compensator, Masks, given_masks
 from rfx.methods.compensate.gram import ScaleSystem
 from rfx.methods.compensate.solve import damped_least_squares, reference_lsmr
-from rfx.methods.compensate.walk import Fit, SiteRecord, Walk, check_masks
+from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk, check_masks
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def _judge(
     )
 
 
+@register("compensation", "scales")
 class Scales(Compensator):
     """See `tune`. `tuning` is its mode."""
 
@@ -175,16 +177,17 @@ class Scales(Compensator):
 
     def fit(
         self,
-        model,
-        sites,
-        masks,
-        batches,
+        model: torch.nn.Module,
+        sites: Sequence[Site],
+        masks: Masks | Decide,
+        batches: Iterable[Batch],
         *,
-        head_positions="all",
-        token_weights=None,
-        teacher_masks=None,
-        progress=None,
+        head_positions: str = "all",
+        token_weights: Mapping[str, np.ndarray] | None = None,
+        teacher_masks: Callable[[], Masks] | None = None,
+        progress: Progress | None = None,
     ) -> Compensated:
+        masks = given_masks(masks, self.name)
         result = tune(
             model,
             sites,

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rfx.core.errors import UsageError
 from rfx.core.plan import Plan, Site, Update
 from rfx.core.progress import Progress, Silent
+from rfx.methods.capable import names_with
 from rfx.methods.compensate.base import Compensated, Compensator
 from rfx.methods.compensate.walk import SiteRecord
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.methods.search.problem import SearchResult
-from rfx.methods.search.rearrange import refined
+from rfx.methods.search.refine import Kept, NoRefinement, Refiner
 from rfx.methods.search.searcher import Searcher
 from rfx.tasks.calibration import Batches
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from rfx.models.streams import Resumed
-
-Kept = Mapping[str, Sequence[int]]
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Ground:
     scorer: Scorer
     searcher: Searcher
     compensator: Compensator
-    refine: str = "none"
+    refiner: Refiner = field(default_factory=NoRefinement)
     teacher_masks: Callable[[Plan], Mapping[str, np.ndarray]] | None = None
     progress: Progress = field(default_factory=Silent)
 
@@ -57,7 +57,7 @@ class Ground:
     def refined(self, kept: Kept, scores: Scores, among: Kept | None = None) -> Kept:
         """The kept units after the method's rearrangement, which may keep none but units of
         `among`, where that is given."""
-        return refined(kept, scores, self.refine, among)
+        return self.refiner(kept, scores, among)
 
     def compensate(self, plan: Plan, scores: Scores) -> Compensated:
         return self.fit(masks_of(plan), scores, plan)
@@ -79,19 +79,32 @@ class Ground:
 
 @dataclass(frozen=True)
 class Outcome:
+    """What a schedule decided: the plan, the update that goes with it, and a record of every site
+    that was fitted.
+
+    `model` is the model in the dense model's shape that the schedule trained, whose weights plan
+    and update belong to; None where it trained none, and they belong to the model it was given.
+    """
+
     plan: Plan
     update: Update
     sites: tuple[SiteRecord, ...] = ()
+    model: torch.nn.Module | None = None
 
     def dropping_update(self) -> Outcome:
         return replace(self, update=Update())
 
 
 class Schedule(ABC):
-    """Options are keyword arguments of the constructor; one that a schedule has no use for is
+    """In what order scoring, search, refinement and compensation take turns. A schedule may train:
+    it then says so by `Outcome.model`, and leaves the model that it was given as it was.
+
+    Options are keyword arguments of the constructor; one that a schedule has no use for is
     ignored."""
 
     name: ClassVar[str]
+    searches_again: ClassVar[bool] = False  # whether the counts may differ from those it is given
+    decides_on_the_way: ClassVar[bool] = False  # whether the compensation has to bear that
 
     def __init__(self, **_: Any):  # noqa: B027 - options are the subclasses'
         pass
@@ -100,6 +113,18 @@ class Schedule(ABC):
     def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
         """From one-shot scores of the dense model and the counts that a search found on them, at
         `result.budget`."""
+
+
+def require_on_the_way(schedule: str, compensator: Compensator) -> None:
+    """Raises UsageError for a compensation that needs all masks before it begins, under a schedule
+    that decides them on the way."""
+    if not compensator.on_the_way:
+        raise UsageError(
+            f"The {schedule} schedule needs a compensation that can decide on the way.",
+            got=compensator.name,
+            allowed=", ".join(names_with("compensation", "on_the_way")),
+            next_step="correct method.compensate or method.schedule",
+        )
 
 
 def masks_of(plan: Plan) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rfx.core.plan import Plan, Update
+from rfx.core.plan import Update
 from rfx.methods.compensate.walk import HELD_OUT
 from rfx.methods.schedule.base import Ground, Outcome
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
@@ -34,18 +34,19 @@ def guard(ground: Ground, outcome: Outcome) -> Guarded:
     update = outcome.update
     if not (update.scales or update.weights or update.biases):
         return Guarded(outcome)
-    before, after = divergences(ground, outcome.plan, (None, update))
+    before, after = divergences(ground, outcome, (None, update))
     return Guarded(outcome if after < before else outcome.dropping_update(), before, after)
 
 
-def divergences(ground: Ground, plan: Plan, updates: Sequence[Update | None]) -> list[float]:
-    """Mean divergence of the output from the dense model's with each of the updates in place, on
-    every fifth example; on all where there are fewer than five."""
+def divergences(ground: Ground, outcome: Outcome, updates: Sequence[Update | None]) -> list[float]:
+    """Mean divergence of the output from the dense model's under the outcome's plan, with each of
+    the updates in place, on every fifth example; on all where there are fewer than five."""
     some = ground.batches.only(lambda number: number % HELD_OUT == HELD_OUT - 1)
     some = some if len(some) else ground.batches
     teacher = collect_outputs(ground.model, some, ground.task)
+    student = outcome.model or ground.model
     found = []
     for update in updates:
-        with as_student(ground.model, ground.sites, plan, update):
-            found.append(mean_divergence(ground.model, some, teacher, ground.task))
+        with as_student(student, ground.sites, outcome.plan, update):
+            found.append(mean_divergence(student, some, teacher, ground.task))
     return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from rfx.core.registry import register
 from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 
 
+@register("schedule", "oneshot")
 class OneShot(Schedule):
     name = "oneshot"
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core.device import model_device
-from rfx.core.plan import Plan, Update
+from rfx.core.plan import Site, Update
 from rfx.methods.compensate.walk import HELD_OUT
 from rfx.methods.schedule.base import Ground, Outcome
 from rfx.methods.schedule.guard import divergences
@@ -60,9 +60,10 @@ def polish(ground: Ground, outcome: Outcome) -> Polished:
     and backward pass of the student over the calibration examples."""
     batches = ground.batches.only(lambda number: number < ROWS)
     rows = _Residuals(collect_outputs(ground.model, batches, ground.task))
-    with as_student(ground.model, ground.sites, outcome.plan, outcome.update):
+    student = outcome.model or ground.model
+    with as_student(student, ground.sites, outcome.plan, outcome.update):
         gradients = rows.score(
-            ground.model, ground.sites, batches, ground.task, progress=ground.progress
+            student, ground.sites, batches, ground.task, progress=ground.progress
         ).gradients
     system = Step(
         gradients, np.concatenate(rows.targets), batches.numbers, model_device(ground.model)
@@ -73,12 +74,12 @@ def polish(ground: Ground, outcome: Outcome) -> Polished:
     ridge, ratio = choice
 
     def updated(step: Mapping[str, np.ndarray]) -> Update:
-        return replace(outcome.update, weights=_scaled(ground, outcome.plan, outcome.update, step))
+        return replace(outcome.update, weights=_scaled(student, ground.sites, outcome, step))
 
     # The output is not linear that far, or what was foretold is not the divergence.
     before, after = divergences(
         ground,
-        outcome.plan,
+        outcome,
         (outcome.update, updated(system.solve(ridge, without_fold=HELD_OUT - 1))),
     )
     if not after < before:
@@ -178,17 +179,18 @@ class Step:
 
 
 def _scaled(
-    ground: Ground, plan: Plan, update: Update, step: Mapping[str, np.ndarray]
+    model: torch.nn.Module, sites: Sequence[Site], outcome: Outcome, step: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The output projections' kept columns with the step folded in, [d, kept channels] by site."""
     import torch
 
+    update = outcome.update
     weights = dict(update.weights)
-    for site in ground.sites:
-        kept = list(plan[site.name].kept)
+    for site in sites:
+        kept = list(outcome.plan[site.name].kept)
         if not kept:
             continue
-        out = ground.model.get_submodule(site.output)
+        out = model.get_submodule(site.output)
         channels = torch.tensor(site.channels_of(kept), dtype=torch.long).to(out.weight.device)
         weight = update.weights.get(site.name)
         if weight is None:

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from rfx.core.errors import UsageError
 from rfx.core.plan import Choice, Site
-from rfx.methods.compensate.find import COMPENSATORS
-from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of
+from rfx.core.registry import register
+from rfx.methods.schedule.base import Ground, Outcome, Schedule, plan_of, require_on_the_way
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.models.streams import Resumed
@@ -22,12 +21,14 @@ from rfx.models.streams import Resumed
 HAIR = 1e-12  # of the budget: what sums of costs in another order may differ by
 
 
+@register("schedule", "sequential")
 class Sequential(Schedule):
     name = "sequential"
+    searches_again = True
+    decides_on_the_way = True
 
     def run(self, ground: Ground, scores: Scores, result: SearchResult) -> Outcome:
-        if not ground.compensator.on_the_way:
-            raise cannot_wait(ground.compensator.name)
+        require_on_the_way(self.name, ground.compensator)
         searcher, sites = ground.searcher, list(ground.sites)
         spent = 0.0
         kept: dict[str, tuple[int, ...]] = {}
@@ -52,13 +53,3 @@ class Sequential(Schedule):
         cost = searcher.cost.fixed + spent
         plan = plan_of(sites, kept, replace(result, choices=chosen, cost=cost))
         return Outcome(plan, done.update, done.sites)
-
-
-def cannot_wait(name: str) -> UsageError:
-    """For a compensation that needs all masks before it begins."""
-    return UsageError(
-        "The sequential schedule needs a compensation that can decide on the way.",
-        got=name,
-        allowed=", ".join(n for n, c in COMPENSATORS.items() if c.on_the_way),
-        next_step="correct method.compensate or method.schedule",
-    )

@@ -3,6 +3,7 @@ made of."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,9 +65,28 @@ class Scorer(ABC):
     those it has no use for, so that one recipe can name any of them."""
 
     name: ClassVar[str]
+    has_gradients: ClassVar[bool] = False  # whether its scores have gradient rows
+    uses_labels: ClassVar[bool] = False  # whether labels make a difference to it
 
     def __init__(self, *, per: str = "example", seed: int = 0, **_: Any):
         self.per, self.seed = per, seed
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """The options that a recipe may give: keyword arguments of the constructor, without those
+        that it says elsewhere or not at all."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return tuple(sorted(keywords - {"per", "seed", "tokens_per_pass"}))
+
+    @classmethod
+    def without_labels(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with which the scorer does without labels, where the examples have none.
+
+        Raises:
+            UsageError: with these options it cannot.
+        """
+        return dict(options)
 
     def watch(self, teacher: torch.nn.Module, batches: Iterable[Batch], task: Any) -> None:  # noqa: B027
         """Shown the dense model before students of it are scored; for scorers that compare the

@@ -8,7 +8,7 @@ example's g, with no mask in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
+from rfx.core.registry import register
 from rfx.methods.scores.base import Scores
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.methods.scores.predictive import fisher_probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@register("scorer", "fisher")
 class Fisher(GradientScorer):
     """Diagonal importance sum g^2 (float64) and the rows g (float32 [samples, units]) by site.
 
@@ -40,6 +42,8 @@ class Fisher(GradientScorer):
     """
 
     name = "fisher"
+    has_gradients = True
+    uses_labels = True
 
     def __init__(
         self,
@@ -63,6 +67,18 @@ class Fisher(GradientScorer):
                     next_step=f"correct method.{key}",
                 )
         self.loss = loss
+
+    @classmethod
+    def without_labels(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The Fisher information of the model's own predictions needs no labels."""
+        if options.get("loss") == "label":
+            raise UsageError(
+                "The Fisher information of the labels' loss needs labels.",
+                got="calibration examples without any",
+                allowed="loss: predictive, which needs none",
+                next_step="leave method.scorer_options.loss out, or give a labelled --train",
+            )
+        return {**options, "loss": "predictive"}
 
     def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
         return _Rows(model, sites, self.per)

@@ -22,6 +22,7 @@ import numpy as np
 
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
+from rfx.core.registry import register
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LAMBDA_PRED, LAMBDA_REP, TEMPERATURE = 1.0, 0.256, 2.0
 
 
+@register("scorer", "kprune")
 class KPrune(GradientScorer):
     """Additive importance without interactions. Needs no labels.
 

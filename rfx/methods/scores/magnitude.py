@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
+from rfx.core.registry import register
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.tasks.calibration import Batch
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@register("scorer", "magnitude")
 class Magnitude(Scorer):
     """Sum of squares of the weights that read the unit's channels: what its removal takes out of
     the projection."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from rfx.core.plan import Plan, Site, Update
 from rfx.core.progress import Progress
+from rfx.core.registry import register
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
@@ -33,6 +34,7 @@ TEMPERATURE = 2.0  # a model is surer of the examples it was trained on than of 
 UNIFORM = 0.02  # of the token weights: a token that matters to nothing still is one
 
 
+@register("scorer", "output-metric")
 class OutputMetric(GradientScorer):
     """Order and damage of removal by site, and the token weights for the reconstruction. Needs no
     labels; after the passes one matrix inverse a site.

@@ -9,6 +9,7 @@ import numpy as np
 
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
+from rfx.core.registry import register
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.tasks.calibration import Batch
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@register("scorer", "random")
 class Random(Scorer):
     """Uniform in (0, 1], the same for the same seed and sites."""
 

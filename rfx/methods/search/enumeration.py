@@ -17,6 +17,7 @@ import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind, Site
+from rfx.core.registry import register
 from rfx.methods.search.base import Search
 from rfx.methods.search.conclude import conclude
 from rfx.methods.search.problem import Problem, SearchResult
@@ -132,6 +133,7 @@ def _unit_cost(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) -> 
     return float(costs[0]) if costs else 0.0
 
 
+@register("search", "enumeration")
 class Enumeration(Search):
     """See `enumeration`."""
 

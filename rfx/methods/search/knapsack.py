@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from rfx.core.plan import Choice
+from rfx.core.registry import register
 from rfx.methods.search.base import Search
 from rfx.methods.search.conclude import conclude
 from rfx.methods.search.problem import Choices, Problem, SearchResult
@@ -139,6 +140,7 @@ def _units(choices: Choices) -> int:
     return sum(c.count for c in choices.values())
 
 
+@register("search", "knapsack")
 class Knapsack(Search):
     """See `knapsack`."""
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Counts, Kind, Site
+from rfx.core.registry import register
 from rfx.methods.search.base import Search
 from rfx.methods.search.conclude import conclude
 from rfx.methods.search.enumeration import Pool, fill
@@ -172,6 +173,7 @@ def _shared_fit(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) ->
     return fit(own[0])
 
 
+@register("search", "piecewise")
 class Piecewise(Search):
     """See `piecewise`."""
 

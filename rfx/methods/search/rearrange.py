@@ -8,16 +8,18 @@ damage never rises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rfx.core.errors import UsageError
 from rfx.methods.scores.base import Scores
 
-MODES = ("best", "reference")
 _SWEEPS = 100
+
+
+# (Fisher block [units, units], removed units) -> removed units, as many
+Swaps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def rearrange(
     kept: Mapping[str, tuple[int, ...]],
     scores: Scores,
     *,
-    mode: str = "best",
+    swaps: Swaps | None = None,
     among: Mapping[str, Sequence[int]] | None = None,
 ) -> Rearranged:
     """Exchange kept and removed units site by site.
@@ -42,17 +44,9 @@ def rearrange(
         kept: kept units by site, as a search gives them.
         scores: with gradient rows; sites without rows, all kept or all removed are left as they
             are.
-        mode: "best" swaps to a local optimum, where no single swap lowers the damage; "reference"
-            is the one pass of the paper's code.
+        swaps: gives the new removed units of a site; None: `best_swaps`.
         among: by site the units that may be kept; None: all.
     """
-    if mode not in MODES:
-        raise UsageError(
-            "There is no such rearrangement.",
-            got=mode,
-            allowed=", ".join(MODES),
-            next_step="correct method.refine",
-        )
     new: dict[str, tuple[int, ...]] = {}
     before: dict[str, float] = {}
     after: dict[str, float] = {}
@@ -72,28 +66,12 @@ def rearrange(
         if not len(removed) or not len(units):
             continue
         block = rows.T @ rows  # [units, units]
-        swapped = (_best_swaps if mode == "best" else _one_pass)(block, removed)
+        swapped = (swaps or best_swaps)(block, removed)
         value = damage(rows, swapped)
         if value < before[name]:  # rounding aside, never above
             after[name] = value
             new[name] = tuple(int(u) for u in np.delete(pool, swapped))
     return Rearranged(new, before, after)
-
-
-def refined(
-    kept: Mapping[str, Sequence[int]],
-    scores: Scores,
-    mode: str,
-    among: Mapping[str, Sequence[int]] | None = None,
-) -> Mapping[str, tuple[int, ...]]:
-    """The kept units after a rearrangement; as they are with mode "none", or scores without
-    gradients."""
-    units = {name: tuple(u) for name, u in kept.items()}
-    return (
-        units
-        if mode == "none" or not scores.gradients
-        else rearrange(units, scores, mode=mode, among=among).kept
-    )
 
 
 def damage(rows: np.ndarray, removed: np.ndarray) -> float:
@@ -102,7 +80,7 @@ def damage(rows: np.ndarray, removed: np.ndarray) -> float:
     return float(total @ total)
 
 
-def _best_swaps(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
+def best_swaps(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """For each removed unit, highest Fisher first, the swap with a kept unit that lowers the damage
     most, if any; again until a whole sweep changes nothing.
 
@@ -131,7 +109,7 @@ def _best_swaps(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
     return removed
 
 
-def _one_pass(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
+def one_pass(block: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """The reference's single pass: kept units by ascending Fisher join the removed set one at a
     time, and whichever unit of the set lowers the damage most by leaving it, leaves."""
     diagonal = np.diagonal(block).copy()

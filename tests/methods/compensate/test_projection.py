@@ -7,11 +7,10 @@ import torch
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind, Plan, Update
-from rfx.methods.compensate.find import COMPENSATORS
+from rfx.core.registry import find
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.projection import RidgeSystem, error_of, reconstruct
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
-from rfx.methods.scores.find import scorer
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.models.streams import Trace, catch_first_layer, run_layer
@@ -134,7 +133,7 @@ def test_the_walk_equals_a_direct_solution_at_the_first_two_sites(pruned):
 def test_outputs_come_nearer_and_the_model_is_left_alone(pruned, name):
     model, sites, masks, data = pruned
     before = {n: p.clone() for n, p in model.state_dict().items()}
-    done = COMPENSATORS[name]().fit(model, sites, masks, data, head_positions="first")
+    done = find("compensation", name)().fit(model, sites, masks, data, head_positions="first")
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
     assert {r.site for r in done.sites} == {s.name for s in sites}
     for record in done.sites:
@@ -242,7 +241,7 @@ def test_the_student_is_scored_from_where_it_has_come_to(family, name):
     model = make(family)
     sites = find_sites(model)
     data, task = batches(examples(20), 8), ClassTask()
-    scores = scorer(name)(tokens_per_pass=40)
+    scores = find("scorer", name)(tokens_per_pass=40)
     scores.watch(model, data, task)
     before = dict(model.named_modules())
     forwards = {n: "forward" in m.__dict__ for n, m in before.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rfx.methods.schedule.base import Outcome
-from rfx.methods.schedule.find import schedule
+from rfx.methods.schedule.oneshot import OneShot
 from rfx.methods.schedule.polish import LARGEST, RIDGES, Step, polish
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
 from rfx.models.shrink import shrink
@@ -116,7 +116,7 @@ def test_the_output_of_new_examples_comes_nearer(model, task, examples, share): 
     ground = ground_of(model, task, examples, "kwon")
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, share * ground.searcher.cost.dense(ground.sites))
-    outcome = schedule("oneshot")().run(ground, scores, result)
+    outcome = OneShot().run(ground, scores, result)
     before = {n: p.clone() for n, p in model.state_dict().items()}
     polished = polish(ground, outcome)
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
@@ -142,7 +142,7 @@ def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, exa
     ground = ground_of(model, task, examples, "kwon")
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.cost.dense(ground.sites))
-    outcome = schedule("oneshot")().run(ground, scores, result)
+    outcome = OneShot().run(ground, scores, result)
     away = {
         n: np.full_like(s, -0.4) for n, s in scores.importance.items()
     }  # off the mark, whatever the fit says

@@ -10,18 +10,16 @@ import torch
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Update
+from rfx.core.registry import find, names
 from rfx.cost.flops import FlopsCost
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
+from rfx.methods.build import build
 from rfx.methods.compensate.base import Compensated, Compensator
-from rfx.methods.compensate.find import compensator
 from rfx.methods.schedule.base import Ground
-from rfx.methods.schedule.find import SCHEDULES, schedule
 from rfx.methods.schedule.guard import guard
+from rfx.methods.schedule.sequential import Sequential
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
-from rfx.methods.scores.find import scorer
-from rfx.methods.search.find import search
-from rfx.methods.search.searcher import Searcher
 from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
 from rfx.recipe.presets import PRESETS
@@ -56,22 +54,17 @@ def examples(task):
 
 def ground_of(model, task, examples, method):
     m = PRESETS[method] if isinstance(method, str) else method
-    return Ground(
-        model=model,
-        sites=find_sites(model),
-        batches=Batches(task, examples, 16),
-        task=task,
-        scorer=scorer(m.scorer)(per=m.gradients),
-        searcher=Searcher(search(m.search), m.interactions, FlopsCost(64, 10.0)),
-        compensator=compensator(m.compensate)(tuning=m.tuning),
-        refine=m.refine,
+    built = build(m, seed=0, labelled=True)
+    cost = FlopsCost(64, 10.0)
+    return built.ground(
+        model, find_sites(model), Batches(task, examples, 16), task, built.searcher(cost)
     )
 
 
 def run(ground, name, share, **options):
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, share * ground.searcher.cost.dense(ground.sites))
-    return schedule(name)(**options).run(ground, scores, result), result
+    return find("schedule", name)(**options).run(ground, scores, result), result
 
 
 def cost(ground, plan):
@@ -169,7 +162,7 @@ def test_the_sequential_schedule_reaches_the_fastest_point_of_a_table_that_empti
     ground = replace(ground, searcher=replace(ground.searcher, cost=cost))
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, math.fsum([0.1, *[least] * len(ground.sites)]))
-    outcome = schedule("sequential")().run(ground, scores, result)
+    outcome = Sequential().run(ground, scores, result)
     assert [outcome.plan.counts[s.name] for s in ground.sites] == [1, 8] * 3
 
 
@@ -179,9 +172,9 @@ def test_a_compensation_that_cannot_wait_is_refused_by_the_sequential_schedule(
     ground = ground_of(model, task, examples, "kwon")
     with pytest.raises(UsageError, match="decide on the way"):
         run(ground, "sequential", 0.5)
-    with pytest.raises(UsageError, match="no such schedule"):
-        schedule("sometimes")
-    assert set(SCHEDULES) == {"oneshot", "sequential", "iterated"}
+    with pytest.raises(UsageError, match="no schedule of this name"):
+        find("schedule", "sometimes")
+    assert set(names("schedule")) == {"oneshot", "sequential", "iterated"}
 
 
 def test_the_guard_drops_what_takes_the_output_away(model, task, examples):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rfx.core.errors import UsageError
-from rfx.methods.scores.find import SCORERS, scorer
+from rfx.core.registry import find, names
 from rfx.methods.scores.fisher import Fisher
+from rfx.methods.scores.magnitude import Magnitude
 from rfx.models.families.find import find_sites
 from rfx.models.masks import MaskTap
 from tests.families import make
@@ -195,18 +196,18 @@ def test_bad_input_is_refused():
         Fisher(per="epoch")
     with pytest.raises(UsageError, match="loss"):
         Fisher(loss="zero-one")
-    with pytest.raises(UsageError, match="no such scorer"):
-        scorer("taylor")
+    with pytest.raises(UsageError, match="no scorer of this name"):
+        find("scorer", "taylor")
 
 
 def test_every_registered_scorer_scores_every_unit():
     model = make("distilbert")
     sites = find_sites(model)
-    for name in SCORERS:
-        scores = scorer(name)(per="example", seed=3).score(
+    for name in names("scorer"):
+        scores = find("scorer", name)(per="example", seed=3).score(
             model, sites, batches(examples(4), 2), ClassTask
         )
-        again = scorer(name)(per="example", seed=3).score(
+        again = find("scorer", name)(per="example", seed=3).score(
             model, sites, batches(examples(4), 2), ClassTask
         )
         for s in sites:
@@ -221,7 +222,7 @@ def test_every_registered_scorer_scores_every_unit():
 def test_magnitude_is_the_squared_norm_of_the_output_columns():
     model = make("bert")
     sites = find_sites(model)
-    scores = scorer("magnitude")().score(model, sites, [], ClassTask)
+    scores = Magnitude().score(model, sites, [], ClassTask)
     weight = model.get_submodule(sites[0].output).weight.detach().numpy()
     width = sites[0].width
     assert scores.importance[sites[0].name][1] == pytest.approx(

@@ -12,10 +12,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Choice
+from rfx.core.registry import find
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
-from rfx.methods.search.find import search
+from rfx.methods.search.enumeration import enumeration
 from rfx.methods.search.knapsack import knapsack
+from rfx.methods.search.piecewise import piecewise
 from rfx.methods.search.problem import Problem
 from rfx.methods.search.relaxation import relax
 from tests.methods.search.problems import (
@@ -126,7 +128,7 @@ def test_equals_enumeration_on_linear_costs(share):
     scores = make_scores(sites, seed=3)
     problem = Problem.of(sites, scores, Prices(160.0, 7.0))
     budget = share * problem.dense_cost
-    exact, listed = knapsack(problem, budget), search("enumeration")(problem, budget)
+    exact, listed = knapsack(problem, budget), enumeration(problem, budget)
     assert exact.value == pytest.approx(listed.value, rel=1e-12)
     assert exact.cost <= budget and listed.cost <= budget
 
@@ -262,9 +264,9 @@ def test_a_second_precision_is_only_more_choices(seed):
     assert (found.value, -sum(found.counts.values())) == brute_force(problem, budget)
     assert found.cost == problem.cost(found.choices) <= budget
     assert found.counts == {name: c.count for name, c in found.choices.items()}
-    for other in ("enumeration", "piecewise"):
+    for other in (enumeration, piecewise):
         with pytest.raises(UsageError, match="one precision") as refused:
-            search(other)(problem, budget)
+            other(problem, budget)
         assert "fp32, int8" in refused.value.got and "knapsack" in refused.value.next_step
 
 
@@ -282,5 +284,5 @@ def test_bad_input_is_refused():
         Problem(tuple(sites), ones, {**curves, "layer.0.ffn": {Choice(3): 1.0}})
     with pytest.raises(UsageError, match="not a number"):
         knapsack(Problem(tuple(sites), ones, curves), float("nan"))
-    with pytest.raises(UsageError, match="no such search"):
-        search("simulated-annealing")
+    with pytest.raises(UsageError, match="no search of this name"):
+        find("search", "simulated-annealing")

@@ -5,7 +5,8 @@ import pytest
 
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import Kind
-from rfx.methods.search.find import search
+from rfx.methods.search.enumeration import enumeration
+from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.piecewise import fit, piecewise
 from rfx.methods.search.problem import Problem
 from tests.methods.search.problems import (
@@ -78,7 +79,7 @@ def test_fits_the_table_not_only_the_fit_and_never_beats_the_knapsack(share, see
     result = piecewise(problem, budget)
     assert problem.cost(result.choices) <= budget
     assert result.cost >= 0.9 * budget
-    assert result.value <= search("knapsack")(problem, budget).value * (1 + 1e-9)
+    assert result.value <= knapsack(problem, budget).value * (1 + 1e-9)
 
 
 def test_equals_algorithm_1_on_linear_costs():
@@ -87,7 +88,7 @@ def test_equals_algorithm_1_on_linear_costs():
     budget = 0.5 * problem.dense_cost
     # On a linear table the fit is T = 1 and c = a, so every surviving sublayer keeps a unit: close,
     # never better.
-    linear, listed = piecewise(problem, budget), search("enumeration")(problem, budget)
+    linear, listed = piecewise(problem, budget), enumeration(problem, budget)
     assert listed.value >= linear.value >= 0.98 * listed.value
 
 

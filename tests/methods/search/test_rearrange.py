@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import find
 from rfx.methods.scores.base import Scores
-from rfx.methods.search.rearrange import damage, rearrange
+from rfx.methods.search.rearrange import best_swaps, damage, one_pass, rearrange
 
 
 def site(rows, count):
@@ -27,15 +28,15 @@ def correlated(rng, samples=20, units=12):
     )
 
 
-@pytest.mark.parametrize("mode", ["best", "reference"])
-def test_damage_never_rises_and_counts_stay(mode):
+@pytest.mark.parametrize("swaps", [best_swaps, one_pass])
+def test_damage_never_rises_and_counts_stay(swaps):
     rng = np.random.default_rng(0)
     fell = 0
     for _ in range(60):
         units = int(rng.integers(2, 30))
         rows = correlated(rng, int(rng.integers(1, 40)), units)
         scores, kept = site(rows, int(rng.integers(0, units + 1)))
-        result = rearrange(kept, scores, mode=mode)
+        result = rearrange(kept, scores, swaps=swaps)
         removed = sorted(set(range(units)) - set(result.kept["s"]))
         assert len(result.kept["s"]) == len(kept["s"]) == len(set(result.kept["s"]))
         assert result.after["s"] <= result.before["s"]
@@ -65,8 +66,8 @@ def test_equals_brute_force_where_one_unit_goes():
         scores, _ = site(rows, 11)
         kept = {"s": tuple(range(1, 12))}
         best = min(damage(scores.gradients["s"], [u]) for u in range(12))
-        for mode in ("best", "reference"):
-            assert rearrange(kept, scores, mode=mode).after["s"] == pytest.approx(best)
+        for swaps in (best_swaps, one_pass):
+            assert rearrange(kept, scores, swaps=swaps).after["s"] == pytest.approx(best)
 
 
 def test_units_whose_gradients_cancel_go_together():
@@ -96,7 +97,7 @@ def test_reference_follows_the_papers_pass_step_by_step():
             losses = [np.linalg.norm(total - rows[:, i]) for i in trial]
             trial.pop(int(np.argmin(losses)))
             members = trial
-        assert set(rearrange(kept, scores, mode="reference").kept["s"]) == set(range(12)) - set(
+        assert set(rearrange(kept, scores, swaps=one_pass).kept["s"]) == set(range(12)) - set(
             members
         )
 
@@ -110,11 +111,11 @@ def test_sites_without_rows_or_without_choice_are_left_alone():
     assert result.kept == {"a": (), "b": (0, 1, 2, 3, 4), "c": (1, 3)}
     assert "c" not in result.after and result.after["b"] == 0.0
     with pytest.raises(UsageError):
-        rearrange(kept, scores, mode="annealing")
+        find("refiner", "annealing")
 
 
-@pytest.mark.parametrize("mode", ["best", "reference"])
-def test_units_that_are_gone_do_not_come_back(mode):
+@pytest.mark.parametrize("swaps", [best_swaps, one_pass])
+def test_units_that_are_gone_do_not_come_back(swaps):
     """Their gradients are zero, so that keeping one costs nothing, and would be worth a swap."""
     rng = np.random.default_rng(3)
     returned = 0
@@ -124,9 +125,9 @@ def test_units_that_are_gone_do_not_come_back(mode):
         alive = [u for u in range(12) if u not in (2, 7)]
         scores, _ = site(rows, 6)
         kept = {"s": tuple(alive[:5])}
-        result = rearrange(kept, scores, mode=mode, among={"s": alive})
+        result = rearrange(kept, scores, swaps=swaps, among={"s": alive})
         assert set(result.kept["s"]) <= set(alive) and len(result.kept["s"]) == 5
         removed = sorted(set(range(12)) - set(result.kept["s"]))
         assert result.after["s"] == pytest.approx(damage(scores.gradients["s"], removed), rel=1e-6)
-        returned += bool({2, 7} & set(rearrange(kept, scores, mode=mode).kept["s"]))
+        returned += bool({2, 7} & set(rearrange(kept, scores, swaps=swaps).kept["s"]))
     assert returned  # without the pool they do
