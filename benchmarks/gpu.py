@@ -275,7 +275,7 @@ class Bench:
     def at_flops(self, dense: Engine, table: LatencyTable, share: float, seconds: float) -> dict:
         """The speedup at a share of the FLOPs, filters on the runtime's grid: what the paper
         reports."""
-        cost = self.flops_cost(self.runtime.grid(self.workload.precision))
+        cost = self.flops_cost(self.runtime.grid(Kind.FFN, self.workload.precision))
         problem = Problem.of(self.sites, self.scores, cost)
         found = knapsack(problem, share * problem.dense_cost)
         part = self.pair(dense, found.counts, seconds)

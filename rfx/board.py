@@ -25,14 +25,14 @@ from rfx.core.entry import result, run_command, say, start
 from rfx.core.errors import ExitCode, UsageError
 from rfx.core.plan import Plan
 from rfx.core.store import Store, require_file_place
-from rfx.core.workload import Workload
+from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import check_additivity, load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import write_table
 from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Engine, EngineOptions
-from rfx.runtimes.find import RUNTIMES, runtime, runtime_class
+from rfx.runtimes.find import runtime, runtime_names, runtimes_report
 
 ADDITIVITY_LIMIT = 0.05
 
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("shapes", type=Path)
     one.add_argument("--out", "-o", type=Path, required=True, help="the table, one JSON file")
     one.add_argument(
-        "--target", choices=list(RUNTIMES), help="default: the one that the shapes were made for"
+        "--target", choices=runtime_names(), help="default: the one that the shapes were made for"
     )
     one.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), help="must be that of the shapes"
@@ -155,11 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _env() -> int:
-    for name in RUNTIMES:
-        here = runtime_class(name).availability()
-        sys.stdout.write(
-            f"{name}: {'runs here' if here.ok else f'cannot run here: {here.reason}'}\n"
-        )
+    for status in runtimes_report():
+        here = "runs here" if status.ok else f"cannot run here: {status.reason}"
+        sys.stdout.write(f"{status.name}: {here}\n")
     return int(ExitCode.PASS)
 
 
@@ -179,11 +177,8 @@ def _profile(options) -> int:
         threads=options.threads,
         precision=bundle.precision,
     )
-    workload = replace(
-        workload,
-        batch=options.batch or bundle.batch,
-        sequence=options.sequence or bundle.sequence,
-    )
+    sequence = options.sequence or bundle.sequence
+    workload = replace(workload, batch=options.batch or bundle.batch, axes={SEQUENCE: sequence})
     if workload.sequence > bundle.max_sequence:
         raise UsageError(
             "The sequence is longer than the model takes.",

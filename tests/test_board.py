@@ -305,7 +305,7 @@ def test_a_boards_table_goes_through_to_onnx_without_the_board(
         if len(i.dims) == 2 and i.data_type != 7
     }
     assert types == {{"fp32": 1, "fp16": 10, "bf16": 16}[precision]}
-    assert (out / "model.rtx.plan").is_file() == bool(ahead)
+    assert (out / "model.rtx.engine").is_file() == bool(ahead)
     assert list(out.glob("triton/*/1/model.onnx"))
     assert CliRunner().invoke(app, ["gate", str(out)]).exit_code == 7
     assert CliRunner().invoke(app, ["gate", str(out), "--allow-inconclusive"]).exit_code == 0

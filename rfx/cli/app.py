@@ -550,7 +550,9 @@ def env_command(json_: Json = False) -> None:
     """What is installed, which runtimes can run here, and why the others cannot."""
     with session(json_, True):
         from rfx.cli.terminal import print_environment
-        from rfx.core.environment import environment, runtimes_report
+        from rfx.core.environment import environment
+        from rfx.core.registry import plugins
+        from rfx.runtimes.find import runtimes_report
 
         here, runtimes = environment(), runtimes_report()
         if json_:
@@ -558,9 +560,10 @@ def env_command(json_: Json = False) -> None:
                 dict(zip(("name", "ok", "reason", "next_step", "verified_on_hardware"), row))
                 for row in runtimes
             ]
-            print_json({"environment": here, "runtimes": rows})
+            parts = [plugin.to_json() for plugin in plugins()]
+            print_json({"environment": here, "runtimes": rows, "plugins": parts})
         else:
-            print_environment(here, runtimes)
+            print_environment(here, runtimes, plugins())
 
 
 @app.callback(invoke_without_command=True)

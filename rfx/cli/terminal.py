@@ -4,8 +4,9 @@ NO_COLOR."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rfx.core.registry import Plugin
+    from rfx.runtimes.find import RuntimeStatus
 
 REFRESHES_A_SECOND = (
     2  # the thread that draws takes from the clock and the cores that latencies are measured with
@@ -197,7 +202,9 @@ def print_engine(path, facts: dict) -> None:
         )
 
 
-def print_environment(here: dict, runtimes) -> None:
+def print_environment(
+    here: dict, runtimes: Sequence[RuntimeStatus], plugins: Sequence[Plugin]
+) -> None:
     """What pastes into an issue."""
     console = _out()
     from rfx.core.version import __version__
@@ -221,6 +228,13 @@ def print_environment(here: dict, runtimes) -> None:
         )
         if not ok and next_step:
             console.print(f"    next: {next_step}", markup=False)
+    console.print("plug-ins:")
+    for plugin in plugins:
+        console.print(f"  {plugin.distribution} {plugin.version}", markup=False)
+        if plugin.problem:
+            console.print(f"    cannot be read: {plugin.problem}", markup=False)
+        for kind, names in plugin.names().items():
+            console.print(f"    {kind}: {', '.join(names)}", markup=False)
 
 
 def print_curve(curve, out) -> None:

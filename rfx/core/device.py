@@ -76,7 +76,9 @@ def solver_module(device: torch.device | None = None) -> Solver:
                 cupy.zeros(1) + 1
             )  # a CuPy without its CUDA libraries fails here, not in the middle of the tuning
             return Solver("cupy", cupy, cupy_lsmr)
-        except Exception:  # noqa: BLE001 - missing, built for another CUDA, no driver: SciPy solves the same system
+        except (
+            Exception
+        ):  # missing, built for another CUDA, no driver: SciPy solves the same system
             pass
     import numpy
     from scipy.sparse.linalg import lsmr as scipy_lsmr

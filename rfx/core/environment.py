@@ -11,6 +11,7 @@ import subprocess
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "torch",
@@ -94,9 +95,9 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def environment() -> dict:
+def environment() -> dict[str, Any]:
     """JSON-ready facts: python, system, CPU, cores this process may use, memory, GPUs, versions."""
-    facts: dict = {
+    facts: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
@@ -116,19 +117,6 @@ def environment() -> dict:
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         ).split("\n")[0]
     return facts
-
-
-def runtimes_report() -> list[tuple[str, bool, str, str, bool]]:
-    """Per registered runtime: name, whether it runs here, why not, what to do, and whether it was
-    ever seen running on the hardware it is for. For `rfx env`."""
-    from rfx.runtimes.find import RUNTIMES, runtime_class
-
-    report = []
-    for name in RUNTIMES:
-        cls = runtime_class(name)
-        here = cls.availability()
-        report.append((name, here.ok, here.reason, here.next_step, cls.verified))
-    return report
 
 
 def _output(command: list[str]) -> str:

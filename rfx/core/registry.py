@@ -27,7 +27,7 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -94,6 +94,13 @@ class Plugin:
     offers: tuple[Entry, ...]
     problem: str | None = None
 
+    def names(self) -> dict[str, list[str]]:
+        """The names it offers, by kind."""
+        found: dict[str, list[str]] = {}
+        for entry in self.offers:
+            found.setdefault(entry.kind, []).append(entry.name)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         return {
             "distribution": self.distribution,
@@ -119,10 +126,13 @@ def register(kind: str, name: str) -> Callable[[_T], _T]:
     return record
 
 
-def find(kind: str, name: str | None, *, next_step: str | None = None) -> Any:
+def find(
+    kind: str, name: str | None, *, also: Sequence[str] = (), next_step: str | None = None
+) -> Any:
     """The part of this kind and name, imported if need be.
 
     Args:
+        also: other names that the caller would have taken ("auto", say), for the message.
         next_step: what the user can do about an unknown name, for the message.
 
     Raises:
@@ -132,7 +142,7 @@ def find(kind: str, name: str | None, *, next_step: str | None = None) -> Any:
     """
     known = [e for e in entries(kind) if e.name == name]
     if not known:
-        raise _unknown(kind, name, next_step)
+        raise _unknown(kind, name, also, next_step)
     if len(known) > 1:
         raise _twice(known)
     return _load(known[0])
@@ -185,8 +195,8 @@ def _require_kind(kind: str) -> None:
         raise ValueError(f"there is no kind {kind!r} of parts: {', '.join(KINDS)}")
 
 
-def _unknown(kind: str, name: str | None, next_step: str | None) -> UsageError:
-    known = names(kind)
+def _unknown(kind: str, name: str | None, also: Sequence[str], next_step: str | None) -> UsageError:
+    known = (*also, *names(kind))
     near = difflib.get_close_matches(str(name), known, n=1)
     steps = ([f"did you mean {near[0]!r}?"] if near else []) + ([next_step] if next_step else [])
     return UsageError(

@@ -23,7 +23,7 @@ import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
-from rfx.core.plan import Plan, Site
+from rfx.core.plan import Kind, Plan, Site
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import Workload
@@ -84,10 +84,10 @@ def grid_points(shape: BlockShape, filters: Sequence[int]) -> list[Point]:
 
 def possible_points(shape: BlockShape, runtime: Runtime, precision: str) -> list[Point]:
     """Every block that a measurement may ask for, the midpoints included."""
-    counts = filter_counts(shape.filters_total, runtime.grid(precision))
+    counts = filter_counts(shape.filters_total, runtime.grid(Kind.FFN, precision))
     middles = (
         set()
-        if runtime.smooth
+        if runtime.capabilities.smooth
         else {(a + b) // 2 for a, b in zip(counts, counts[1:]) if a > 0 and (a + b) // 2 % 8 == 0}
     )
     return grid_points(shape, sorted({*counts, *middles}))
@@ -95,7 +95,7 @@ def possible_points(shape: BlockShape, runtime: Runtime, precision: str) -> list
 
 def possible_depths(layers: int, runtime: Runtime) -> list[int]:
     """Every depth of a stack."""
-    low, high = depths(layers, runtime.max_depth)
+    low, high = depths(layers, runtime.capabilities.max_depth)
     return sorted({low, (low + high) // 2, high})
 
 
@@ -218,7 +218,10 @@ def _curves(store, runtime, workload, shape, layers, key, progress, seed, stacks
 
 def _measure_curves(store, runtime, workload, shape, layers, progress, seed, entry, stacks) -> dict:
     H, F = shape.heads_total, shape.filters_total
-    heads, filters = list(range(H + 1)), filter_counts(F, runtime.grid(workload.precision))
+    heads, filters = (
+        list(range(H + 1)),
+        filter_counts(F, runtime.grid(Kind.FFN, workload.precision)),
+    )
     dense: Point = (H, F)
     points = grid_points(shape, filters)
     started = time.time()
@@ -230,7 +233,7 @@ def _measure_curves(store, runtime, workload, shape, layers, progress, seed, ent
         )
         # tile edges first; then the middles of the steps, kept only where they are no step
         # themselves
-        if not runtime.smooth:
+        if not runtime.capabilities.smooth:
             middles = midpoints({f: done.samples()[H, f] for f in filters}, F)
             if middles:
                 more = [(H, f) for f in middles]
@@ -240,13 +243,13 @@ def _measure_curves(store, runtime, workload, shape, layers, progress, seed, ent
                 filters = sorted({*filters, *middles})
     finally:
         reference.close()
-    costs, errors, notes = split(done.samples(), heads, filters, dense, runtime.smooth)
+    costs, errors, notes = split(done.samples(), heads, filters, dense, runtime.capabilities.smooth)
     for part in done.parts:
         store.remove("latency-part", part)
     facts = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
-        "depths": list(depths(layers, runtime.max_depth)),
+        "depths": list(depths(layers, runtime.capabilities.max_depth)),
         "rounds": int(min(done.rounds)),
         "reference_ms": done.unit,
         "bend": float(np.median(done.bends)),
@@ -308,7 +311,7 @@ class _Reference:
             stacks,
             seed,
         )
-        low, high = self.depths = depths(layers, runtime.max_depth)
+        low, high = self.depths = depths(layers, runtime.capabilities.max_depth)
         self.point: Point = (shape.heads_total, shape.filters_total)
         self.three = (low, sum(self.depths) // 2, high)
         self._inputs = stack_inputs(shape, workload.batch, workload.sequence, seed)
@@ -371,7 +374,7 @@ def _group_size(
     weights = 4 * shape.hidden * inner + 2 * shape.hidden * shape.filters_total  # one block
     tokens = workload.batch * workload.sequence
     activations = (
-        runtime.own_activations
+        runtime.capabilities.own_activations
         * tokens
         * (
             4 * shape.hidden
@@ -483,7 +486,12 @@ def _whole_models(
         engines.append(empty)
         layer = (shape.heads_total, shape.filters_total)
         reference = _build_stack(
-            runtime, workload, stacks, layer, depths(layers, runtime.max_depth)[-1], folder
+            runtime,
+            workload,
+            stacks,
+            layer,
+            depths(layers, runtime.capabilities.max_depth)[-1],
+            folder,
         )
         engines.append(reference)
         times = interleave(

@@ -98,7 +98,9 @@ def export_onnx(
                 ),
             )
         proto = program.model_proto
-    except Exception as error:  # noqa: BLE001 - torch.onnx raises many kinds; none may reach the user as a traceback
+    except (
+        Exception
+    ) as error:  # torch.onnx raises many kinds; none may reach the user as a traceback
         if is_interrupt(error):
             raise KeyboardInterrupt from None
         raise InternalCheckError(

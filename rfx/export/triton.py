@@ -25,6 +25,8 @@ from rfx.core.store import atomic_dir
 
 # the first words of every config.pbtxt of ours: only such a folder is replaced
 MARK = "# Written by rfx"
+# backend -> Triton's name of the platform, and the file name that it looks for: its "plan" is what
+# rfx calls an engine file
 PLATFORMS = {
     "onnxruntime": ("onnxruntime_onnx", "model.onnx"),
     "tensorrt": ("tensorrt_plan", "model.plan"),
@@ -175,7 +177,7 @@ def write_triton(
         raise UsageError(
             f"Triton's backend {backend!r} cannot read this file.",
             got=str(source),
-            allowed="an ONNX file (.onnx) for onnxruntime, an engine (.plan) for tensorrt",
+            allowed="an ONNX file (.onnx) for onnxruntime, an engine file for tensorrt",
         )
     folder = Path(root) / triton_name(name)
     _require_ours(folder)

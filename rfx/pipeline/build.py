@@ -11,11 +11,14 @@ from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
 from rfx.core.store import require_file_place
 from rfx.core.workload import Workload
 from rfx.pipeline.require import require_size
-from rfx.runtimes.base import EngineOptions
-from rfx.runtimes.find import RUNTIMES, runtime, runtime_class
-from rfx.runtimes.tensorrt.build import module_name
-
-COMPILERS = tuple(n for n in RUNTIMES if n.startswith("trt"))
+from rfx.runtimes.base import EngineOptions, Runtime
+from rfx.runtimes.find import (
+    builder_elsewhere,
+    compilers,
+    runtime,
+    runtime_class,
+    runtime_names,
+)
 
 
 def read_workload(
@@ -125,27 +128,27 @@ def compile_engine(
         require_size(
             f"--max-{size}", largest, wanted, "the size the engine is tuned for", lower=f"--{size}"
         )
-    if target is not None and target not in COMPILERS:
+    if target is not None and target not in compilers():
+        known = target in runtime_names()
         raise UsageError(
-            "This target has no engine files."
-            if target in RUNTIMES
-            else "There is no such target.",
+            "This target has no engine files." if known else "There is no such target.",
             got=target,
-            allowed=", ".join(COMPILERS),
-            next_step="serve the ONNX file itself"
-            if target in RUNTIMES
-            else "rfx env lists the runtimes",
+            allowed=", ".join(compilers()),
+            next_step="serve the ONNX file itself" if known else "rfx env lists the runtimes",
         )
-    if compute_capabilities and target == "trt":
-        raise UsageError(
-            "Only TensorRT-RTX compiles for a GPU that is not there.",
-            got="--target trt with --compute-capability",
-            allowed="--target trt-rtx",
-            next_step="leave --target out, or build on the GPU itself",
-        )
-    path = out or onnx_file.with_suffix(
-        ".rtx.plan" if compute_capabilities or target == "trt-rtx" else ".plan"
-    )
+    elsewhere = builder_elsewhere(options) if compute_capabilities else None
+    if elsewhere is not None and target is not None:
+        if not runtime_class(target).capabilities.builds_elsewhere:
+            raise UsageError(
+                "This target does not compile for a GPU that is not there.",
+                got=f"--target {target} with --compute-capability",
+                allowed=f"--target {elsewhere.name}",
+                next_step="leave --target out, or build on the GPU itself",
+            )
+        elsewhere = runtime_class(target)(options)
+    target = target or compilers()[0]
+    able = (elsewhere or runtime_class(target)).capabilities
+    path = out or onnx_file.with_suffix(str(able.engine_suffix))
     require_file_place(path)
     if onnx_file.resolve() in (path.resolve(), Path(f"{path}.json").resolve()):
         raise UsageError(
@@ -155,12 +158,8 @@ def compile_engine(
             next_step="leave --out out: the engine then lies beside the model",
         )
     compute_capabilities = tuple(dict.fromkeys(compute_capabilities))
-    if compute_capabilities:
-        from rfx.runtimes.tensorrt.file import build_ahead, write_engine_file
-
-        built, facts = build_ahead(onnx_file, workload, options, compute_capabilities)
-        return write_engine_file(built.plan, facts, path), facts
-    target = target or "trt"
+    if elsewhere is not None:
+        return path, elsewhere.build_elsewhere(onnx_file, workload, compute_capabilities, path)
     here = runtime_class(target).availability()
     if not here.ok:
         raise EnvironmentMissingError(
@@ -171,20 +170,21 @@ def compile_engine(
             next_step="rfx build MODEL.onnx --compute-capability 8.9, or serve the ONNX file with "
             "ONNX Runtime",
         )
-    engine = runtime(target, options).build(onnx_file, workload)
+    compiler = runtime(target, options)
+    engine = compiler.build(onnx_file, workload)
     try:
         engine.save(path)
-        serve_engine(onnx_file, path, workload, options)
-        return path, engine.facts
+        serve_engine(onnx_file, path, workload, compiler)
+        return path, dict(engine.facts)
     finally:
         engine.close()
 
 
 def serve_engine(
-    onnx_file: Path, plan: Path, workload: Workload, options: EngineOptions
+    onnx_file: Path, engine_file: Path, workload: Workload, compiler: Runtime
 ) -> Path | None:
     """Where the ONNX file is that of an output with a Triton repository, let that serve the engine
-    from now on. Triton's backend is TensorRT's: an engine of TensorRT-RTX it does not read."""
+    from now on, if one of Triton's backends reads what `compiler` built."""
     from rfx.export.triton import specs_of, write_triton
 
     root = onnx_file.parent / "triton"
@@ -193,19 +193,19 @@ def serve_engine(
     )
     if (
         len(models) != 1
-        or plan.resolve().parent != onnx_file.resolve().parent
-        or module_name("trt") != "tensorrt"
+        or engine_file.resolve().parent != onnx_file.resolve().parent
+        or compiler.serving_platform() != "tensorrt"
     ):
         return None
     inputs, outputs = specs_of(onnx_file)
     return write_triton(
         root,
         name=models[0],
-        model_file=plan,
+        model_file=engine_file,
         backend="tensorrt",
         inputs=inputs,
         outputs=outputs,
-        max_batch=options.largest(workload)[0],
+        max_batch=compiler.options.largest(workload)[0],
         warmup=(workload.batch, workload.sequence),
         on_gpu=True,
     )

@@ -21,6 +21,7 @@ from rfx.pipeline.examples import Subject
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
+from rfx.runtimes.find import runtime_class
 
 EXPORTERS = ("torch", "transformers", "onnx", "onnxscript")  # dense and pruned are the same export
 DENSE_VERSION = 3  # of the dense baseline's file: those of another are not taken from the store
@@ -119,7 +120,9 @@ def require_fit(recipe: Recipe, table: LatencyTable) -> None:
     )
     for name in ("batch", "sequence", "precision", "threads"):
         there, asked = getattr(key, name), getattr(wanted, name)
-        if there != asked and not (name == "threads" and key.runtime in ("trt", "trt-rtx", "cuda")):
+        if there != asked and not (
+            name == "threads" and not runtime_class(key.runtime).capabilities.uses_threads
+        ):
             # A sequence that was not asked for gives way to what the model takes, which is not
             # known yet.
             if name == "sequence" and not recipe.given("workload.sequence"):

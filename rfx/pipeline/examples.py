@@ -160,7 +160,7 @@ def load_model(session: Session, source: str, task_name: str | None) -> Subject:
         ) from None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - what is wrong with a tokenizer comes in many kinds
+    except Exception as error:
         raise UsageError(
             "The model's tokenizer does not load.",
             got=f"{source}: {first_line(error)}",
@@ -401,7 +401,7 @@ def _fit_lengths(session: Session, limit: int | None) -> None:
 def _fit_engine(session: Session, limit: int | None) -> None:
     """An engine takes no more than it was built for: it must hold all that it will be run on, and
     the model must hold it."""
-    if not session.served_by.name.startswith("trt"):
+    if not session.served_by.capabilities.profiled:
         return
     recipe, engine = session.recipe, session.recipe.engine
     require_size(

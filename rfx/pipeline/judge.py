@@ -138,12 +138,12 @@ def of_other_file(
 def diagnose(
     session: Session, examples: Examples, file: Path, gate: Gate, folder: Path | None
 ) -> Gate:
-    """Where an engine of the TensorRT family is not the same function: which tensor is the first
+    """Where an engine is not the same function and its runtime can be looked into: which tensor is the first
     that differs from ONNX Runtime's, through Polygraphy, and a script in `folder` that repeats it.
     The verdict stays what it was."""
     if (
         gate.outcome == "pass"
-        or session.served_by.name not in ("trt", "trt-rtx")
+        or not session.served_by.capabilities.locates_differences
         or session.offline
     ):
         return gate
@@ -167,7 +167,7 @@ def diagnose(
             if folder is not None
             else f"; repeat it: {found.command}"
         )
-    except Exception as error:  # noqa: BLE001 - the verdict stands without it: no failure of the search may cost the finished run
+    except Exception as error:
         if is_interrupt(error):
             raise
         why = (

@@ -26,8 +26,8 @@ from rfx.pipeline.examples import Examples, Subject
 from rfx.pipeline.score import batches, flops_cost, method_of
 from rfx.pipeline.session import Session
 from rfx.runtimes.base import Engine
+from rfx.runtimes.find import builder_elsewhere
 
-AHEAD_FILE = "model.rtx.plan"  # built ahead of time by TensorRT-RTX
 SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
 
 
@@ -170,19 +170,16 @@ def engine(session: Session, done: Finished, folder: Path) -> Engine:
     with session.stage("build the engine"):
         built = session.build(done.onnx)
         kept = (
-            built.save(folder / session.runtime.engine_file)
-            if session.runtime.engine_file
+            built.save(folder / session.runtime.capabilities.engine_file)
+            if session.runtime.capabilities.engine_file
             else None
         )
         capabilities = tuple(session.recipe.engine.compute_capabilities)
         if capabilities:
-            from rfx.runtimes.tensorrt.file import build_ahead, write_engine_file
-
+            builder = builder_elsewhere(session.served_by.options)
+            out = folder / str(builder.capabilities.engine_file)
             try:  # the model is finished: an engine that fails must not take it along
-                ahead, facts = build_ahead(
-                    done.onnx, session.workload, session.served_by.options, capabilities
-                )
-                write_engine_file(ahead.plan, facts, folder / AHEAD_FILE)
+                builder.build_elsewhere(done.onnx, session.workload, capabilities, out)
             except UserError as error:
                 session.warn(
                     f"No engine was built ahead of time for {', '.join(capabilities)}: "
@@ -197,14 +194,10 @@ def serve(session: Session, done: Finished, folder: Path, plan: Path | None) -> 
     """The Triton model repository of the output: the compiled engine where there is one, else the
     ONNX file."""
     from rfx.export.triton import specs_of, triton_name, write_triton
-    from rfx.runtimes.tensorrt.build import module_name
 
     workload, options = session.workload, session.served_by.options
     inputs, outputs = specs_of(done.onnx)
-    # Triton's backend is TensorRT's: an engine of TensorRT-RTX it does not read.
-    tensorrt = (
-        plan is not None and session.runtime.name == "trt" and module_name("trt") == "tensorrt"
-    )
+    tensorrt = plan is not None and session.runtime.serving_platform() == "tensorrt"
     write_triton(
         folder / "triton",
         name=triton_name(session.recipe.name),
@@ -214,6 +207,6 @@ def serve(session: Session, done: Finished, folder: Path, plan: Path | None) -> 
         outputs=outputs,
         max_batch=options.largest(workload)[0] if tensorrt else max(SERVED_BATCH, workload.batch),
         warmup=(workload.batch, workload.sequence),
-        on_gpu=session.served_by.name in ("trt", "trt-rtx", "cuda"),
+        on_gpu=session.served_by.capabilities.device == "gpu",
         threads=workload.threads,
     )

@@ -28,6 +28,7 @@ from rfx.pipeline.resolve import prepare, prepare_model, start, start_absent
 from rfx.pipeline.session import Session
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import Recipe
+from rfx.runtimes.find import builder_elsewhere
 
 
 def prune_export(
@@ -49,9 +50,7 @@ def prune_export(
     """
     session = start(recipe, store, progress, table)
     if recipe.engine.compute_capabilities:
-        from rfx.runtimes.tensorrt.file import require_capabilities
-
-        require_capabilities(recipe.engine.compute_capabilities)
+        builder_elsewhere().require_elsewhere(recipe.engine.compute_capabilities)
     ask.require_budget(recipe)
     ask.require_ours(Path(out))
     subject, examples = prepare(session)
@@ -293,8 +292,8 @@ def _latency_gate(session: Session, latency, predicted: float | None, table: Lat
 def _verified_engine(session: Session, folder: Path, onnx: Path):
     """The engine file of the output where there is one for this device (it is what will be served),
     else one built now."""
-    kept = folder / session.runtime.engine_file if session.runtime.engine_file else None
-    if kept is not None and kept.is_file():
+    kept = session.runtime.kept_engine(folder)
+    if kept is not None:
         try:
             engine = session.runtime.load(kept, session.workload)
             if engine.facts.get("onnx_sha256") in (None, file_hash(onnx)):

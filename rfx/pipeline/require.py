@@ -11,12 +11,14 @@ from rfx.evidence.report.curve import FILES as CURVE_FILES
 from rfx.evidence.report.write import FILES as REPORT_FILES
 from rfx.recipe.spec import Recipe
 
+# Engine files with their facts: those of today, and as version 0.1 called them.
 _ENGINES = (
-    "model.plan",
-    "model.rtx.plan",
     "model.onnx.json",
-    "model.plan.json",
-    "model.rtx.plan.json",
+    *(
+        f"model{suffix}{facts}"
+        for suffix in (".engine", ".rtx.engine", ".plan", ".rtx.plan")
+        for facts in ("", ".json")
+    ),
 )
 
 

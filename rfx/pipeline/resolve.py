@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.errors import UsageError
 from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
@@ -15,7 +15,7 @@ from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import runtime as find_runtime
-from rfx.runtimes.find import runtime_class
+from rfx.runtimes.find import runtime_class, stand_in
 
 
 def start(
@@ -35,7 +35,7 @@ def start(
         measure.require_fit(recipe, table)
     if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
         target: Runtime | None = runtime_class(recipe.target)(options)
-        runs_here = _stand_in(recipe.workload.precision)
+        runs_here = stand_in(recipe.workload.precision)
     else:
         target, runs_here = None, find_runtime(recipe.target, options)
     _require_precision(recipe, target or runs_here)
@@ -69,11 +69,11 @@ def start_absent(
 
 
 def _require_precision(recipe: Recipe, runtime: Runtime) -> None:
-    if recipe.workload.precision not in runtime.precisions:
+    if recipe.workload.precision not in runtime.capabilities.precisions:
         raise UsageError(
             f"The runtime {runtime.name!r} does not run at this precision.",
             got=recipe.workload.precision,
-            allowed=", ".join(runtime.precisions),
+            allowed=", ".join(runtime.capabilities.precisions),
             next_step="give another --precision, or another --target",
         )
 
@@ -92,25 +92,6 @@ def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
     spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
     spec["max_sequence"] = spec["max_sequence"] or max(recipe.workload.sequence, recipe.max_length)
     return EngineOptions(**spec, store=store)
-
-
-def _stand_in(precision: str) -> Runtime:
-    """A runtime on the CPU that computes what the typed file says: the first that is installed.
-
-    Raises:
-        EnvironmentMissingError: none is.
-    """
-    # ONNX Runtime's CPU provider has no bfloat16 products.
-    names = ("openvino",) if precision == "bf16" else ("ort", "openvino")
-    here = next((n for n in names if runtime_class(n).availability().ok), None)
-    if here is None:
-        raise EnvironmentMissingError(
-            "Without the target at hand, accuracy is measured on the CPU, and no runtime for that "
-            "is installed.",
-            got=f"none of {', '.join(names)} at {precision}",
-            next_step=f"install one: {runtime_class(names[0]).availability().next_step}",
-        )
-    return find_runtime(here)
 
 
 def prepare(session: Session) -> tuple[load.Subject, load.Examples]:

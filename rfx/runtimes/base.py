@@ -1,39 +1,91 @@
-"""What a runtime is: it says whether it can run here, builds an engine from an ONNX file, runs it
-and times it.
+"""What a runtime is: it says what it can do and whether it can run here, builds an engine from an
+ONNX file, runs it and times it.
 
-Nothing here knows of pruning.
+A new runtime is a class registered with `@register("runtime", "name")` (rfx/core/registry.py).
+Nothing outside of this room asks for a runtime's name; what differs between runtimes is said in
+`Capabilities`. Nothing here knows of pruning.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from rfx.core.errors import EnvironmentMissingError
+from rfx.core.artefact import MODEL, Artefact
+from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.plan import Kind
 from rfx.core.workload import Workload
 
 if TYPE_CHECKING:
     from rfx.core.store import Store
 
 Arrays = Mapping[str, np.ndarray]
-GPU_GRID = {
-    "fp32": 32,
-    "fp16": 64,
-    "bf16": 64,
-}  # FFN widths at which the tiles of matrix products end, by precision
+# FFN widths at which the tiles of matrix products end; on a GPU by precision
+GRID = 32
+GPU_GRID = {"fp32": 32, "fp16": 64, "bf16": 64}
 GROUP_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How engines are compiled, where a runtime compiles any; the others take no notice.
+class Capabilities:
+    """What a runtime can do, whether it is installed here or not.
 
-    `max_batch` and `max_sequence` bound the optimisation profile (None: what the conditions say;
+    Args:
+        device: where it computes.
+        precisions: of matrix products that it runs and that are measured on it.
+        preference: "auto" takes the runtime with the lowest one of those that run here.
+        engine_file: what a compiled engine is called in an output folder; None: it runs the ONNX
+            file itself and compiles nothing that is kept.
+        engine_suffix: the end of an engine file's name where it is named after an ONNX file.
+        builds_elsewhere: it compiles ahead of time for other machines' GPUs, which are named by
+            their compute capability.
+        profiled: an engine takes only sizes within the optimisation profile that it is built with.
+        serving: the backend of NVIDIA's Triton server that serves what it runs ("onnxruntime",
+            "tensorrt"), or None. `Runtime.serving_platform` says what is so on this machine.
+        stands_in: the precisions at which it computes what a typed file says on any machine, so
+            that accuracy can be measured with it where the target is absent.
+        uses_threads: its latency depends on the CPU threads that it is given.
+        locates_differences: Polygraphy runs it beside ONNX Runtime, and can name the first tensor
+            that differs.
+        phases: of a workload that it times.
+        roles: of an artefact's graphs that it builds.
+        max_depth: blocks of the deepest stack of a latency table: the sharper the clock, the
+            shallower the stacks may be, which build more quickly.
+        smooth: latency is near linear in the counts, so that noise of a table may be smoothed away.
+        own_activations: every bound engine holds its activations on the device, beside its weights.
+        verified: it was seen running on the hardware that it is for, with a committed result.
+    """
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    precisions: tuple[str, ...] = ("fp32",)
+    preference: int = 100
+    engine_file: str | None = None
+    engine_suffix: str | None = None
+    builds_elsewhere: bool = False
+    profiled: bool = False
+    serving: str | None = None
+    stands_in: tuple[str, ...] = ()
+    uses_threads: bool = False
+    locates_differences: bool = False
+    phases: tuple[str, ...] = ("encode",)
+    roles: tuple[str, ...] = (MODEL,)
+    max_depth: int = 12
+    smooth: bool = False
+    own_activations: bool = False
+    verified: bool = True
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How engines are compiled, by the runtimes that compile any; the others ignore it.
+
+    `max_batch` and `max_sequence` bound the optimisation profile (None: what the workload says;
     the least is always 1 x 1). `version_compatible` lets an engine run under later minor versions,
     `hardware_compatible` on every GPU from Ampere on; both forbid kernels and cost speed. `store`
     keeps the timing cache.
@@ -53,7 +105,7 @@ class EngineOptions:
             workload.sequence, self.max_sequence or 1
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Those that change kernels, for keys and reports."""
         facts = {k: v for k, v in self.__dict__.items() if k != "store"}
         return {k: v for k, v in facts.items() if v not in (None, False)}
@@ -61,6 +113,8 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Availability:
+    """Whether a runtime can run on this machine."""
+
     ok: bool
     reason: str = ""  # why not
     next_step: str = ""  # what to install or to run instead
@@ -79,13 +133,17 @@ class BoundRun(ABC):
         return None
 
     def measurement(self) -> dict[str, Any]:
-        """In what this run is measured otherwise than `Runtime.measurement` says."""
+        """Where this run is measured in another way than `Runtime.measurement` says: how."""
         return {}
 
 
 class Engine(ABC):
+    """What a runtime runs. Of a compiled one, `facts` says for which machine it is and what it was
+    made from."""
+
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
@@ -103,21 +161,17 @@ class Engine(ABC):
 
 
 class Runtime(ABC):
-    name: ClassVar[str]
-    clock: ClassVar[str]  # what time_ms measures, in words
-    filter_grid: ClassVar[int] = 32  # see `grid`
-    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    engine_file: ClassVar[str | None] = None  # what a compiled engine is called in an output folder
-    max_depth: ClassVar[int] = 12  # blocks of the deepest stack of a latency table
-    own_activations: ClassVar[bool] = (
-        False  # every bound engine holds its activations on the device, beside its weights
-    )
-    smooth: ClassVar[bool] = (
-        False  # latency is near linear in the counts, so noise of a table may be smoothed away
-    )
-    verified: ClassVar[bool] = True  # seen running on real hardware, with a committed result
+    """One runtime on one machine.
 
-    def __init__(self, options: EngineOptions | None = None):
+    `name` is the name that it is registered under, `clock` says in words what `BoundRun.time_ms`
+    measures.
+    """
+
+    name: ClassVar[str]
+    clock: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
 
     @classmethod
@@ -133,7 +187,7 @@ class Runtime(ABC):
         """The device the engine runs on, e.g. the CPU's or GPU's model name."""
 
     def clock_for(self, workload: Workload) -> str:
-        """What `time_ms` measures under these conditions, in words."""
+        """What `time_ms` measures under this workload, in words."""
         return self.clock
 
     def tolerance(self, precision: str) -> float:
@@ -141,12 +195,19 @@ class Runtime(ABC):
         same function."""
         return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 6e-2}[precision]
 
-    def grid(self, precision: str) -> int:
-        """FFN widths are measured and chosen on multiples of this."""
-        return self.filter_grid
+    def grid(self, kind: str, precision: str) -> int:
+        """Counts of a unit kind are measured and chosen on multiples of this: filters where the
+        tiles of a matrix product end, every other unit one by one.
+
+        Args:
+            kind: the unit kind, e.g. "mha" or "ffn" (`rfx.core.plan.Kind`).
+        """
+        if kind != Kind.FFN:
+            return 1
+        return GPU_GRID.get(precision, GRID) if self.capabilities.device == "gpu" else GRID
 
     def group_bytes(self) -> int:
-        """Memory that the engines of one part of a latency table may take together."""
+        """Memory that the engines of one part of a latency table may take together, bytes."""
         return GROUP_BYTES
 
     def measurement(self, workload: Workload) -> dict[str, Any]:
@@ -158,8 +219,50 @@ class Runtime(ABC):
         nothing."""
         return None
 
+    def serving_platform(self) -> str | None:
+        """The Triton backend that serves what this runtime builds here ("onnxruntime" for the ONNX
+        file, "tensorrt" for the engine file); None where none does."""
+        return self.capabilities.serving
+
+    def accepts(self, artefact: Artefact, workload: Workload) -> str | None:
+        """Why this runtime cannot build and time an artefact under a workload; None if it can."""
+        able = self.capabilities
+        if unknown := [r for r in artefact.roles if r not in able.roles]:
+            return (
+                f"{self.name} builds graphs of the role {', '.join(able.roles)}, not of "
+                f"{', '.join(unknown)}"
+            )
+        if workload.phase not in able.phases:
+            return f"{self.name} times the phase {', '.join(able.phases)}, not {workload.phase}"
+        if workload.precision not in able.precisions:
+            return (
+                f"{self.name} runs at the precision {', '.join(able.precisions)}, not at "
+                f"{workload.precision}"
+            )
+        return None
+
     @abstractmethod
-    def build(self, onnx_path: Path, workload: Workload) -> Engine: ...
+    def build(self, onnx_path: Path, workload: Workload) -> Engine:
+        """The engine of one ONNX file."""
+
+    def build_artefact(self, artefact: Artefact, workload: Workload) -> Engine:
+        """The engine of an artefact whose one graph has the role "model". A runtime of artefacts
+        with several graphs overrides this.
+
+        Raises:
+            UsageError: it does not fit this runtime (`accepts`), or it has another graph too.
+            UserError: see `build`.
+        """
+        why = self.accepts(artefact, workload)
+        if why is None and artefact.roles != (MODEL,):
+            why = f"{self.name} builds one graph of the role {MODEL} alone"
+        if why is not None:
+            raise UsageError(
+                "The runtime cannot build this model.",
+                got=why,
+                next_step="give another --target; `rfx env` lists the runtimes",
+            )
+        return self.build(artefact.file, workload)
 
     def load(self, path: Path, workload: Workload) -> Engine:
         """An engine that `Engine.save` wrote.
@@ -170,4 +273,41 @@ class Runtime(ABC):
         """
         raise EnvironmentMissingError(
             f"The runtime {self.name!r} has no engine files.", got=str(path), allowed="an ONNX file"
+        )
+
+    def kept_engine(self, folder: Path) -> Path | None:
+        """The engine file that an output folder holds for this runtime, under today's name or an
+        earlier one; None where there is none."""
+        name = self.capabilities.engine_file
+        return folder / name if name and (folder / name).is_file() else None
+
+    def require_elsewhere(self, compute_capabilities: Sequence[str]) -> None:
+        """Before any work: this runtime is installed, and compiles for these other machines' GPUs.
+
+        Args:
+            compute_capabilities: e.g. ("8.9", "12.0").
+
+        Raises:
+            UsageError: it never builds for other machines, or does not know a compute capability.
+            EnvironmentMissingError: it is not installed.
+        """
+        raise self._only_here(compute_capabilities)
+
+    def build_elsewhere(
+        self, onnx_path: Path, workload: Workload, compute_capabilities: Sequence[str], out: Path
+    ) -> dict[str, Any]:
+        """Compile for the GPUs of other machines and write the engine file `out` with its facts
+        beside it; returns the facts. No GPU is needed here.
+
+        Raises:
+            UsageError, EnvironmentMissingError: see `require_elsewhere`.
+            UnsupportedModelError: it cannot compile the model.
+        """
+        raise self._only_here(compute_capabilities)
+
+    def _only_here(self, compute_capabilities: Sequence[str]) -> UsageError:
+        return UsageError(
+            f"The runtime {self.name!r} does not compile for a GPU that is not there.",
+            got=", ".join(compute_capabilities),
+            next_step="leave --compute-capability out",
         )

@@ -1,21 +1,35 @@
-"""The runtimes, by name. A new one is a file with a `Runtime` class and a line here; nothing is
-imported early."""
+"""The runtimes by name, and the choice among them by what they can do.
+
+A new one is a class registered with `@register("runtime", "name")`; nothing is imported before it
+is asked for.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
+from typing import NamedTuple, cast
 
-from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core import registry
+from rfx.core.errors import EnvironmentMissingError, UserError
 from rfx.runtimes.base import EngineOptions, Runtime
 
-# name -> "module:class", the best first: `best_runtime` takes the first that runs here
-RUNTIMES: dict[str, str] = {
-    "trt": "rfx.runtimes.tensorrt.runtime:TensorRT",
-    "trt-rtx": "rfx.runtimes.tensorrt.runtime:TensorRTRtx",
-    "cuda": "rfx.runtimes.onnxruntime:OnnxRuntimeCuda",
-    "ort": "rfx.runtimes.onnxruntime:OnnxRuntimeCpu",
-    "openvino": "rfx.runtimes.openvino:OpenVino",
-}
+AUTO = "auto"  # the name that stands for the best runtime of this machine
+KIND = "runtime"
+
+
+class RuntimeStatus(NamedTuple):
+    """One line of `rfx env`: whether a runtime runs here, why not, what to do about it, and whether
+    it was ever seen running on the hardware that it is for."""
+
+    name: str
+    ok: bool
+    reason: str
+    next_step: str
+    verified: bool
+
+
+def runtime_names() -> tuple[str, ...]:
+    """The names of all runtimes; nothing is imported."""
+    return registry.names(KIND)
 
 
 def runtime_class(name: str) -> type[Runtime]:
@@ -23,16 +37,15 @@ def runtime_class(name: str) -> type[Runtime]:
 
     Raises:
         UsageError: no runtime has this name.
+        EnvironmentMissingError: the plug-in that brings it cannot be imported.
     """
-    if name not in RUNTIMES:
-        raise UsageError(
-            "There is no runtime of this name.",
-            got=name,
-            allowed=", ".join(["auto", *RUNTIMES]),
-            next_step="give one of these with --target; `rfx env` says which run here",
-        )
-    module, cls = RUNTIMES[name].split(":")
-    return getattr(import_module(module), cls)
+    found = registry.find(
+        KIND,
+        name,
+        also=(AUTO,),
+        next_step="give one of these with --target; `rfx env` says which run here",
+    )
+    return cast("type[Runtime]", found)
 
 
 def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
@@ -44,12 +57,12 @@ def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
         EnvironmentMissingError: it cannot run here; the message says what is missing and what would
             run instead.
     """
-    if name == "auto":
+    if name == AUTO:
         return best_runtime(options)
     cls = runtime_class(name)
     here = cls.availability()
     if not here.ok:
-        others = [n for n in RUNTIMES if n != name and runtime_class(n).availability().ok]
+        others = [c.name for c in _ranked() if c is not cls and c.availability().ok]
         would_run = (
             f"would run here: {', '.join(f'--target {n}' for n in others)}"
             if others
@@ -65,20 +78,92 @@ def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
 
 
 def best_runtime(options: EngineOptions | None = None) -> Runtime:
-    """The first runtime of `RUNTIMES` that can run here.
+    """The runtime with the lowest `preference` of those that can run here.
 
     Raises:
         EnvironmentMissingError: none can; the message has every reason.
     """
     reasons = []
-    for name in RUNTIMES:
-        cls = runtime_class(name)
+    for cls in _ranked():
         here = cls.availability()
         if here.ok:
             return cls(options)
-        reasons.append(f"{name}: {here.reason}")
+        reasons.append(f"{cls.name}: {here.reason}")
     raise EnvironmentMissingError(
         "No runtime can run on this machine.",
         got="; ".join(reasons),
         next_step="pip install onnxruntime",
     )
+
+
+def stand_in(precision: str) -> Runtime:
+    """A runtime that computes here what a typed file says, to measure accuracy in place of a target
+    that is absent: the first by `preference` of those whose `stands_in` names the precision.
+
+    Raises:
+        EnvironmentMissingError: none is installed.
+    """
+    able = [c for c in _ranked() if precision in c.capabilities.stands_in]
+    for cls in able:
+        if cls.availability().ok:
+            return cls()
+    raise EnvironmentMissingError(
+        "Without the target at hand, accuracy is measured on the CPU, and no runtime for that "
+        "is installed.",
+        got=f"none of {', '.join(c.name for c in able)} at {precision}",
+        next_step=f"install one: {able[0].availability().next_step}" if able else None,
+    )
+
+
+def compilers() -> tuple[str, ...]:
+    """The names of the runtimes that have engine files, the preferred first."""
+    return tuple(c.name for c in _ranked() if c.capabilities.engine_file is not None)
+
+
+def locators() -> tuple[str, ...]:
+    """The names of the runtimes on which the first tensor that differs can be located, the
+    preferred first."""
+    return tuple(c.name for c in _ranked() if c.capabilities.locates_differences)
+
+
+def builder_elsewhere(options: EngineOptions | None = None) -> Runtime:
+    """The runtime that compiles ahead of time for the GPUs of other machines; it need not be able
+    to run here.
+
+    Raises:
+        EnvironmentMissingError: no runtime does.
+    """
+    for cls in _ranked():
+        if cls.capabilities.builds_elsewhere:
+            return cls(options)
+    raise EnvironmentMissingError("No runtime compiles for the GPUs of other machines.")
+
+
+def runtimes_report() -> list[RuntimeStatus]:
+    """Every runtime, the preferred first, and those that cannot be imported last; for `rfx env`."""
+    rows = []
+    for cls in _ranked():
+        here = cls.availability()
+        verified = cls.capabilities.verified
+        rows.append(RuntimeStatus(cls.name, here.ok, here.reason, here.next_step, verified))
+    for name, error in _loaded()[1].items():
+        why = f"{error.what} {error.got or ''}".strip()
+        rows.append(RuntimeStatus(name, False, why, error.next_step or "", False))
+    return rows
+
+
+def _ranked() -> list[type[Runtime]]:
+    """The classes of all runtimes that can be imported, by preference."""
+    return sorted(_loaded()[0], key=lambda c: (c.capabilities.preference, c.name))
+
+
+def _loaded() -> tuple[list[type[Runtime]], dict[str, UserError]]:
+    """The classes of all runtimes, and why others cannot be imported: a broken plug-in must not
+    keep the rest from running."""
+    classes, broken = [], {}
+    for name in runtime_names():
+        try:
+            classes.append(runtime_class(name))
+        except UserError as error:
+            broken[name] = error
+    return classes, broken

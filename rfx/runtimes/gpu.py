@@ -74,7 +74,7 @@ def gpu_state() -> dict[str, Any] | None:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, no driver, or a driver of another version
+    except Exception:  # no package, no driver, or a driver of another version
         return None
     try:
         device = _nvml_device(pynvml)
@@ -129,13 +129,13 @@ def gpu_group_bytes() -> int | None:
         import cupy
 
         return int(cupy.cuda.runtime.memGetInfo()[0]) // 4
-    except Exception:  # noqa: BLE001 - no CuPy, or one for another CUDA
+    except Exception:  # no CuPy, or one for another CUDA
         pass
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - as in `gpu_state`
+    except Exception:  # as in `gpu_state`
         return None
     try:
         memory = _asked(lambda: pynvml.nvmlDeviceGetMemoryInfo(_nvml_device(pynvml)))
@@ -153,7 +153,7 @@ def free_pools() -> None:
     try:
         cupy.get_default_memory_pool().free_all_blocks()
         cupy.get_default_pinned_memory_pool().free_all_blocks()
-    except Exception:  # noqa: BLE001 - a CuPy that cannot use the GPU holds nothing of it
+    except Exception:  # a CuPy that cannot use the GPU holds nothing of it
         pass
 
 
@@ -180,7 +180,7 @@ def _asked(call, *arguments) -> Any:
     """What NVML answers, None where this device or driver does not know the question."""
     try:
         return call(*arguments)
-    except Exception:  # noqa: BLE001 - NVMLError in many kinds, AttributeError of an older binding
+    except Exception:  # NVMLError in many kinds, AttributeError of an older binding
         return None
 
 

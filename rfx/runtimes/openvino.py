@@ -7,18 +7,24 @@ import time
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rfx.core.environment import cpu_model
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.registry import register
 from rfx.core.workload import Workload
-from rfx.runtimes.base import Arrays, Availability, BoundRun, Engine, Runtime
+from rfx.runtimes.base import Arrays, Availability, BoundRun, Capabilities, Engine, Runtime
+
+if TYPE_CHECKING:
+    import openvino
 
 INSTALL = "pip install 'rfx-exporter[openvino]'"
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
+@register("runtime", "openvino")
 class OpenVino(Runtime):
     """`openvino`: the CPU plugin, one stream, compiled for latency.
 
@@ -29,9 +35,14 @@ class OpenVino(Runtime):
 
     name: ClassVar[str] = "openvino"
     clock: ClassVar[str] = "process CPU time"
-    filter_grid: ClassVar[int] = 32
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
-    smooth: ClassVar[bool] = True
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        device="cpu",
+        precisions=("fp32", "fp16", "bf16"),
+        preference=50,
+        stands_in=("fp32", "fp16", "bf16"),
+        uses_threads=True,
+        smooth=True,
+    )
 
     @classmethod
     def availability(cls) -> Availability:
@@ -39,7 +50,7 @@ class OpenVino(Runtime):
             return Availability(False, "openvino is not installed", INSTALL)
         try:
             _core()
-        except Exception as error:  # noqa: BLE001 - a half-installed wheel fails in many ways
+        except Exception as error:  # a half-installed wheel fails in many ways
             return Availability(
                 False, f"openvino cannot be used ({type(error).__name__}: {error})", INSTALL
             )
@@ -52,8 +63,6 @@ class OpenVino(Runtime):
             return "openvino (not installed)"
 
     def device(self) -> str:
-        from rfx.core.environment import cpu_model
-
         return cpu_model()
 
     def clock_for(self, workload: Workload) -> str:
@@ -79,7 +88,7 @@ class OpenVino(Runtime):
         path = Path(onnx_path)
         if not path.is_file():
             raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
-        hint, able = HINTS[workload.precision], capabilities()
+        hint, able = HINTS[workload.precision], computes_in()
         if workload.precision != "fp32" and workload.precision.upper() not in able:
             raise EnvironmentMissingError(
                 "This CPU does not compute in this precision, so that it would be no faster.",
@@ -90,7 +99,7 @@ class OpenVino(Runtime):
         core = _core()
         try:
             model = core.read_model(str(path))
-        except Exception as error:  # noqa: BLE001 - RuntimeError and its kin, by version
+        except Exception as error:  # RuntimeError and its kin, by version
             raise UsageError(
                 f"OpenVINO cannot read {path}.",
                 got=first_line(error),
@@ -108,7 +117,7 @@ class OpenVino(Runtime):
                     "INFERENCE_PRECISION_HINT": hint,
                 },
             )
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise EnvironmentMissingError(
                 f"{self.version()} cannot compile {path}.",
                 got=first_line(error),
@@ -118,14 +127,14 @@ class OpenVino(Runtime):
 
 
 @lru_cache(maxsize=1)
-def _core():
+def _core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
 
 
 @lru_cache(maxsize=1)
-def capabilities() -> tuple[str, ...]:
+def computes_in() -> tuple[str, ...]:
     """What the CPU plugin computes in, e.g. ("FP32", "INT8", "BF16")."""
     return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
@@ -133,14 +142,15 @@ def capabilities() -> tuple[str, ...]:
 class OpenVinoEngine(Engine):
     """A compiled model."""
 
-    def __init__(self, compiled, wall_clock: bool):
-        self._compiled, self._wall_clock = compiled, wall_clock
+    def __init__(self, compiled: openvino.CompiledModel, wall_clock: bool) -> None:
+        self._compiled: openvino.CompiledModel | None = compiled
+        self._wall_clock = wall_clock
         self.input_names = tuple(i.get_any_name() for i in compiled.inputs)
         self.output_names = tuple(o.get_any_name() for o in compiled.outputs)
-        self._request = None
+        self._request: openvino.InferRequest | None = None
 
     @property
-    def compiled(self):
+    def compiled(self) -> openvino.CompiledModel:
         """The openvino.CompiledModel.
 
         Raises:
@@ -211,7 +221,9 @@ class OpenVinoEngine(Engine):
 class OpenVinoBoundRun(BoundRun):
     """Inputs in tensors that share the arrays' memory; outputs stay in the request."""
 
-    def __init__(self, request, inputs: dict[str, np.ndarray], wall_clock: bool):
+    def __init__(
+        self, request: openvino.InferRequest, inputs: dict[str, np.ndarray], wall_clock: bool
+    ) -> None:
         import openvino
 
         self._clock = time.perf_counter_ns if wall_clock else time.process_time_ns

@@ -179,7 +179,7 @@ def _read_parquet(path: Path) -> list[Row]:
 
     try:
         frame = pandas.read_parquet(path)
-    except Exception as error:  # noqa: BLE001 - pyarrow raises many kinds for a damaged file
+    except Exception as error:  # pyarrow raises many kinds for a damaged file
         raise UsageError(
             f"{path} cannot be read.",
             got=first_line(error),
@@ -295,7 +295,9 @@ def _read_dataset(name: str, split: str) -> list[Row]:
             if config
             else datasets.load_dataset(path, split=split)
         )
-    except Exception as error:  # noqa: BLE001 - hub, network, script and split errors alike: the reason is what helps
+    except (
+        Exception
+    ) as error:  # hub, network, script and split errors alike: the reason is what helps
         raise UsageError(
             "Neither a file here nor a dataset that can be had.",
             got=f"{name}, split {split}: {first_line(error)}",

@@ -28,10 +28,11 @@ from rfx.core.store import atomic_write_text
 from rfx.core.workload import Workload
 from rfx.export.precision import HALVES
 from rfx.runtimes.base import Arrays
-from rfx.runtimes.find import runtime_class
-from rfx.runtimes.tensorrt.build import complaints, is_rtx, library, logger
+from rfx.runtimes.find import locators, runtime_class
+from rfx.runtimes.tensorrt.build import is_rtx, library
+from rfx.runtimes.tensorrt.log import complaints, logger
 
-RUNTIMES = ("ort", "trt", "trt-rtx")
+REFERENCE = "ort"  # what every other runtime is held against
 INPUTS, OUTPUTS, SCRIPT = "parity.inputs.json", "parity.outputs.json", "parity.sh"
 # What lies below on both sides is masked attention (-65504 in fp16, -3.4e38 in fp32): no
 # difference, and no scale.
@@ -107,7 +108,7 @@ def compare_runtimes(
     inputs: Sequence[Arrays],
     *,
     against: Path | None = None,
-    runtime: str = "ort",
+    runtime: str = REFERENCE,
     tolerance: float,
 ) -> Difference | None:
     """`model` on ONNX Runtime (CPU) against `against` (None: the same file) on `runtime`: the first
@@ -125,7 +126,7 @@ def compare_runtimes(
             run the file.
     """
     _require(runtime)
-    left, right = sides = Side(Path(model), "ort"), Side(Path(against or model), runtime)
+    left, right = sides = Side(Path(model), REFERENCE), Side(Path(against or model), runtime)
     wanted = left.inputs | right.inputs
     wrong = [
         f for f in inputs if any(n not in f or f[n].ndim != rank for n, rank in wanted.items())
@@ -156,7 +157,7 @@ def compare_runtimes(
                 inside or at,
                 "" if inside else "it is gone once every tensor is an output: fusions make it",
             )
-        except Exception as error:  # noqa: BLE001 - the outputs differ, whatever fails on the way to the reason
+        except Exception as error:  # the outputs differ, whatever fails on the way to the reason
             note = f"the tensors inside could not be compared ({first_line(error)})"
     scales = {"": at.largest_scale, **dict.fromkeys(names, scale), at.name: at.measure.scale}
     share = (
@@ -169,7 +170,7 @@ def compare_runtimes(
         worst.difference / scale,
         tolerance,
         tuple(str(s.path) for s in sides),
-        ("ort", runtime),
+        (REFERENCE, runtime),
         *zip(*at.measure.values),
         at.compared,
         at.skipped,
@@ -279,7 +280,7 @@ def _locate(left: Side, right: Side, feeds: Sequence[Arrays], tolerance: float) 
     runners = [s.runner(feeds, inside=True) for s in (left, right)]
     for feed in feeds:
         as_torch = (
-            right.bf16 and right.runtime != "ort"
+            right.bf16 and right.runtime != REFERENCE
         )  # TensorRT's runner then answers in torch, which has bfloat16
         fed = {n: torch.from_numpy(x) for n, x in feed.items()} if as_torch else feed
         measures = _run(runners, [fed], pairs)[0]
@@ -342,7 +343,7 @@ class Side:
         from polygraphy.backend.onnx import ModifyOutputs, OnnxFromPath
         from polygraphy.backend.onnxrt import OnnxrtRunner
 
-        if self.runtime != "ort":
+        if self.runtime != REFERENCE:
             from polygraphy.backend.trt import EngineFromNetwork, TrtRunner
 
             return TrtRunner(EngineFromNetwork(*self.loaders(feeds, inside))())
@@ -357,7 +358,7 @@ class Side:
             else os.cpu_count() or 1
         )
         return OnnxrtRunner(
-            runtime_class("ort")().build_model(model, Workload.of_text(threads=threads)).session
+            runtime_class(REFERENCE)().build_model(model, Workload.of_text(threads=threads)).session
         )
 
     def loaders(self, feeds: Sequence[Arrays], inside: bool, **target):
@@ -406,9 +407,9 @@ class Side:
 
 
 def _require(runtime: str) -> None:
-    if runtime not in RUNTIMES:
+    if runtime not in (known := (REFERENCE, *locators())):
         raise UsageError(
-            "Polygraphy compares no such runtime.", got=runtime, allowed=", ".join(RUNTIMES)
+            "Polygraphy compares no such runtime.", got=runtime, allowed=", ".join(known)
         )
     if importlib.util.find_spec("polygraphy") is None:
         what, next_step = (
@@ -432,7 +433,7 @@ def silent_polygraphy(runtime: str) -> Iterator[None]:
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 
-    trt = None if runtime == "ort" else library(runtime)
+    trt = None if runtime == REFERENCE else library(runtime)
     held: list[tuple[Any, str, Any]] = [(config, "USE_TENSORRT_RTX", config.USE_TENSORRT_RTX)]
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
@@ -505,7 +506,7 @@ def repro_commands(
     judge = ["--check-error-stat", "max", "--infinities-compare-equal", "--rtol", "0", "--atol"]
     judge += [f"{name}:{limit:.9g}" for name, limit in limits.items()]
     second, setting = onnxrt[1], []
-    if right.runtime != "ort":
+    if right.runtime != REFERENCE:
         setting = ["POLYGRAPHY_USE_TENSORRT_RTX=1"] if is_rtx(library(right.runtime)) else []
         second = [
             "--trt",

@@ -45,7 +45,7 @@ def test_the_sites_of_a_checkpoint():
 
 def test_shapes_for_a_board(tmp_path):
     """The inputs of the old graphs are made by name, as their engine asks for them."""
-    from rfx.runtimes.onnxruntime import OnnxRuntimeCpu
+    from rfx.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 
     old, bundle = kept("shapes.json"), Bundle(KEPT / "shapes.json")
     assert (bundle.target, bundle.batch, bundle.sequence, bundle.layers) == ("ort", 1, 16, 3)

@@ -23,7 +23,7 @@ from rfx.cost.table_file import parse_table, read_table, write_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
-from rfx.runtimes.base import Runtime
+from rfx.runtimes.base import Capabilities, Runtime
 from rfx.runtimes.find import runtime
 from tests.families import make, text_inputs
 
@@ -336,7 +336,7 @@ def test_a_group_takes_what_the_memory_holds():
     bert, depths = BlockShape(768, 12, 64, 3072), (3, 12)
 
     def size(batch, memory, **own):
-        there = SimpleNamespace(group_bytes=lambda: memory, **own)
+        there = SimpleNamespace(group_bytes=lambda: memory, capabilities=Capabilities(**own))
         return latency._group_size(there, bert, Workload.of_text(batch=batch), depths)
 
     assert size(1, 1 << 29, own_activations=False) == size(128, 1 << 29, own_activations=False) == 2

@@ -556,12 +556,12 @@ def test_tensorrt_rtx_builds_what_is_quantized(tmp_path, weights_int8):
         built[name], facts = build_ahead(tmp_path / f"{name}.onnx", workload, options, ("8.9",))
         assert (
             facts["compute_capabilities"] == ["8.9"]
-            and len(built[name].plan) == facts["engine_bytes"]
+            and len(built[name].engine) == facts["engine_bytes"]
         )
     # Three bytes less for each weight: the products are of int8 in the engine, whatever the file
     # stores.
     weights = sum(np.prod(i.dims) for i in plain.graph.initializer if len(i.dims) == 2)
-    saved = len(built["plain"].plan) - len(built["int8"].plan)
+    saved = len(built["plain"].engine) - len(built["int8"].engine)
     assert saved > 2 * weights, (saved, weights)
 
 
@@ -652,7 +652,7 @@ def test_tensorrt_rtx_builds_what_modelopt_quantized(exported, tmp_path, precisi
         EngineOptions(max_sequence=32),
         ("8.9",),
     )
-    assert len(built.plan) == facts["engine_bytes"] > 0
+    assert len(built.engine) == facts["engine_bytes"] > 0
 
 
 @needs_modelopt

@@ -2,11 +2,13 @@
 
 import pytest
 
-import rfx.pipeline.build as compile_stage
+import rfx.runtimes.tensorrt.runtime as tensorrt
 from rfx.core.workload import Workload
 from rfx.export.onnx import export_onnx
 from rfx.export.triton import specs_of, write_triton
+from rfx.pipeline.build import serve_engine
 from rfx.runtimes.base import EngineOptions
+from rfx.runtimes.tensorrt.runtime import TensorRT
 from tests.families import make, text_inputs
 
 
@@ -32,19 +34,19 @@ def output(tmp_path):
         warmup=(1, 16),
         on_gpu=True,
     )
-    (tmp_path / "model.plan").write_bytes(b"an engine of the board")
+    (tmp_path / "model.engine").write_bytes(b"an engine of the board")
     return tmp_path
 
 
-def serve(folder, plan="model.plan"):
-    options = EngineOptions(max_batch=4, max_sequence=64)
-    return compile_stage.serve_engine(
-        folder / "model.onnx", folder / plan, Workload.of_text(batch=1, sequence=16), options
+def serve(folder, engine="model.engine"):
+    compiler = TensorRT(EngineOptions(max_batch=4, max_sequence=64))
+    return serve_engine(
+        folder / "model.onnx", folder / engine, Workload.of_text(batch=1, sequence=16), compiler
     )
 
 
 def test_the_repository_serves_the_engine_from_then_on(output, monkeypatch):
-    monkeypatch.setattr(compile_stage, "module_name", lambda target: "tensorrt")
+    monkeypatch.setattr(tensorrt, "module_name", lambda target: "tensorrt")
     folder = serve(output)
     assert folder == output / "triton" / "reviews"
     config = (folder / "config.pbtxt").read_text()
@@ -58,11 +60,11 @@ def test_what_triton_cannot_serve_leaves_the_repository_alone(
 ):
     before = (output / "triton" / "reviews" / "config.pbtxt").read_text()
     monkeypatch.setattr(
-        compile_stage, "module_name", lambda target: "tensorrt_rtx"
+        tensorrt, "module_name", lambda target: "tensorrt_rtx"
     )  # Triton reads no engine of it
     assert serve(output) is None
-    monkeypatch.setattr(compile_stage, "module_name", lambda target: "tensorrt")
+    monkeypatch.setattr(tensorrt, "module_name", lambda target: "tensorrt")
     assert (
-        serve(output, tmp_path_factory.mktemp("elsewhere") / "other.plan") is None
+        serve(output, tmp_path_factory.mktemp("elsewhere") / "other.engine") is None
     )  # built beside no output
     assert (output / "triton" / "reviews" / "config.pbtxt").read_text() == before

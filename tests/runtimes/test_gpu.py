@@ -70,7 +70,7 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
     options = EngineOptions(store=Store(tmp_path / "cache", warn=warnings.append))
     target = runtime(name, options)
     first = target.build(tmp_path / "m.onnx", Workload())
-    path = first.save(tmp_path / "m.plan")
+    path = first.save(tmp_path / "m.engine")
     inputs = stack_inputs(SHAPE, 1, 16)
     np.testing.assert_array_equal(
         target.load(path, Workload()).run(inputs)["output"], first.run(inputs)["output"]

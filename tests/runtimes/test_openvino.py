@@ -82,16 +82,16 @@ def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
 def test_a_precision_that_the_cpu_does_not_compute_in_is_refused(file, monkeypatch):
     import rfx.runtimes.openvino as module
 
-    monkeypatch.setattr(module, "capabilities", lambda: ("FP32", "INT8"))
+    monkeypatch.setattr(module, "computes_in", lambda: ("FP32", "INT8"))
     with pytest.raises(EnvironmentMissingError, match="no faster") as error:
         runtime("openvino").build(file, Workload.of_text(precision="bf16"))
     assert str(error.value.allowed) == "fp32"
 
 
 def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
-    from rfx.runtimes.openvino import capabilities
+    from rfx.runtimes.openvino import computes_in
 
-    if "BF16" not in capabilities():
+    if "BF16" not in computes_in():
         pytest.skip("this CPU does not compute in bf16")
     shape, inputs = BlockShape(64, 4, 16, 256), stack_inputs(BlockShape(64, 4, 16, 256), 2, 9)
     full = stack(shape, [(4, 256), (2, 96)])

@@ -4,11 +4,22 @@ import numpy as np
 import onnx
 import pytest
 
+from rfx.core.artefact import Artefact, Graph
 from rfx.core.errors import EnvironmentMissingError, ExitCode, UsageError
 from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.runtimes.base import BoundRun
-from rfx.runtimes.find import RUNTIMES, best_runtime, runtime, runtime_class
+from rfx.runtimes.find import (
+    best_runtime,
+    builder_elsewhere,
+    compilers,
+    locators,
+    runtime,
+    runtime_class,
+    runtime_names,
+    runtimes_report,
+    stand_in,
+)
 from rfx.runtimes.timing import interleave
 from tests.families import text_inputs
 
@@ -24,14 +35,14 @@ def file(tmp_path_factory):
 
 
 def test_every_registered_runtime_says_whether_it_can_run_here():
-    for name in RUNTIMES:
+    for name in runtime_names():
         here = runtime_class(name).availability()
         assert here.ok or (here.reason and here.next_step)
     assert runtime_class("ort").availability().ok
 
 
 def test_an_unknown_runtime_names_the_known_ones():
-    with pytest.raises(UsageError, match="auto, trt, trt-rtx, cuda, ort, openvino"):
+    with pytest.raises(UsageError, match="auto, ort, cuda, openvino, trt, trt-rtx"):
         runtime("coreml")
 
 
@@ -84,7 +95,7 @@ def test_what_cannot_be_built_or_run_is_named(file, tmp_path):
 
 def test_memory_that_is_not_enough_is_the_machines_fault(file):
     """The sentences are ONNX Runtime's, of a GPU that was full."""
-    from rfx.runtimes.onnxruntime import _run_error
+    from rfx.runtimes.onnxruntime.engine import run_error
 
     for text in (
         "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size "
@@ -92,9 +103,9 @@ def test_memory_that_is_not_enough_is_the_machines_fault(file):
         "CUDA failure 2: out of memory ; GPU=0",
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
     ):
-        assert isinstance(_run_error(RuntimeError(text), INPUTS), EnvironmentMissingError)
+        assert isinstance(run_error(RuntimeError(text), INPUTS), EnvironmentMissingError)
     assert isinstance(
-        _run_error(RuntimeError("Got invalid dimensions for input"), INPUTS), UsageError
+        run_error(RuntimeError("Got invalid dimensions for input"), INPUTS), UsageError
     )
 
 
@@ -164,3 +175,78 @@ def test_tokens_are_within_the_vocabulary_and_unpadded():
         and inputs["attention_mask"].all()
     )
     assert not inputs["token_type_ids"].any()
+
+
+def test_what_runtimes_say_that_they_can_do_is_consistent():
+    for name in runtime_names():
+        cls = runtime_class(name)
+        able = cls.capabilities
+        assert cls.name == name and "fp32" in able.precisions
+        assert (able.engine_file is None) == (able.engine_suffix is None)
+        if able.engine_file:
+            assert able.engine_file == f"model{able.engine_suffix}"
+        assert able.device == "gpu" or able.engine_file is None
+        assert not able.stands_in or able.device == "cpu"  # on any machine
+        assert able.uses_threads == (able.device == "cpu")
+    preferences = [runtime_class(n).capabilities.preference for n in runtime_names()]
+    assert len(set(preferences)) == len(preferences)
+
+
+def test_runtimes_are_chosen_by_what_they_can_do():
+    assert [r.name for r in runtimes_report()] == ["trt", "trt-rtx", "cuda", "ort", "openvino"]
+    assert compilers() == locators() == ("trt", "trt-rtx")
+    assert builder_elsewhere().name == "trt-rtx"
+    assert stand_in("fp32").name == stand_in("fp16").name == "ort"
+    if runtime_class("openvino").availability().ok:
+        assert stand_in("bf16").name == "openvino"
+    with pytest.raises(EnvironmentMissingError, match="none of .* at int3"):
+        stand_in("int3")
+
+
+def test_an_artefact_is_built_where_its_roles_phase_and_precision_fit(file):
+    ort = runtime("ort")
+    inputs = text_inputs(("input_ids",))
+    one = Artefact.of_model(file, inputs, ("output",))
+    assert ort.accepts(one, Workload()) is None
+    out = ort.build_artefact(one, Workload()).run(INPUTS)["output"]
+    np.testing.assert_array_equal(out, ort.build(file, Workload()).run(INPUTS)["output"])
+    two = Artefact({r: Graph(file, inputs, ("output",)) for r in ("encoder", "decoder")})
+    for artefact, workload, why in (
+        (two, Workload(), "not of encoder, decoder"),
+        (one, Workload(phase="decode"), "not decode"),
+        (one, Workload(precision="bf16"), "not at bf16"),
+    ):
+        assert why in ort.accepts(artefact, workload)
+        with pytest.raises(UsageError, match=why):
+            ort.build_artefact(artefact, workload)
+
+
+def test_only_a_runtime_that_builds_elsewhere_does(file, tmp_path):
+    with pytest.raises(UsageError, match="'ort' does not compile for a GPU that is not there"):
+        runtime("ort").build_elsewhere(file, Workload(), ("8.9",), tmp_path / "x")
+    with pytest.raises(UsageError, match="'trt' does not compile"):
+        runtime_class("trt")().require_elsewhere(("8.9",))
+
+
+def test_an_engine_file_is_found_under_its_earlier_name_too(tmp_path):
+    for name, today, earlier in (
+        ("trt", "model.engine", "model.plan"),
+        ("trt-rtx", "model.rtx.engine", "model.rtx.plan"),
+    ):
+        compiler = runtime_class(name)()
+        assert compiler.kept_engine(tmp_path) is None
+        (tmp_path / earlier).write_bytes(b"x")
+        assert compiler.kept_engine(tmp_path) == tmp_path / earlier
+        (tmp_path / today).write_bytes(b"x")
+        assert compiler.kept_engine(tmp_path) == tmp_path / today
+    assert runtime_class("ort")().kept_engine(tmp_path) is None
+
+
+def test_triton_serves_engines_of_tensorrt_alone(monkeypatch):
+    import rfx.runtimes.tensorrt.runtime as tensorrt
+
+    for module, served in (("tensorrt", "tensorrt"), ("tensorrt_rtx", None)):
+        monkeypatch.setattr(tensorrt, "module_name", lambda target, module=module: module)
+        assert runtime_class("trt")().serving_platform() == served
+    assert runtime_class("trt-rtx")().serving_platform() is None
+    assert runtime("ort").serving_platform() == "onnxruntime"

@@ -66,7 +66,7 @@ def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
         onnx.save(convert_precision(onnx.load(file), "fp16"), half)
         for typed in (file, half):
             built, facts = build_ahead(typed, CONDITIONS, OPTIONS, CAPABILITIES)
-            assert len(built.plan) == facts["engine_bytes"] > 0 and facts[
+            assert len(built.engine) == facts["engine_bytes"] > 0 and facts[
                 "compute_capabilities"
             ] == list(CAPABILITIES)
             assert facts["profile"] == {"min": [1, 1], "opt": [2, 16], "max": [4, 24]}
@@ -84,7 +84,7 @@ def test_a_pruned_engine_is_smaller_and_shows_its_widths(tmp_path):
         4 * 4 * (4 * 256 * 3 * 32 + 2 * 256 * 416)
     )  # bytes: q, k, v, output and the two linears, fp32
     assert pruned.weights_bytes == pytest.approx(weights, rel=0.05)
-    assert len(dense.plan) - len(pruned.plan) == pytest.approx(
+    assert len(dense.engine) - len(pruned.engine) == pytest.approx(
         dense.weights_bytes - pruned.weights_bytes, rel=0.1
     )
     shown = " ".join(pruned.layers)
@@ -125,12 +125,12 @@ def test_what_the_parser_refuses_is_named_with_its_node(tmp_path):
             "--compute-capability",
             "8.9",
             "--out",
-            str(tmp_path / "x.plan"),
+            str(tmp_path / "x.engine"),
             "--json",
         ],
     )
     assert result.exit_code == 5 and "determinant" in json.loads(result.stdout)["error"]["got"]
-    assert not list(tmp_path.glob("*.plan*"))
+    assert not list(tmp_path.glob("*.engine*"))
 
 
 def test_what_is_no_model_or_no_target_is_a_usage_error(tmp_path):
@@ -156,7 +156,7 @@ def test_what_is_no_model_or_no_target_is_a_usage_error(tmp_path):
 def test_without_a_gpu_nothing_is_built_for_it_or_run(tmp_path):
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)
-    before = tmp_path / "good.plan"
+    before = tmp_path / "good.engine"
     before.write_bytes(b"an engine of yesterday")
     result = CliRunner().invoke(app, ["build", str(good), "--out", str(before)])
     assert result.exit_code == 4 and "--compute-capability" in result.output
@@ -185,7 +185,7 @@ def test_a_built_engine_lies_beside_its_facts_and_is_read_back(tmp_path):
     )
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    path = tmp_path / "good.rtx.plan"
+    path = tmp_path / "good.rtx.engine"
     assert facts["written"] == str(path) and facts["compute_capabilities"] == ["8.9", "12.0"]
     plan, read = read_engine_file(path)
     assert len(plan) == facts["engine_bytes"] and read["engine_sha256"] == facts["engine_sha256"]
@@ -199,16 +199,16 @@ def test_an_engine_that_is_truncated_damaged_or_of_elsewhere_is_refused(tmp_path
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)
     built, facts = build_ahead(good, CONDITIONS, OPTIONS, ("8.9",))
-    path = write_engine_file(built.plan, facts, tmp_path / "model.plan")
-    path.write_bytes(built.plan[:-100])
+    path = write_engine_file(built.engine, facts, tmp_path / "model.engine")
+    path.write_bytes(built.engine[:-100])
     with pytest.raises(EnvironmentMissingError, match="truncated"):
         read_engine_file(path)
-    path.write_bytes(bytes(reversed(built.plan)))
+    path.write_bytes(bytes(reversed(built.engine)))
     with pytest.raises(EnvironmentMissingError, match="damaged"):
         read_engine_file(path)
     with pytest.raises(UsageError, match="No such file"):
-        read_engine_file(tmp_path / "none.plan")
-    write_engine_file(built.plan, facts, path)
+        read_engine_file(tmp_path / "none.engine")
+    write_engine_file(built.engine, facts, path)
     monkeypatch.setattr(module, "compute_capability", lambda: (9, 0))
     with pytest.raises(EnvironmentMissingError, match="this GPU has 9.0") as error:
         module.require_same(
@@ -242,7 +242,7 @@ def test_an_engine_cannot_be_loaded_without_a_gpu(tmp_path):
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)
     built, facts = build_ahead(good, CONDITIONS, OPTIONS, ("8.9",))
-    path = write_engine_file(built.plan, facts, tmp_path / "model.plan")
+    path = write_engine_file(built.engine, facts, tmp_path / "model.engine")
     with pytest.raises(EnvironmentMissingError, match="--target ort"):
         runtime_class("trt-rtx")().load(path, CONDITIONS)
 

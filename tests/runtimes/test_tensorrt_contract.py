@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [*(ROOT / "rfx/runtimes").glob("tensorrt*.py"), ROOT / "rfx/runtimes/engine_file.py"]
+SOURCES = sorted((ROOT / "rfx/runtimes/tensorrt").glob("*.py"))
 WHEELS = {10: "tensorrt-cu12-bindings>=10.13,<11", 11: "tensorrt-cu13-bindings>=11,<12"}
 # Variables of these names hold objects of these classes, in both files.
 CLASSES = {

@@ -19,7 +19,7 @@ from rfx.core.workload import Workload
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.find import runtime_class
 from rfx.runtimes.tensorrt.file import build_ahead, read_engine_file
-from rfx.runtimes.tensorrt.runtime import TrtEngine
+from rfx.runtimes.tensorrt.engine import TrtEngine
 
 
 class Stream:
@@ -306,8 +306,13 @@ def test_every_option_is_part_of_the_version_that_tables_are_kept_under():
 
 def test_widths_stand_on_the_tiles_of_the_precision():
     for name in ("trt", "trt-rtx", "cuda"):
-        assert [runtime_class(name)().grid(p) for p in ("fp32", "fp16", "bf16")] == [32, 64, 64]
-    assert runtime_class("ort")().grid("fp32") == 32
+        assert [runtime_class(name)().grid("ffn", p) for p in ("fp32", "fp16", "bf16")] == [
+            32,
+            64,
+            64,
+        ]
+    assert runtime_class("ort")().grid("ffn", "fp32") == 32
+    assert {runtime_class(n)().grid("mha", "fp16") for n in ("trt", "cuda", "ort")} == {1}
 
 
 def test_what_is_stated_of_a_measurement():
@@ -363,10 +368,12 @@ def test_a_plan_is_serialised_when_it_is_saved(tmp_path):
     facts = {"engine_bytes": 1, "engine_sha256": "of the builder"}
     engine = engine_of(FakeEngine(), facts=facts)
     assert not [v for v in vars(engine).values() if isinstance(v, bytes)]
-    plan, read = read_engine_file(engine.save(tmp_path / "m.plan"))
+    plan, read = read_engine_file(engine.save(tmp_path / "m.engine"))
     assert (
         plan == b"a plan"
-        and read["engine_sha256"] == hashlib.sha256(plan).hexdigest() == engine.facts["engine_sha256"]
+        and read["engine_sha256"]
+        == hashlib.sha256(plan).hexdigest()
+        == engine.facts["engine_sha256"]
     )
 
 

@@ -69,7 +69,7 @@ def compare(
 
     try:
         after = _outputs(data, inputs)
-    except Exception as error:  # noqa: BLE001 - as above; this file is ours
+    except Exception as error:  # as above; this file is ours
         raise _wrong("does not run", first_line(error)) from error
     differences = {}
     for name in before[0]:
@@ -90,7 +90,9 @@ def run_source(
 
     try:
         found = _outputs(str(path), inputs)
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors are of many kinds, all of them of these two files
+    except (
+        Exception
+    ) as error:  # ONNX Runtime's errors are of many kinds, all of them of these two files
         known = next((p.value for p in model.metadata_props if p.key == "rfx.max_length"), None)
         raise UsageError(
             "The model does not run on the calibration inputs.",

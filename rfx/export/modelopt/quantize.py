@@ -229,7 +229,9 @@ def _modelopt(
             return onnx.load(str(after)), str(
                 getattr(modelopt, "__version__", "of an unknown version")
             )
-        except Exception as error:  # noqa: BLE001 - modelopt raises many kinds; none may reach the user as a traceback
+        except (
+            Exception
+        ) as error:  # modelopt raises many kinds; none may reach the user as a traceback
             raise InternalCheckError(
                 "modelopt could not quantize the model.",
                 got=f"{type(error).__name__}: {first_line(error)}",

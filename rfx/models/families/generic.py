@@ -57,7 +57,9 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     try:
         with torch.no_grad():
             model(**probe_inputs(model))
-    except Exception:  # noqa: BLE001 - whatever it was, this model cannot be read; the caller refuses it with a reason
+    except (
+        Exception
+    ):  # whatever it was, this model cannot be read; the caller refuses it with a reason
         return []
     finally:
         for handle in handles:

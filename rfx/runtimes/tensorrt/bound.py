@@ -3,7 +3,9 @@ timed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,19 +14,33 @@ from rfx.runtimes.base import BoundRun
 from rfx.runtimes.tensorrt.log import complaints
 
 if TYPE_CHECKING:
-    from rfx.runtimes.tensorrt.runtime import TrtEngine
+    import cupy
+
+
+class Owner(Protocol):
+    """What buffers need of the engine that they belong to."""
+
+    trt: ModuleType
+    output_names: tuple[str, ...]
+
+    @property
+    def engine(self) -> Any: ...
+
+    @property
+    def stream(self) -> cupy.cuda.Stream: ...
 
 
 class Buffers:
     """The device arrays of one context at one shape, on its engine's stream."""
 
-    def __init__(self, owner: TrtEngine, context, inputs: dict[str, np.ndarray]):
+    def __init__(self, owner: Owner, context: Any, inputs: dict[str, np.ndarray]) -> None:
         import cupy
 
         self._cupy, self.context, self._owner = cupy, context, owner
         self.stream = owner.stream
         self.host_inputs = inputs
-        self.device_outputs = {}
+        self.device_inputs: dict[str, cupy.ndarray] = {}
+        self.device_outputs: dict[str, cupy.ndarray] = {}
         try:
             self._place(inputs)
         except cupy.cuda.memory.OutOfMemoryError as error:
@@ -101,29 +117,31 @@ class TrtBoundRun(BoundRun):
     Where the engine cannot be captured it is enqueued as it is, and `measurement` says so.
     """
 
-    def __init__(self, buffers: Buffers):
+    def __init__(self, buffers: Buffers) -> None:
         import cupy
 
         self._buffers, self._cuda = buffers, cupy.cuda
-        self._graph, self._refused = None, ""
+        self._graph: cupy.cuda.Graph | None = None
+        self._refused = ""
         buffers.execute()  # once outside: lazy initialisation must not be captured
         try:
             self._graph = self._captured()
-        except Exception as error:  # noqa: BLE001 - of TensorRT and of CUDA, in many kinds; without a graph it may still run
+        except (
+            Exception
+        ) as error:  # of TensorRT and of CUDA, in many kinds; without a graph it may still run
             self._refused = first_line(error)
             buffers.execute()
         self._start, self._end = cupy.cuda.Event(), cupy.cuda.Event()
 
-    def _captured(self):
+    def _captured(self) -> cupy.cuda.Graph:
         stream = self._buffers.stream
         stream.begin_capture()
         try:
             self._buffers.enqueue()
         except BaseException:
-            try:
-                stream.end_capture()  # a stream that is left capturing refuses everything
-            except Exception:  # noqa: BLE001 - the first error says why
-                pass
+            # A stream that is left capturing refuses everything; the first error says why.
+            with contextlib.suppress(Exception):
+                stream.end_capture()
             raise
         return stream.end_capture()
 

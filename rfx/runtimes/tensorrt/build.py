@@ -90,7 +90,7 @@ def library(target: str) -> ModuleType:
         )
     try:
         trt = importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - a missing libnvinfer comes as OSError, ImportError or RuntimeError
+    except Exception as error:  # a missing libnvinfer comes as OSError, ImportError or RuntimeError
         raise EnvironmentMissingError(
             f"{name} is installed but cannot be loaded.",
             got=f"{type(error).__name__}: {error}",
@@ -141,14 +141,14 @@ def is_rtx(trt: ModuleType) -> bool:
 class Built:
     """A serialised engine and what the builder said of it."""
 
-    plan: bytes
+    engine: bytes
     seconds: float
     layers: list[str]  # one line a fused layer, with the dimensions of its constants
     weights_bytes: int | None  # what the builder counts as weights
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def build_plan(
+def build_engine(
     trt: ModuleType,
     model: Path,
     workload: Workload,

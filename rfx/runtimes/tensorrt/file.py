@@ -20,7 +20,7 @@ from rfx.runtimes.gpu import compute_capability, cuda_version, gpu_state
 from rfx.runtimes.tensorrt.build import (
     BUILDER_LEVEL,
     Built,
-    build_plan,
+    build_engine,
     known_capabilities,
     library,
 )
@@ -39,10 +39,12 @@ def build_ahead(
 
     Raises:
         EnvironmentMissingError: TensorRT-RTX is not installed.
-        UsageError, UnsupportedModelError: see `build_plan`.
+        UsageError, UnsupportedModelError: see `build_engine`.
     """
     trt = library("trt-rtx")
-    built = build_plan(trt, onnx_path, workload, options, compute_capabilities=compute_capabilities)
+    built = build_engine(
+        trt, onnx_path, workload, options, compute_capabilities=compute_capabilities
+    )
     return built, engine_facts(
         trt, built, onnx_path, workload, options, capabilities=compute_capabilities
     )
@@ -91,8 +93,8 @@ def engine_facts(
         "cuda": cuda_version() or None,
         "state": gpu_state() if device else None,
         "onnx_sha256": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
-        "engine_sha256": hashlib.sha256(built.plan).hexdigest(),
-        "engine_bytes": len(built.plan),
+        "engine_sha256": hashlib.sha256(built.engine).hexdigest(),
+        "engine_bytes": len(built.engine),
         "weights_bytes": built.weights_bytes,
         "seconds": round(built.seconds, 2),
         "layers": built.layers,
@@ -107,12 +109,12 @@ def engine_facts(
     }
 
 
-def write_engine_file(plan: bytes, facts: dict[str, Any], path: Path) -> Path:
+def write_engine_file(data: bytes, facts: dict[str, Any], path: Path) -> Path:
     """The engine and its facts, each whole or not at all; the facts last, so that an engine without
     them is suspect."""
     facts_path = path.with_name(path.name + FACTS_SUFFIX)
     facts_path.unlink(missing_ok=True)
-    atomic_write_bytes(path, plan)
+    atomic_write_bytes(path, data)
     atomic_write_text(facts_path, json.dumps(facts, indent=1) + "\n")
     return path
 
@@ -126,7 +128,7 @@ def read_engine_file(path: Path) -> tuple[bytes, dict[str, Any]]:
     """
     path = Path(path)
     try:
-        plan = path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(
             "The engine file cannot be read.",
@@ -139,15 +141,15 @@ def read_engine_file(path: Path) -> tuple[bytes, dict[str, Any]]:
         facts = {}
     facts = migrate.engine_facts(facts, str(path)) if isinstance(facts, dict) else {}
     expected = facts.get("engine_bytes")
-    if not plan or (expected is not None and len(plan) != expected):
+    if not data or (expected is not None and len(data) != expected):
         raise unfit(
             path,
-            f"{len(plan)} bytes of {expected if expected is not None else 'unknown'}: the file is "
+            f"{len(data)} bytes of {expected if expected is not None else 'unknown'}: the file is "
             "truncated",
         )
-    if facts.get("engine_sha256") not in (None, hashlib.sha256(plan).hexdigest()):
+    if facts.get("engine_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise unfit(path, "its checksum is not the one that was recorded: the file is damaged")
-    return plan, facts
+    return data, facts
 
 
 def require_same(path: Path, facts: dict, here: dict[str, str], *, portable: bool) -> None:

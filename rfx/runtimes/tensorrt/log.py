@@ -136,7 +136,7 @@ def inspected_layers(trt: ModuleType, engine) -> list[str]:
         layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))[
             "Layers"
         ]
-    except Exception:  # noqa: BLE001 - the list is for the reader alone: no engine is refused for want of it
+    except Exception:  # the list is for the reader alone: no engine is refused for want of it
         return []
     lines = []
     for layer in layers:

@@ -6,49 +6,47 @@ NVIDIA GPU and CuPy.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.errors import EnvironmentMissingError
+from rfx.core.registry import register
 from rfx.core.workload import Workload
-from rfx.runtimes.base import GPU_GRID, Arrays, Availability, Engine, EngineOptions, Runtime
+from rfx.runtimes.base import Availability, Capabilities, EngineOptions, Runtime
 from rfx.runtimes.gpu import (
     compute_capability,
-    free_pools,
     gpu_count,
     gpu_group_bytes,
     gpu_name,
     gpu_state,
 )
-from rfx.runtimes.tensorrt.bound import Buffers, TrtBoundRun
 from rfx.runtimes.tensorrt.build import (
     BUILDER_LEVEL,
     INSTALL,
     OLDEST,
     PACKAGES,
-    build_plan,
+    build_engine,
     installed_version,
-    is_rtx,
     known_capabilities,
     library,
     module_name,
     require_options,
     too_old,
 )
+from rfx.runtimes.tensorrt.engine import TrtEngine, deserialise
 from rfx.runtimes.tensorrt.file import (
+    build_ahead,
     engine_facts,
     read_engine_file,
+    require_capabilities,
     require_same,
-    unfit,
     write_engine_file,
 )
-from rfx.runtimes.tensorrt.log import complaints, inspected_layers, new_builder, new_runtime
+from rfx.runtimes.tensorrt.log import inspected_layers, new_builder
 
 INSTEAD = (
     "run this on the machine with the GPU; here, prune-export takes --target ort (ONNX Runtime on "
@@ -58,6 +56,7 @@ INSTEAD = (
 CUPY = "pip install cupy-cuda13x (with CUDA 13) or cupy-cuda12x (with CUDA 12)"
 
 
+@register("runtime", "trt")
 class TensorRT(Runtime):
     """`trt`: strongly typed engines; the clock is GPU compute time of a CUDA graph, without
     transfers.
@@ -67,16 +66,23 @@ class TensorRT(Runtime):
 
     name: ClassVar[str] = "trt"
     clock: ClassVar[str] = "GPU compute time (CUDA events around a queued CUDA graph, no transfers)"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
-    engine_file: ClassVar[str | None] = "model.plan"
-    max_depth: ClassVar[int] = (
-        6  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        device="gpu",
+        precisions=("fp32", "fp16", "bf16"),
+        preference=10,
+        engine_file="model.engine",
+        engine_suffix=".engine",
+        profiled=True,
+        serving="tensorrt",
+        locates_differences=True,
+        max_depth=6,  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+        smooth=False,  # latency goes in steps of tiles
+        own_activations=True,
+        verified=False,
     )
-    own_activations: ClassVar[bool] = True
-    smooth: ClassVar[bool] = False  # latency goes in steps of tiles
-    verified: ClassVar[bool] = False
+    earlier_engine_file: ClassVar[str] = "model.plan"  # as version 0.1 called it
 
-    def __init__(self, options: EngineOptions | None = None):
+    def __init__(self, options: EngineOptions | None = None) -> None:
         super().__init__(options)
         if (
             self.name == "trt-rtx" or gpu_count()[0]
@@ -139,9 +145,6 @@ class TensorRT(Runtime):
         # field.
         return 1e-2 if precision == "fp32" else super().tolerance(precision)
 
-    def grid(self, precision: str) -> int:
-        return GPU_GRID[precision]
-
     def group_bytes(self) -> int:
         return gpu_group_bytes() or super().group_bytes()
 
@@ -169,15 +172,15 @@ class TensorRT(Runtime):
 
         Raises:
             EnvironmentMissingError: no GPU, no TensorRT, no CuPy.
-            UsageError, UnsupportedModelError: see `build_plan`.
+            UsageError, UnsupportedModelError: see `build_engine`.
         """
         self._require_gpu()
         trt = library(self.name)
-        built = build_plan(trt, Path(onnx_path), workload, self.options, device=self.device())
+        built = build_engine(trt, Path(onnx_path), workload, self.options, device=self.device())
         facts = engine_facts(
             trt, built, Path(onnx_path), workload, self.options, device=self.device()
         )
-        engine = _deserialise(trt, built.plan, facts, str(onnx_path))
+        engine = deserialise(trt, built.engine, facts, str(onnx_path))
         if not facts["layers"]:  # TensorRT-RTX prints them while it builds, TensorRT is asked
             facts["layers"] = inspected_layers(trt, engine.engine)
         return engine
@@ -190,12 +193,21 @@ class TensorRT(Runtime):
             EnvironmentMissingError: truncated or damaged, built by another TensorRT or for another
                 GPU, or no GPU here.
         """
-        plan, facts = read_engine_file(path)
+        data, facts = read_engine_file(path)
         self._require_gpu()
         trt = library(self.name)
         here = {"library": f"{trt.__name__} {trt.__version__}", "device": self.device()}
         require_same(path, facts, here, portable=bool(facts.get("compute_capabilities")))
-        return _deserialise(trt, plan, facts, str(path))
+        return deserialise(trt, data, facts, str(path))
+
+    def kept_engine(self, folder: Path) -> Path | None:
+        earlier = folder / self.earlier_engine_file
+        return super().kept_engine(folder) or (earlier if earlier.is_file() else None)
+
+    def serving_platform(self) -> str | None:
+        """TensorRT's backend of Triton reads engines of TensorRT, and none of TensorRT-RTX, which
+        serves `trt` where TensorRT itself is not installed."""
+        return self.capabilities.serving if module_name(self.name) == "tensorrt" else None
 
     def _require_gpu(self) -> None:
         here = self.availability()
@@ -207,171 +219,31 @@ class TensorRT(Runtime):
             )
 
 
+@register("runtime", "trt-rtx")
 class TensorRTRtx(TensorRT):
     """`trt-rtx`: TensorRT-RTX; engines are compiled further on the device when they are first
     run."""
 
     name: ClassVar[str] = "trt-rtx"
-    engine_file: ClassVar[str | None] = "model.rtx.plan"
+    capabilities: ClassVar[Capabilities] = replace(
+        TensorRT.capabilities,
+        preference=20,
+        engine_file="model.rtx.engine",
+        engine_suffix=".rtx.engine",
+        builds_elsewhere=True,
+        serving=None,  # Triton's backend does not read its engines
+    )
+    earlier_engine_file: ClassVar[str] = "model.rtx.plan"
 
+    def require_elsewhere(self, compute_capabilities: Sequence[str]) -> None:
+        require_capabilities(compute_capabilities)
 
-def _deserialise(trt, plan: bytes, facts: dict, where: str) -> TrtEngine:
-    runtime = new_runtime(trt)  # clears the log
-    if facts.get("options", {}).get("version_compatible"):
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise unfit(
-            Path(where), complaints(trt) or "TensorRT does not accept it and gives no reason"
-        )
-    return TrtEngine(trt, runtime, engine, facts)
-
-
-class TrtEngine(Engine):
-    """A deserialised engine and its stream. Inputs larger than its profile's batch are run in
-    parts.
-
-    The serialised plan is not kept: a table has dozens of engines alive, of which none is saved.
-    """
-
-    def __init__(self, trt, runtime, engine, facts: dict[str, Any]):
-        self.trt, self.facts = trt, facts
-        self._runtime, self._engine = runtime, engine  # the runtime must outlive its engine
-        self._bound: weakref.WeakSet[TrtBoundRun] = weakref.WeakSet()
-        self._stream = None
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self.input_names = tuple(
-            n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT
-        )
-        self.output_names = tuple(n for n in names if n not in self.input_names)
-        self._context = None
-
-    @property
-    def engine(self):
-        """The ICudaEngine.
-
-        Raises:
-            RuntimeError: the engine was closed.
-        """
-        if self._engine is None:
-            raise RuntimeError("the engine was closed")
-        return self._engine
-
-    @property
-    def stream(self):
-        """The CUDA stream that all its runs share."""
-        if self._stream is None:
-            import cupy
-
-            self._stream = cupy.cuda.Stream(non_blocking=True)
-        return self._stream
-
-    @property
-    def max_batch(self) -> int:
-        return int(self.engine.get_tensor_profile_shape(self.input_names[0], 0)[2][0])
-
-    def new_context(self, *, timed: bool = False):
-        """An execution context. With TensorRT-RTX the kernels for a shape are compiled before it is
-        first run where it is `timed`; else beside its first runs, which would wait for the compiler
-        at every new shape."""
-        engine = self.engine
-        if is_rtx(self.trt):
-            runtime_config = engine.create_runtime_config()
-            eager = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            lazy = self.trt.DynamicShapesKernelSpecializationStrategy.LAZY
-            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager if timed else lazy
-            context = engine.create_execution_context(runtime_config)
-        else:
-            context = engine.create_execution_context()
-        if context is None:
-            raise EnvironmentMissingError(
-                "TensorRT cannot make an execution context.",
-                got=complaints(self.trt) or "most likely too little GPU memory",
-                next_step="free GPU memory, or lower the batch size",
-            )
-        return context
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """One inference; outputs by name, on the host.
-
-        Raises:
-            UsageError: an input is missing, of another kind of type, or outside of the profile.
-        """
-        fed = self.fed(inputs)
-        if self._context is None:
-            self._context = self.new_context()
-        rows, step = len(next(iter(fed.values()))), self.max_batch
-        parts = []
-        for start in range(0, rows, step):
-            buffers = Buffers(
-                self, self._context, {n: a[start : start + step] for n, a in fed.items()}
-            )
-            buffers.execute()
-            parts.append(buffers.outputs())
-        return {n: np.concatenate([p[n] for p in parts]) for n in self.output_names}
-
-    def bind(self, inputs: Arrays) -> TrtBoundRun:
-        """Place inputs and outputs on the device and capture one inference as a CUDA graph.
-
-        Raises:
-            UsageError: as `run`.
-        """
-        run = TrtBoundRun(Buffers(self, self.new_context(timed=True), self.fed(inputs)))
-        self._bound.add(run)
-        return run
-
-    def fed(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        missing = [n for n in self.input_names if n not in inputs]
-        if missing:
-            raise UsageError(
-                "The model needs inputs that were not given.",
-                got=", ".join(inputs) or "none",
-                allowed=", ".join(self.input_names),
-            )
-        types = {
-            n: np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names
-        }
-        given = {n: np.asarray(inputs[n]) for n in self.input_names}
-        wrong = [n for n in self.input_names if _kind(given[n].dtype) != _kind(types[n])]
-        if wrong:
-            raise UsageError(
-                "An input is of another type than the engine takes.",
-                got=", ".join(f"{n} {given[n].dtype}" for n in wrong),
-                allowed=", ".join(f"{n} {types[n]}" for n in wrong),
-                next_step="give token ids as integers and features as floats",
-            )
-        return {n: np.ascontiguousarray(given[n], dtype=types[n]) for n in self.input_names}
-
-    def save(self, path: Path) -> Path:
-        """Serialise and write it, with its facts beside it.
-
-        Raises:
-            EnvironmentMissingError: TensorRT does not serialise it.
-        """
-        serialised = self.engine.serialize()
-        if serialised is None:
-            raise EnvironmentMissingError(
-                "TensorRT cannot serialise the engine.",
-                got=complaints(self.trt) or "no reason was given",
-                next_step="free host memory, then run again",
-            )
-        plan = bytes(serialised)
-        self.facts |= {
-            "engine_bytes": len(plan),
-            "engine_sha256": hashlib.sha256(plan).hexdigest(),
-        }
-        return write_engine_file(plan, self.facts, path)
-
-    def close(self) -> None:
-        for run in list(self._bound):  # whoever holds one holds no memory of the device by it
-            run.release()
-        self._context = self._engine = self._runtime = self._stream = None
-        free_pools()
-
-
-def _kind(dtype: np.dtype) -> str:
-    """Integers of either sign are one kind: token ids come as both."""
-    return "i" if dtype.kind == "u" else dtype.kind
+    def build_elsewhere(
+        self, onnx_path: Path, workload: Workload, compute_capabilities: Sequence[str], out: Path
+    ) -> dict[str, Any]:
+        built, facts = build_ahead(Path(onnx_path), workload, self.options, compute_capabilities)
+        write_engine_file(built.engine, facts, out)
+        return facts
 
 
 def _not_for_this_gpu() -> str:
@@ -402,6 +274,6 @@ def _broken(module: str) -> tuple[str, str] | None:
 
         if not cupy.cuda.is_available():
             return "CuPy sees no GPU", CUPY
-    except Exception as error:  # noqa: BLE001 - a CuPy for another CUDA fails in many ways
+    except Exception as error:  # a CuPy for another CUDA fails in many ways
         return f"CuPy cannot be used ({type(error).__name__}: {error})", CUPY
     return None
