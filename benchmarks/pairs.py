@@ -310,7 +310,7 @@ def _find(name, shape, real, by_module):
 
 
 def make_task(pair: Pair, tokenizer):
-    from rfx.tasks.find import task as task_class
+    from rfx.tasks.find import task_class
 
     names = {i: str(i) for i in range(pair.labels)}
     return task_class(pair.task)(

@@ -25,7 +25,7 @@ from rfx.recipe.spec import Recipe
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.calibration import choose, drop_overlap, overlap, set_hash
 from rfx.tasks.data import load_examples
-from rfx.tasks.find import task as task_class
+from rfx.tasks.find import task_class, task_names
 
 HEADLESS = (
     "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
@@ -112,7 +112,6 @@ def load_model(session: Session, source: str, task_name: str | None) -> Subject:
     import transformers
     from safetensors import SafetensorError
 
-    from rfx.tasks.find import TASKS
 
     if task_name is None:
         there = Path(source).expanduser().exists()
@@ -121,7 +120,7 @@ def load_model(session: Session, source: str, task_name: str | None) -> Subject:
             if there
             else "The task is not known, and no recipe or folder here has this name.",
             got=source,
-            allowed=f"--task {', '.join(TASKS)}"
+            allowed=f"--task {', '.join(task_names())}"
             + ("" if there else f"; recipes: {', '.join(bundled_recipes())}"),
             next_step="add --task"
             if there
@@ -129,7 +128,7 @@ def load_model(session: Session, source: str, task_name: str | None) -> Subject:
         )
     # progress is drawn by whoever called us, or by nobody
     transformers.utils.logging.disable_progress_bar()
-    auto = getattr(transformers, TASKS[task_name].auto_class)
+    auto = getattr(transformers, task_class(task_name).auto_class)
     folder = Path(source).expanduser()
     local = folder.exists()
     if local and not (folder / "config.json").is_file():

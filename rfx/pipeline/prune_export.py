@@ -157,7 +157,7 @@ def profile(
     """Only the latency table of the recipe's model on its target."""
     session = start(recipe, store, progress)
     subject = prepare_model(session)
-    from rfx.tasks.find import task as task_class
+    from rfx.tasks.find import task_class
 
     outputs = task_class(session.recipe.task).output_names
     dense = measure.baseline(session, subject, outputs)
@@ -170,7 +170,7 @@ def shapes(
     """Pack the shapes of the recipe's model for a board, which need not be here. Returns the number
     of graphs."""
     from rfx.pipeline.shapes import pack
-    from rfx.tasks.find import task as task_class
+    from rfx.tasks.find import task_class
 
     require_file_place(out)
     session = start_absent(recipe, store, progress)

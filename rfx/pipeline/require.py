@@ -50,7 +50,7 @@ def check_names(recipe: Recipe) -> None:
     before any work."""
     from rfx.methods.build import check
     from rfx.tasks.data import ROLES
-    from rfx.tasks.find import task as task_class
+    from rfx.tasks.find import task_class
 
     metrics = task_class(recipe.task).metrics if recipe.task is not None else None
     if metrics is not None and recipe.metric is not None and recipe.metric not in metrics:

@@ -1,28 +1,24 @@
-"""The tasks, by name. A new one is a file with a `Task` class and a line here."""
+"""The tasks by name. A new one is a class registered with `@register("task", "name")`."""
 
 from __future__ import annotations
 
-from rfx.core.errors import UsageError
-from rfx.tasks.base import Example, Feature, MetricResult, Task
-from rfx.tasks.question_answering import QuestionAnswering
-from rfx.tasks.text_classification import TextClassification
-from rfx.tasks.token_classification import TokenClassification
+from typing import cast
 
-TASKS: dict[str, type[Task]] = {
-    t.name: t for t in (TextClassification, QuestionAnswering, TokenClassification)
-}
+from rfx.core import registry
+from rfx.tasks.base import Task
 
 
-def task(name: str | None) -> type[Task]:
-    """The task class `name`. Raises UsageError for any other name."""
-    if name not in TASKS:
-        raise UsageError(
-            "There is no task of this name.",
-            got=name,
-            allowed=", ".join(TASKS),
-            next_step="give --task",
-        )
-    return TASKS[name]
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks; nothing is imported."""
+    return registry.names("task")
 
 
-__all__ = ["TASKS", "Example", "Feature", "MetricResult", "Task", "task"]
+def task_class(name: str | None) -> type[Task]:
+    """The task class `name`.
+
+    Raises:
+        UsageError: no task has this name.
+        EnvironmentMissingError: the plug-in that brings it cannot be imported.
+    """
+    found = registry.find("task", name, next_step="correct --task (recipe: task)")
+    return cast("type[Task]", found)

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.data import column, text_of, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 
+@register("task", "question-answering")
 class QuestionAnswering(Task):
     """Predictions are answer texts, "" for no answer.
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.data import ROLES, column, missing, text_of, unlabelled
 from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
 
 
+@register("task", "text-classification")
 class TextClassification(Task):
     """Labels are class indices, class names (matched to the model's `id2label` or to
     `label_names`), or, where the model has one output, real numbers."""

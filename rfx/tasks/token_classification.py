@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
 from rfx.tasks.data import column, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
@@ -16,6 +17,7 @@ from rfx.tasks.metrics import bootstrap_ratio
 IGNORED = -100  # the label of pieces that carry no tag
 
 
+@register("task", "token-classification")
 class TokenClassification(Task):
     """`f1` is entity-level where the tags are BIO (or IOB2), else micro-averaged over tags other
     than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O) and

@@ -57,11 +57,11 @@ def test_mistakes_are_named(data, says):
 
 
 def test_a_task_is_a_name_that_the_registry_checks():
-    from rfx.tasks.find import task
+    from rfx.tasks.find import task_class
 
     assert make_recipe({"task": "translation"}).task == "translation"
     with pytest.raises(UsageError, match="text-classification"):
-        task(make_recipe({"task": "translation"}).task)
+        task_class(make_recipe({"task": "translation"}).task)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "\x00"])

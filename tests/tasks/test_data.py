@@ -12,7 +12,7 @@ from rfx.core.errors import UsageError, UserError
 from rfx.tasks.base import Example
 from rfx.tasks.calibration import Batches, choose, drop_overlap, overlap, set_hash
 from rfx.tasks.data import load_examples
-from rfx.tasks.find import task as task_class
+from rfx.tasks.find import task_class
 from tests.conftest import tokenizer as make_tokenizer
 
 ROWS = [

@@ -11,7 +11,7 @@ import scipy.stats
 import sklearn.metrics
 
 from rfx.tasks.base import Example, Task
-from rfx.tasks.find import task as task_class
+from rfx.tasks.find import task_class
 from rfx.tasks.metrics import CLASSIFICATION, CONFUSION_METRICS, REGRESSION
 from rfx.tasks.question_answering import normalize_answer, squad_exact, squad_f1
 

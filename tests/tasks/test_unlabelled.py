@@ -5,7 +5,7 @@ import pytest
 
 from rfx.core.errors import UsageError
 from rfx.tasks.data import load_examples
-from rfx.tasks.find import task as task_class
+from rfx.tasks.find import task_class
 from tests.conftest import tokenizer as make_tokenizer
 
 

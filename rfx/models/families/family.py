@@ -1,9 +1,14 @@
-"""How a model family is described: as data. One file a family, registered by `model_type`."""
+"""How a model family is described: as data, or as anything else that finds the sites of its models.
+
+A family is a function without arguments that gives a `Finder`, registered with
+`@register("family", "name")` (rfx/core/registry.py). A family that is described is believed; the
+models of all others are read off a forward pass, and what is found there is proved.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rfx.core.plan import Kind, Site
 
@@ -11,10 +16,24 @@ if TYPE_CHECKING:
     import torch
 
 
+class Finder(Protocol):
+    """Finds the sites of the models of a family. `model_types` are those of transformers'
+    configurations that it is for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model_types(self) -> tuple[str, ...]: ...
+
+    def sites(self, model: torch.nn.Module) -> list[Site]:
+        """The sites of `model` in execution order; [] where its layers are not as expected."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """Module paths of one Transformer layer, relative to the layer; `layers` is the end of the path
-    of the ModuleList.
+    """An encoder whose layers are attention and a feed-forward network of two linears: the module
+    paths of one layer, relative to the layer; `layers` is the end of the path of the ModuleList.
 
     `block` is the attention module, `head_dim` the name of its head-size attribute, `returns` what
     its forward gives (see `Site.returns`).

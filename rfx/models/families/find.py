@@ -1,23 +1,19 @@
-"""Finds the sites of a model. Families are described as data; others are read off a forward pass,
-then proved."""
+"""Finds the sites of a model: the registered families are asked first; the models of others are
+read off a forward pass, then proved."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rfx.core.errors import UnsupportedModelError
+from rfx.core import registry
+from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.plan import Kind, Site
-from rfx.models.families.bert import BERT, ELECTRA, ROBERTA
-from rfx.models.families.distilbert import DISTILBERT
-from rfx.models.families.family import Family
-from rfx.models.families.generic import generic_sites, probe_inputs, reads_ahead
+from rfx.models.families.family import Finder
+from rfx.models.families.generic import generic_sites, reads_ahead
 
 if TYPE_CHECKING:
-    import torch
-
-FAMILIES: dict[str, Family] = {
-    t: f for f in (BERT, ROBERTA, ELECTRA, DISTILBERT) for t in f.model_types
-}
+    from transformers import PreTrainedModel
 
 # Families whose layers look prunable and are not; the reason is what the user reads.
 REFUSED: dict[str, str] = {
@@ -32,12 +28,35 @@ REFUSED: dict[str, str] = {
 }
 
 
-def family_name(model: torch.nn.Module) -> str:
-    family = FAMILIES.get(model.config.model_type)
+def families() -> dict[str, Finder]:
+    """The registered families, by the model types that they are for.
+
+    Raises:
+        UsageError: two families are for one model type.
+        EnvironmentMissingError: a plug-in that brings one cannot be imported.
+    """
+    found: dict[str, Finder] = {}
+    for name in registry.names("family"):
+        family: Finder = registry.find("family", name)()
+        for model_type in family.model_types:
+            if model_type in found:
+                raise UsageError(
+                    f"Two families are for the model type {model_type!r}.",
+                    got=f"{found[model_type].name}, {family.name}",
+                    allowed="one family for each model type",
+                    next_step="uninstall the plug-in that brings one of them; `rfx env` lists them",
+                )
+            found[model_type] = family
+    return found
+
+
+def family_name(model: PreTrainedModel) -> str:
+    """The family of a model, or "generic" with its model type where no family is for it."""
+    family = families().get(model.config.model_type)
     return family.name if family else f"generic ({model.config.model_type})"
 
 
-def _class_name(model: torch.nn.Module) -> str:
+def _class_name(model: PreTrainedModel) -> str:
     """The model's class, or what its configuration says it is: a family may be refused before there
     is a model."""
     return (
@@ -45,7 +64,7 @@ def _class_name(model: torch.nn.Module) -> str:
     )
 
 
-def find_sites(model: torch.nn.Module) -> list[Site]:
+def find_sites(model: PreTrainedModel) -> list[Site]:
     """The prunable sublayers of `model` in execution order, attention before FFN in each layer.
 
     Raises:
@@ -53,7 +72,8 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
             understood.
     """
     model_type = model.config.model_type
-    supported = ", ".join(sorted(FAMILIES))
+    known = families()
+    supported = ", ".join(sorted(known))
     if model_type in REFUSED:
         raise UnsupportedModelError(
             f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
@@ -67,7 +87,7 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
             got=f"pruned_layers in the configuration of {_class_name(model)}",
             next_step="give the dense checkpoint that it was made from, with a lower target",
         )
-    family = FAMILIES.get(model_type)
+    family = known.get(model_type)
     sites = family.sites(model) if family else generic_sites(model)
     if not sites:
         raise UnsupportedModelError(
@@ -87,27 +107,18 @@ def find_sites(model: torch.nn.Module) -> list[Site]:
     return sites
 
 
-__all__ = [
-    "FAMILIES",
-    "REFUSED",
-    "Family",
-    "Kind",
-    "Site",
-    "family_name",
-    "find_sites",
-    "generic_sites",
-    "probe_inputs",
-]
+def layout(sites: Sequence[Site]) -> str:
+    """Whether the LayerNorms stand behind the residual sums or before the sublayers.
+
+    Returns:
+        "post-ln" where a LayerNorm of the layer follows the residual sum of its last sublayer (the
+        FFN, where there is one), "pre-ln" where none does.
+    """
+    last = next((s for s in sites if s.kind is Kind.FFN), sites[-1])
+    return "post-ln" if last.norm.startswith(last.layer_path + ".") else "pre-ln"
 
 
-def layout(sites) -> str:
-    """ "post-ln" where a LayerNorm of the layer follows the FFN's residual sum, "pre-ln" where none
-    does."""
-    ffn = next(s for s in sites if s.kind is Kind.FFN)
-    return "post-ln" if ffn.norm.startswith(ffn.layer_path + ".") else "pre-ln"
-
-
-def position_limit(model) -> int | None:
+def position_limit(model: PreTrainedModel) -> int | None:
     """The most tokens the model takes; None where nothing limits them. RoBERTa and its kin keep the
     rows of the position table up to the padding's for themselves."""
     limit = int(getattr(model.config, "max_position_embeddings", 0) or 0)

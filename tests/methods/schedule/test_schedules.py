@@ -24,7 +24,7 @@ from rfx.models.families.find import find_sites
 from rfx.models.student import as_student
 from rfx.recipe.presets import PRESETS
 from rfx.tasks.calibration import Batches
-from rfx.tasks.find import task as task_class
+from rfx.tasks.find import task_class
 from tests.conftest import sentences
 
 

@@ -1,0 +1,67 @@
+"""Families: found through the registry, asked before the probe, and one for each model type."""
+
+import pytest
+
+from rfx.core import registry
+from rfx.core.errors import UsageError
+from rfx.core.plan import Kind
+from rfx.models.families.family import Family
+from rfx.models.families.find import families, family_name, find_sites, layout
+from tests.families import make
+
+
+@pytest.fixture
+def registered():
+    """Registers a family for one test."""
+
+    def put(name, finder):
+        registry.register("family", name)(finder)
+
+    before = set(registry._registered)
+    yield put
+    for key in set(registry._registered) - before:
+        del registry._registered[key]
+
+
+def test_each_family_says_for_which_model_types_it_is():
+    found = families()
+    assert {t: f.name for t, f in found.items()} == {
+        "bert": "bert",
+        "roberta": "roberta",
+        "xlm-roberta": "roberta",
+        "camembert": "roberta",
+        "electra": "electra",
+        "distilbert": "distilbert",
+    }
+    assert {f.name for f in found.values()} == set(registry.names("family"))
+    assert all(isinstance(f, Family) for f in found.values())
+
+
+def test_a_family_of_another_package_is_asked_before_the_probe(registered):
+    model = make("bert")
+    model.config.model_type = "elsewhere"
+    assert family_name(model) == "generic (elsewhere)"
+    whole = find_sites(model)  # the probe reads it too
+    assert {s.kind for s in whole} == {Kind.MHA, Kind.FFN}
+
+    def elsewhere():
+        class OnlyFilters:
+            name, model_types = "elsewhere", ("elsewhere",)
+
+            def sites(self, model):
+                return [s for s in whole if s.kind is Kind.FFN]
+
+        return OnlyFilters()
+
+    registered("elsewhere", elsewhere)
+    assert family_name(model) == "elsewhere"
+    assert find_sites(model) == [s for s in whole if s.kind is Kind.FFN]
+    # A model need not have both kinds of sites.
+    for kind in Kind:
+        assert layout([s for s in whole if s.kind is kind]) == "post-ln"
+
+
+def test_two_families_for_one_model_type_are_both_named(registered):
+    registered("mine", lambda: Family("mine", ("bert",), *[""] * 3, ("", "", ""), *[""] * 6))
+    with pytest.raises(UsageError, match="bert, mine"):
+        families()
