@@ -520,7 +520,8 @@ def gate_command(
     with session(json_, quiet):
         from rfx.cli.terminal import print_lines
         from rfx.core.store import atomic_write_text
-        from rfx.evidence.gates import check, exit_code, read_evidence
+        from rfx.evidence.gates import check, exit_code
+        from rfx.evidence.read import read_evidence
         from rfx.evidence.report.terminal import gates as gates_lines
         from rfx.evidence.report.write import render
 

@@ -6,29 +6,32 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from rfx.evidence.records import AccuracyPart, DataPart, Facts, LatencyPart
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from rfx.evidence.records import AccuracyPart, DataPart, Facts, LatencyPart, Part
 
 
-class Point(_Part):
-    """One pruned model, measured and thrown away. Without a latency the target cannot be timed
-    here."""
+class Point(Part):
+    """One pruned model, measured and thrown away."""
 
-    target: float
-    seed: int
-    note: str = ""  # why there is no model: the target is out of reach
-    latency: LatencyPart | None = None
-    accuracy: AccuracyPart | None = None
-    predicted_ratio: float | None = None
-    flops_ratio: float | None = None
-    params_ratio: float | None = None
-    kept_layers: list[dict[str, int]] = Field(default_factory=list)
-    warnings: list[str] = Field(default_factory=list)
+    target: float = Field(description="What was asked for: a share of the dense model's cost.")
+    seed: int = Field(description="Seed of the calibration examples and of every random choice.")
+    note: str = Field(default="", description="Why there is no model: the target is out of reach.")
+    latency: LatencyPart | None = Field(
+        default=None, description="The latency; null where the target runtime cannot be timed here."
+    )
+    accuracy: AccuracyPart | None = Field(default=None, description="The accuracy.")
+    predicted_ratio: float | None = Field(
+        default=None, description="Latency as a share of dense, by the table."
+    )
+    flops_ratio: float | None = Field(
+        default=None, description="Multiply-adds, as a share of dense."
+    )
+    params_ratio: float | None = Field(default=None, description="Parameters, as a share of dense.")
+    kept_layers: list[dict[str, int]] = Field(
+        default_factory=list, description="Units that stay in each layer, by their name."
+    )
+    warnings: list[str] = Field(default_factory=list, description="What this run warned of.")
 
     @property
     def cost(self) -> float | None:
@@ -45,33 +48,43 @@ class Point(_Part):
         )
 
 
-class Row(_Part):
+class Row(Part):
     """One target over all seeds. Costs are shares of dense, drops points of the metric."""
 
-    target: float
-    seeds: int  # that reached the target
-    asked: int = 1  # seeds of the sweep
-    cost: float
-    drop: float  # mean
-    lowest: float  # drop over the seeds
-    highest: float
-    bound: float  # the largest upper bound of the drop's 95 % interval
-    dominated: bool = False  # another target costs less and drops less
+    target: float = Field(description="What was asked for.")
+    seeds: int = Field(description="Seeds that reached the target.")
+    asked: int = Field(default=1, description="Seeds of the sweep.")
+    cost: float = Field(description="Mean cost over the seeds.")
+    drop: float = Field(description="Mean drop over the seeds, points.")
+    lowest: float = Field(description="Smallest drop over the seeds, points.")
+    highest: float = Field(description="Largest drop over the seeds, points.")
+    bound: float = Field(
+        description="Largest upper bound of a seed's 95 % interval of the drop, points."
+    )
+    dominated: bool = Field(
+        default=False, description="Whether another target costs less and loses less."
+    )
 
 
-class Curve(_Part):
-    schema_version: Literal[1] = 1
-    tool: str
-    created: str
-    recipe: Facts
-    model: Facts
-    environment: Facts
-    data: DataPart
-    budget: Literal["latency", "flops"]
-    table: Facts | None = None  # key and additivity error
-    max_drop: float | None = None
-    points: list[Point]
-    warnings: list[str] = Field(default_factory=list)
+class Curve(Part):
+    """All that one sweep measured."""
+
+    schema_version: Literal[2] = Field(default=2, description="Version of this schema.")
+    tool: str = Field(description="Name and version of the software.")
+    created: str = Field(description="When, ISO 8601 in UTC.")
+    recipe: Facts = Field(description="What was asked for, without the target.")
+    model: Facts = Field(description="The dense model.")
+    environment: Facts = Field(description="Machine, operating system and versions of packages.")
+    data: DataPart = Field(description="The examples.")
+    budget: Literal["latency", "flops"] = Field(description="What the targets are shares of.")
+    table: Facts | None = Field(
+        default=None, description="Key and error of the latency table; null under a FLOPs budget."
+    )
+    max_drop: float | None = Field(
+        default=None, description="Points that may be lost; null: no limit."
+    )
+    points: list[Point] = Field(description="One entry for each target and seed.")
+    warnings: list[str] = Field(default_factory=list, description="What the sweep warned of.")
 
     @property
     def rows(self) -> list[Row]:
@@ -79,23 +92,23 @@ class Curve(_Part):
         rows, asked = [], len({p.seed for p in self.points})
         for target in sorted({p.target for p in self.points}, reverse=True):
             some = [
-                p
+                (cost, p.accuracy)
                 for p in self.points
-                if p.target == target and p.accuracy is not None and p.cost is not None
+                if p.target == target and p.accuracy is not None and (cost := p.cost) is not None
             ]
             if not some:
                 continue
-            drops = [p.accuracy.drop for p in some]
+            drops = [accuracy.drop for _, accuracy in some]
             rows.append(
                 Row(
                     target=target,
                     seeds=len(some),
                     asked=asked,
-                    cost=sum(p.cost for p in some) / len(some),
+                    cost=sum(cost for cost, _ in some) / len(some),
                     drop=sum(drops) / len(drops),
                     lowest=min(drops),
                     highest=max(drops),
-                    bound=max(p.accuracy.interval[1] for p in some),
+                    bound=max(accuracy.interval[1] for _, accuracy in some),
                 )
             )
         return [

@@ -1,4 +1,4 @@
-"""Gates: from measured numbers to pass, fail or inconclusive; and reading evidence back.
+"""Gates: from measured numbers to pass, fail or inconclusive.
 
 A gate passes when the bound of its interval is inside the limit, fails when the other bound is
 outside, and is inconclusive between. A number that is not finite fails.
@@ -6,17 +6,15 @@ outside, and is inconclusive between. A number that is not finite fails.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from rfx.core.errors import ExitCode, UsageError
 from rfx.evidence.records import AccuracyPart, Evidence, Gate, LatencyPart, Outcome
+from rfx.evidence.words import points
 
+# The gates that `check` judges again from numbers; it keeps every other one as it was recorded.
+JUDGED = ("accuracy", "latency", "baseline-accuracy", "baseline-latency")
 BASELINE_SLACK = 0.02  # of the latency: two measurements of one model differ by up to this
 
 
@@ -197,20 +195,19 @@ def check(
             got="accuracy or latency missing",
             next_step="run rfx prune-export or rfx verify first",
         )
-    # Recipes of schema 1 had the limits at the top.
-    recorded = (evidence.recipe.get("limits") or evidence.recipe).get("min_speedup")
-    gates = [g for g in evidence.gates if g.name in ("shrunk", "same")]
+    limits = evidence.recipe.get("limits") or {}
+    gates = [g for g in evidence.gates if g.name not in JUDGED]
     gates.append(
         accuracy_gate(
             evidence.accuracy, evidence.accuracy.max_drop if max_drop is None else max_drop
         )
     )
-    wanted = recorded if min_speedup is None else min_speedup
-    if evidence.latency is None:  # the target was not at hand: only the table has spoken
+    wanted = limits.get("min_speedup") if min_speedup is None else min_speedup
+    if evidence.latency is None:  # the target was not at hand: there is the table's word alone
         target = (evidence.recipe.get("budget") or {}).get("latency")
         gates.append(
             predicted_latency_gate(
-                unmeasured.value,
+                None if unmeasured is None else unmeasured.value,
                 target=target,
                 min_speedup=wanted,
                 why="run `rfx verify` on the device",
@@ -221,27 +218,26 @@ def check(
             latency_gate(evidence.latency, target=evidence.latency.target, min_speedup=wanted)
         )
     if baseline is not None:
-        _require_comparable(evidence, baseline)
-        gates += [
-            _baseline_accuracy(evidence.accuracy, baseline.accuracy, max_regression),
-            _baseline_latency(evidence.latency, baseline.latency),
-        ]
+        gates += _baseline_gates(evidence, baseline, max_regression)
     return gates
 
 
-def _require_comparable(ours: Evidence, theirs: Evidence) -> None:
-    if theirs.accuracy is None or theirs.latency is None:
+def _baseline_gates(ours: Evidence, theirs: Evidence, max_regression: float) -> list[Gate]:
+    """Two gates against a baseline that was measured alike."""
+    accuracy, latency = (ours.accuracy, theirs.accuracy), (ours.latency, theirs.latency)
+    if accuracy[0] is None or accuracy[1] is None or latency[0] is None or latency[1] is None:
         raise UsageError(
             "The baseline has no measurements to compare with.", got="accuracy or latency missing"
         )
     rows = {
         "dense model": (ours.model.get("hash"), theirs.model.get("hash")),
-        "metric": (ours.accuracy.metric, theirs.accuracy.metric),
+        "metric": (accuracy[0].metric, accuracy[1].metric),
         "evaluation set": (ours.data.evaluation_hash, theirs.data.evaluation_hash),
-        "clock": (ours.latency.clock, theirs.latency.clock),
+        "clock": (latency[0].clock, latency[1].clock),
     }
-    for name in sorted(set(ours.latency.workload) | set(theirs.latency.workload)):
-        rows[name] = (ours.latency.workload.get(name), theirs.latency.workload.get(name))
+    workloads = (latency[0].workload, latency[1].workload)
+    for name in sorted(set(workloads[0]) | set(workloads[1])):
+        rows[name] = (workloads[0].get(name), workloads[1].get(name))
     different = [
         f"{name}: {a!r} here, {b!r} in the baseline" for name, (a, b) in rows.items() if a != b
     ]
@@ -253,6 +249,10 @@ def _require_comparable(ours: Evidence, theirs: Evidence) -> None:
             "workload",
             next_step="measure the baseline here: rfx verify BASELINE_FOLDER --out DIR",
         )
+    return [
+        _baseline_accuracy(accuracy[0], accuracy[1], max_regression),
+        _baseline_latency(latency[0], latency[1]),
+    ]
 
 
 def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -> Gate:
@@ -271,7 +271,7 @@ def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -
         limit=limit,
         interval=interval,
         unit="points lost",
-        detail=f"drop {ours.drop:.2f} here, {theirs.drop:.2f} in the baseline",
+        detail=f"{points(ours.drop)} here, {points(theirs.drop)} in the baseline",
     )
 
 
@@ -289,47 +289,3 @@ def _baseline_latency(ours: LatencyPart, theirs: LatencyPart) -> Gate:
         unit="of the baseline",
         detail=f"{ours.ratio:.3f} of dense here, {theirs.ratio:.3f} in the baseline",
     )
-
-
-def read_evidence(path: str | Path) -> Evidence:
-    """evidence.json, or the folder that holds it.
-
-    Raises:
-        UsageError: no such file, not JSON, or not evidence of this schema.
-    """
-    file = Path(path)
-    file = file / "evidence.json" if file.is_dir() else file
-    what, allowed = (
-        "There is no evidence to read.",
-        "evidence.json, or an output folder of rfx prune-export",
-    )
-    try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(what, got=f"{file}: {error.strerror}", allowed=allowed) from None
-    except ValueError as error:
-        raise UsageError(
-            "The evidence is not valid JSON.", got=f"{file}: {error}", allowed=allowed
-        ) from None
-    if not isinstance(data, dict) or "schema_version" not in data:
-        raise UsageError(
-            "This is no evidence of rfx.", got=f"{file}: no schema_version", allowed=allowed
-        )
-    version = data["schema_version"]
-    if version != 1:
-        raise UsageError(
-            "The evidence is of another schema.",
-            got=f"{file}: schema_version {version!r}",
-            allowed="schema_version 1",
-            next_step="read it with the version of rfx that wrote it",
-        )
-    try:
-        return Evidence.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise UsageError(
-            "The evidence is not valid.",
-            got=f"{file}: {place}: {first['msg']} ({error.error_count()} mistakes)",
-            allowed=allowed,
-        ) from None

@@ -199,7 +199,7 @@ def verify(
     Raises:
         UsageError: `out` is not an output of prune-export, or its dense model or data is gone.
     """
-    from rfx.evidence.gates import read_evidence
+    from rfx.evidence.read import read_evidence
     from rfx.models.checkpoint import load as load_small
     from rfx.models.checkpoint import read_update
 

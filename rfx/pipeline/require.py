@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rfx.core.errors import UsageError
 from rfx.core.store import require_place
-from rfx.evidence.gates import read_evidence
+from rfx.evidence.read import read_evidence
 from rfx.evidence.report.curve import FILES as CURVE_FILES
 from rfx.evidence.report.write import FILES as REPORT_FILES
 from rfx.recipe.spec import Recipe

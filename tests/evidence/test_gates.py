@@ -13,10 +13,10 @@ from rfx.evidence.gates import (
     exit_code,
     judge,
     latency_gate,
-    read_evidence,
     same_gate,
     shrunk_gate,
 )
+from rfx.evidence.read import read_evidence
 from rfx.evidence.records import Evidence
 from rfx.verify.latency import percentiles, ratio_interval
 from tests.evidences import make_accuracy, make_evidence, make_latency

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from rfx.core.plan import Kind
 from rfx.evidence.records import Evidence, Gate
+from rfx.evidence.words import POINTS, milliseconds, percent, point_range, points, step
 
 GATE_TITLES = {
     "shrunk": "really smaller",
@@ -14,6 +19,21 @@ GATE_TITLES = {
     "baseline-accuracy": "as accurate as the baseline",
     "baseline-latency": "as fast as the baseline",
 }
+# What a round of the closed loop means, by the note that it leaves in the evidence.
+_ROUNDS = {
+    "on target": "That is on target.",
+    "too slow": "That is slower than the target.",
+    "too near to the target": "That is within the target, but so near to it that another "
+    "measurement may lie above it.",
+    "faster than asked": "That is faster than it has to be, which costs accuracy for nothing.",
+    "no plan is faster: the search stops here": "No plan is faster, so the search stops here.",
+}
+_ENDS = ("on target", "no plan is faster: the search stops here")
+
+
+def gate_title(gate: Gate) -> str:
+    """What a gate asks, in words; empty for a gate of a plug-in."""
+    return GATE_TITLES.get(gate.name, "")
 
 
 def model_name(evidence: Evidence) -> str:
@@ -21,11 +41,8 @@ def model_name(evidence: Evidence) -> str:
     source = str(evidence.model.get("source") or evidence.recipe.get("name") or "model")
     if Path(source).is_absolute() or source.count("/") != 1 or Path(source).exists():
         name = Path(source).name
-        return (
-            str(evidence.recipe.get("name"))
-            if name in ("model", "") and evidence.recipe.get("name")
-            else name
-        )
+        given = evidence.recipe.get("name")
+        return str(given) if name in ("model", "") and given else name
     return source
 
 
@@ -47,22 +64,28 @@ def verdict(gate: Gate) -> str:
 
 
 def value_text(gate: Gate) -> str:
+    """What was measured, with its unit and the right sign."""
     if gate.value is None:
         return "not a number" if gate.outcome == "fail" else ""
     if gate.unit == "mismatches":
         return f"{gate.value:.0f} mismatches"
-    return (
-        f"{gate.value:.1e} {gate.unit}"
-        if 0 < abs(gate.value) < 1e-3
-        else f"{gate.value:.3f} {gate.unit}"
-    )
+    if gate.unit == POINTS:
+        return points(gate.value)
+    small = 0 < abs(gate.value) < 1e-3
+    return f"{gate.value:.1e} {gate.unit}" if small else f"{gate.value:.3f} {gate.unit}"
 
 
 def interval_text(gate: Gate) -> str:
-    return f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}" if gate.interval else ""
+    """The 95 % interval of what was measured; empty where it is exact."""
+    if gate.interval is None:
+        return ""
+    if gate.unit == POINTS:
+        return point_range(*gate.interval)
+    return f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}"
 
 
 def limit_text(gate: Gate) -> str:
+    """The limit; empty where there is none."""
     return "" if gate.limit is None else f"at most {gate.limit:.4g}"
 
 
@@ -70,21 +93,18 @@ def headline(evidence: Evidence) -> str:
     """One sentence: how much faster, how much less accurate."""
     parts = []
     if evidence.latency:
-        parts.append(
-            f"{evidence.latency.speedup:.2f}x as fast ({evidence.latency.ratio:.3f} of dense "
-            "latency)"
-        )
+        part = evidence.latency
+        parts.append(f"{part.speedup:.2f}x as fast ({part.ratio:.3f} of the dense latency)")
     if evidence.accuracy:
         a = evidence.accuracy
-        parts.append(
-            f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({0.0 - a.drop:+.2f} points)"
-        )
+        parts.append(f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({points(a.drop)})")
     parts.append(f"{evidence.params_ratio:.0%} of the parameters")
     parts.append(f"{evidence.flops_ratio:.0%} of the FLOPs")
     return ", ".join(parts)
 
 
 def budget_text(evidence: Evidence) -> str:
+    """What was asked for."""
     budget = evidence.recipe.get("budget") or {}
     if budget.get("latency") is not None:
         return f"latency at most {budget['latency']:g} of dense"
@@ -99,25 +119,184 @@ def workload_text(evidence: Evidence) -> str:
         return "accuracy alone; latency was not measured here"
     c = evidence.latency.workload
     threads = c.get("threads", 1)
-    return (
-        f"{c.get('version', c.get('runtime', '?'))} on {c.get('device', '?')}, batch "
-        f"{c.get('batch')}, "
-        f"{c.get('sequence')} tokens, {threads} thread{'s' if threads != 1 else ''}, "
-        f"{c.get('precision')}; "
-        f"{evidence.latency.clock}"
+    sizes = [f"{n} {'tokens' if axis == 'sequence' else axis}" for axis, n in _axes(c).items()]
+    phase = c.get("phase", "encode")
+    return ", ".join(
+        [
+            f"{c.get('version', c.get('runtime', '?'))} on {c.get('device', '?')}",
+            *([] if phase == "encode" else [str(phase)]),
+            f"batch {c.get('batch')}",
+            *sizes,
+            f"{threads} thread{'s' if threads != 1 else ''}",
+            f"{c.get('precision')}; {evidence.latency.clock}",
+        ]
     )
 
 
-def layer_rows(evidence: Evidence) -> list[tuple[int, int, int, int, int]]:
-    """(layer, kept heads, heads, kept filters, filters)."""
+def _axes(workload: Mapping[str, Any]) -> Mapping[str, Any]:
+    axes = workload.get("axes")
+    return axes if isinstance(axes, Mapping) else {}
+
+
+def unit_names(evidence: Evidence) -> tuple[str, ...]:
+    """The names of all kinds of units, in the order in which the layers have them."""
+    return tuple(dict.fromkeys(name for row in evidence.dense_layers for name in row))
+
+
+def layer_rows(evidence: Evidence) -> list[tuple[int, dict[str, tuple[int, int]]]]:
+    """For each layer its number and, by the name of the unit, how many are kept of how many."""
     rows = zip(evidence.kept_layers, evidence.dense_layers, strict=True)
     return [
-        (
-            i,
-            kept.get("heads", 0),
-            dense.get("heads", 0),
-            kept.get("filters", 0),
-            dense.get("filters", 0),
-        )
+        (i, {name: (kept.get(name, 0), units) for name, units in dense.items()})
         for i, (kept, dense) in enumerate(rows)
     ]
+
+
+def unit_of(kind: str) -> str:
+    """The name of the units of a kind of site, in the plural; the kind itself where it is one that
+    this rfx does not know."""
+    try:
+        return Kind(kind).plural
+    except ValueError:
+        return kind
+
+
+def label_of(kind: str) -> str:
+    """What a sublayer of a kind is called."""
+    try:
+        return Kind(kind).label
+    except ValueError:
+        return kind
+
+
+def search_text(evidence: Evidence) -> list[str]:
+    """What the search found, each line a sentence; what was not recorded is left out."""
+    s = evidence.search
+    if s.value_kept is None:
+        return []
+    lines = [f"The search ({s.method}) kept {percent(s.value_kept)} of the importance."]
+    if s.optimality_gap is not None:
+        lines.append(
+            "No choice within the budget keeps more."
+            if s.optimality_gap == 0
+            else f"That is at most {percent(s.optimality_gap)} less than the best choice within "
+            "the budget could keep."
+        )
+    if s.price is not None and s.importance_total:
+        share = s.price / s.importance_total
+        if s.budget_unit == "ms":
+            more = step(s.budget)
+            unit = "One millisecond" if more == 1 else f"{more:g} ms"
+            lines.append(f"{unit} more would buy {percent(more * share)} of the importance.")
+        else:
+            bought = percent(0.01 * s.budget * share)
+            lines.append(f"1 % more of the budget would buy {bought} of the importance.")
+    return lines
+
+
+def round_texts(evidence: Evidence) -> list[str]:
+    """Each turn of the closed loop: what was asked, what was measured, and why another followed."""
+    rounds, target = evidence.search.rounds, _target(evidence)
+    asked = "" if target is None else f"; the target is {target:g}"
+    lines = []
+    for i, r in enumerate(rounds):
+        text = (
+            f"Round {i + 1} asked for a plan of at most {milliseconds(r.budget_ms)} by the table "
+            f"and measured {r.measured_ratio:.3f} of the dense latency{asked}. "
+            f"{_ROUNDS.get(r.note, r.note)}"
+        )
+        if r.note not in _ENDS:
+            if i + 1 < len(rounds):
+                less = rounds[i + 1].budget_ms < r.budget_ms
+                text += f" The next round is given a {'smaller' if less else 'larger'} budget."
+            else:
+                text += " This was the last round."
+        lines.append(text)
+    return lines
+
+
+def _target(evidence: Evidence) -> float | None:
+    if evidence.latency is not None and evidence.latency.target is not None:
+        return evidence.latency.target
+    target = (evidence.recipe.get("budget") or {}).get("latency")
+    return None if target is None else float(target)
+
+
+def table_text(evidence: Evidence) -> str:
+    """How well the latency table predicts whole models; empty where that is not known."""
+    if evidence.table is None or evidence.table.additivity_error is None:
+        return ""
+    return (
+        "The latency table predicted whole models to within "
+        f"{percent(evidence.table.additivity_error)} of what was then measured."
+    )
+
+
+def compensation_text(evidence: Evidence) -> list[str]:
+    """What compensation did, each line a sentence."""
+    c = evidence.compensation
+    if c is None:
+        return []
+    taken = sum(t.accepted for t in evidence.tuning)
+    lines = [
+        f"The compensation ({c.method}, schedule {c.schedule}) was taken at {taken} of "
+        f"{len(evidence.tuning)} sublayers."
+    ]
+    if c.divergence_before is not None and c.divergence_after is not None:
+        lines.append(
+            "The output's divergence from the dense model's, on every fifth calibration example, "
+            f"was {c.divergence_before:.4g} before it and {c.divergence_after:.4g} after it."
+        )
+        if not c.accepted:
+            lines.append("It was dropped, because it does not lower that divergence.")
+    if c.polish is not None and math.isfinite(c.polish):
+        lines.append(f"The last step left {percent(c.polish)} of the error on left-out examples.")
+    return lines
+
+
+def next_step(evidence: Evidence, out: Path | None = None) -> str:
+    """What to do now, in one sentence.
+
+    Args:
+        out: the folder that the evidence lies in; its files decide what can be served.
+    """
+    folder = "the output folder" if out is None else str(out)
+    states = {g.name: g.outcome for g in evidence.gates}
+    failed = [name for name, outcome in states.items() if outcome == "fail"]
+    if "shrunk" in failed or "same" in failed:
+        return (
+            "Next: do not use this model. A proof of rfx failed; please report it with "
+            "evidence.json and the output of `rfx env`."
+        )
+    if "latency" in failed:
+        return (
+            "Next: the model is too slow for its limit. Ask for a lower --latency, or allow more "
+            "with a higher limit."
+        )
+    if "accuracy" in failed:
+        return (
+            "Next: the model loses too much. Raise the target (a higher --latency or --flops), or "
+            "let `rfx sweep` look for the lowest target that keeps --max-drop."
+        )
+    if failed:
+        return f"Next: the gate {failed[0]} failed; its line says why."
+    if evidence.latency is None:
+        return f"Next: measure the latency on the device that will serve it: rfx verify {folder}"
+    if states.get("latency") == "inconclusive":
+        return (
+            "Next: the latency is too near to its limit to tell. Measure it again: "
+            f"rfx verify {folder}"
+        )
+    if states.get("accuracy") == "inconclusive":
+        return (
+            "Next: the evaluation set is too small to tell whether the drop keeps its limit. Give "
+            "more examples with --eval, or raise the target."
+        )
+    if not states:
+        return f"Next: nothing was judged. Measure it: rfx verify {folder}"
+    if out is not None and (out / "triton").is_dir():
+        return (
+            f"Next: serve {out / 'triton'} with Triton, or load {out / 'model.onnx'}; "
+            f"`rfx verify {out}` measures it again on another machine."
+        )
+    return f"Next: `rfx verify {folder}` measures it again on the machine that will serve it."

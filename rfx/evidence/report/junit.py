@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
+from rfx.core.registry import register
 from rfx.evidence.records import Evidence
+from rfx.evidence.report.base import Report
 from rfx.evidence.report.facts import (
     headline,
     interval_text,
@@ -18,9 +20,18 @@ from rfx.evidence.report.facts import (
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(evidence: Evidence) -> str:
+@register("report", "junit")
+class JUnit(Report):
     """A failed gate is a failure; one that is inconclusive or has no limit is skipped, with its
     reason."""
+
+    file = "junit.xml"
+
+    def render(self, evidence: Evidence) -> str:
+        return _junit(evidence)
+
+
+def _junit(evidence: Evidence) -> str:
     said = [verdict(g) for g in evidence.gates]
     skipped = sum(v in ("inconclusive", "no limit") for v in said)
     name = _clean(model_name(evidence))

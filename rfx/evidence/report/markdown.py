@@ -7,16 +7,20 @@ from typing import Any
 
 import yaml
 
+from rfx.core.registry import register
 from rfx.evidence.records import Evidence
+from rfx.evidence.report.base import Report
 from rfx.evidence.report.facts import (
-    GATE_TITLES,
     budget_text,
+    gate_title,
     headline,
     hub_name,
     interval_text,
     layer_rows,
     limit_text,
     model_name,
+    next_step,
+    unit_names,
     value_text,
     verdict,
     workload_text,
@@ -30,8 +34,27 @@ _MARKS = {
 }
 
 
-def summary(evidence: Evidence) -> str:
+@register("report", "markdown")
+class Summary(Report):
     """A short page for a CI run's summary."""
+
+    file = "summary.md"
+
+    def render(self, evidence: Evidence) -> str:
+        return _summary(evidence)
+
+
+@register("report", "card")
+class Card(Report):
+    """The model card: front matter of the Hugging Face hub, use, evidence and limits."""
+
+    file = "README.md"
+
+    def render(self, evidence: Evidence) -> str:
+        return _card(evidence)
+
+
+def _summary(evidence: Evidence) -> str:
     lines = [
         f"## rfx: {model_name(evidence)} — {_MARKS[evidence.outcome]}",
         "",
@@ -45,6 +68,7 @@ def summary(evidence: Evidence) -> str:
         f"- measured with {_cell(workload_text(evidence))}",
     ]
     lines += [f"- warning: {_cell(w)}" for w in evidence.warnings]
+    lines += ["", _cell(next_step(evidence))]
     return "\n".join(lines) + "\n"
 
 
@@ -52,7 +76,7 @@ def _gates(evidence: Evidence) -> list[str]:
     rows = ["| gate | outcome | measured | 95 % interval | limit | |", "|---|---|---|---|---|---|"]
     for g in evidence.gates:
         cells = (
-            f"{g.name}: {GATE_TITLES[g.name]}",
+            ": ".join(x for x in (g.name, gate_title(g)) if x),
             _MARKS[verdict(g)],
             value_text(g),
             interval_text(g),
@@ -61,6 +85,16 @@ def _gates(evidence: Evidence) -> list[str]:
         )
         rows.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     return rows
+
+
+def _layers(evidence: Evidence) -> list[str]:
+    """A table of what is kept of each layer: one column for each kind of unit."""
+    units = unit_names(evidence)
+    rows = [["layer", *map(_cell, units)], ["---:"] * (1 + len(units))]
+    for i, row in layer_rows(evidence):
+        kept = [f"{row[u][0]} / {row[u][1]}" if u in row else "" for u in units]
+        rows.append([str(i), *kept])
+    return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def _cell(text: str) -> str:
@@ -77,8 +111,7 @@ def _dataset(evidence: Evidence) -> str:
     return Path(source).name if Path(source).is_absolute() else source
 
 
-def card(evidence: Evidence) -> str:
-    """The model card: front matter of the Hugging Face hub, use, evidence and limits."""
+def _card(evidence: Evidence) -> str:
     name, task = model_name(evidence), str(evidence.recipe.get("task"))
     front: dict[str, Any] = {
         "library_name": "rfx",
@@ -149,8 +182,7 @@ def card(evidence: Evidence) -> str:
             f"training examples; {d.overlap} in both.",
             "",
         ]
-    lines += ["| layer | heads | filters |", "|---:|---:|---:|"]
-    lines += [f"| {i} | {h} / {hh} | {f} / {ff} |" for i, h, hh, f, ff in layer_rows(evidence)]
+    lines += _layers(evidence)
     lines += [
         "",
         "## Limits",

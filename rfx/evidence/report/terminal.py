@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING
 from rfx.evidence.records import Evidence
 from rfx.evidence.report.facts import (
     budget_text,
+    compensation_text,
     headline,
     interval_text,
     layer_rows,
     limit_text,
     model_name,
+    next_step,
+    round_texts,
+    search_text,
+    table_text,
+    unit_names,
     value_text,
     verdict,
     workload_text,
@@ -48,7 +54,13 @@ def gates_table(evidence: Evidence) -> Table:
 
 
 def gates(evidence: Evidence) -> list[Table | Text]:
-    """The gates and what there is to say of each."""
+    """The gates, what there is to say of each, and what to do next."""
+    from rich.text import Text
+
+    return [*_gates(evidence), Text(next_step(evidence))]
+
+
+def _gates(evidence: Evidence) -> list[Table | Text]:
     from rich.text import Text
 
     return [
@@ -60,9 +72,25 @@ def gates(evidence: Evidence) -> list[Table | Text]:
     ]
 
 
-def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
-    """The result: headline, layers, gates, what was written."""
+def layers_table(evidence: Evidence) -> Table:
+    """One row a layer, one column a kind of unit: how many are kept of how many."""
     from rich.table import Table
+
+    units = unit_names(evidence)
+    table = Table(title="kept units", title_justify="left")
+    for column in ("layer", *units):
+        table.add_column(column, justify="right")
+    for i, row in layer_rows(evidence):
+        table.add_row(str(i), *(f"{row[u][0]} / {row[u][1]}" if u in row else "" for u in units))
+    return table
+
+
+def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
+    """The result: headline, layers, how it was found, gates, what was written, what to do next.
+
+    Args:
+        out: the output folder; None: nothing was written.
+    """
     from rich.text import Text
 
     lines: list[Table | Text] = []
@@ -73,31 +101,33 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
     say(f"{model_name(evidence)}: {headline(evidence)}", "bold")
     say(f"budget: {budget_text(evidence)}")
     say(f"measured with {workload_text(evidence)}")
-    table = Table(title="kept units", title_justify="left")
-    for column in ("layer", "heads", "filters"):
-        table.add_column(column, justify="right")
-    for i, heads, all_heads, filters, all_filters in layer_rows(evidence):
-        table.add_row(str(i), f"{heads} / {all_heads}", f"{filters} / {all_filters}")
-    lines.append(table)
-    s = evidence.search
-    if s.value_kept is not None and s.optimality_gap is not None and s.price is not None:
-        unit = "ms" if s.budget_unit == "ms" else "MAC"
-        say(
-            f"search: {s.method}, {s.value_kept:.2%} of the importance kept, at most "
-            f"{s.optimality_gap:.1e} from the optimum, "
-            f"one {unit} more would buy {s.price:.3g}"
-        )
-    if evidence.table is not None and evidence.table.additivity_error is not None:
-        say(f"latency table: whole models predicted within {evidence.table.additivity_error:.1%}")
-    for i, r in enumerate(evidence.search.rounds, 1):
-        say(f"closed loop, round {i}: ratio {r.measured_ratio:.3f} ({r.note})")
-    lines += gates(evidence)
+    lines.append(layers_table(evidence))
+    for text in (
+        " ".join(search_text(evidence)),
+        table_text(evidence),
+        *round_texts(evidence),
+        " ".join(compensation_text(evidence)),
+    ):
+        if text:
+            say(text)
+    lines += _gates(evidence)
     for warning in evidence.warnings:
         say(f"warning: {warning}", "yellow")
     if out is not None:
-        model = "model.onnx, model/, triton/, " if (out / "model.onnx").is_file() else ""
-        say(
-            f"written to {out}: {model}report.html, evidence.json, junit.xml, README.md (model "
-            "card)"
-        )
+        say(f"written to {out}: {written(out)}")
+    say(next_step(evidence, out))
     return lines
+
+
+def written(out: Path) -> str:
+    """The files of an output folder that a person opens, those that are there."""
+    names = {
+        "model.onnx": "model.onnx",
+        "model": "model/",
+        "triton": "triton/",
+        "report.html": "report.html",
+        "evidence.json": "evidence.json",
+        "junit.xml": "junit.xml",
+        "README.md": "README.md (model card)",
+    }
+    return ", ".join(text for name, text in names.items() if (out / name).exists())

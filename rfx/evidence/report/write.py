@@ -1,55 +1,68 @@
-"""Reports, each rendered from an `Evidence` alone: terminal, HTML page, JUnit XML, Markdown, model
-card."""
+"""Reports, each rendered from an `Evidence` alone by a registered writer."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from rfx.core.errors import UsageError
+from rfx.core.errors import EnvironmentMissingError
+from rfx.core.registry import find, names
 from rfx.core.store import atomic_write_text
 from rfx.evidence.records import Evidence
-from rfx.evidence.report.terminal import gates, summary
+from rfx.evidence.report.base import Report
 
-FORMATS = ("json", "html", "junit", "markdown", "card")
-FILES = {
-    "evidence.json": "json",
-    "report.html": "html",
-    "junit.xml": "junit",
-    "summary.md": "markdown",
-    "README.md": "card",
-}
 
-__all__ = ["FILES", "FORMATS", "gates", "render", "summary", "write_reports"]
+def writers() -> dict[str, Report]:
+    """Every registered writer by its name."""
+    return {name: find("report", name)() for name in names("report")}
+
+
+def files() -> tuple[str, ...]:
+    """The names of all files that `write_reports` writes where every package is installed."""
+    return tuple(writer.file for writer in writers().values())
 
 
 def render(evidence: Evidence, form: str) -> str:
-    """The text of one report: "json", "html", "junit", "markdown" or "card".
+    """The text of one report: "json", "html", "junit", "markdown", "card", or one of a plug-in.
 
     Raises:
-        UsageError: another name.
+        UsageError: there is no report of this name.
+        EnvironmentMissingError: a package that it needs is not installed.
     """
-    if form == "json":
-        return evidence.model_dump_json(indent=1) + "\n"
-    if form == "html":
-        from rfx.evidence.report.html import html
-
-        return html(evidence)
-    if form == "junit":
-        from rfx.evidence.report.junit import junit
-
-        return junit(evidence)
-    if form in ("markdown", "card"):
-        from rfx.evidence.report import markdown
-
-        return markdown.card(evidence) if form == "card" else markdown.summary(evidence)
-    raise UsageError("There is no report of this form.", got=form, allowed=", ".join(FORMATS))
+    writer: Report = find("report", form)()
+    missing = writer.missing()
+    if missing:
+        raise EnvironmentMissingError(
+            f"{writer.file} needs a package that is not installed.",
+            got=f"no {', no '.join(missing)}",
+            next_step=writer.install,
+        )
+    return writer.render(evidence)
 
 
-def write_reports(evidence: Evidence, folder: str | Path) -> list[Path]:
-    """Write evidence.json, report.html, junit.xml, summary.md and README.md (the model card) into
-    `folder`."""
+def write_reports(
+    evidence: Evidence, folder: str | Path, warn: Callable[[str], None] = warnings.warn
+) -> list[Path]:
+    """Write every registered report into `folder` and return the files that were written.
+
+    Args:
+        warn: told of each report that is left out because a package is missing.
+    """
     written = []
-    for name, form in FILES.items():
-        atomic_write_text(Path(folder) / name, render(evidence, form))
-        written.append(Path(folder) / name)
+    for writer in writers().values():
+        missing = writer.missing()
+        if missing:
+            warn(not_written(writer.file, missing, writer.install))
+            continue
+        file = Path(folder) / writer.file
+        atomic_write_text(file, writer.render(evidence))
+        written.append(file)
     return written
+
+
+def not_written(file: str, missing: tuple[str, ...], install: str) -> str:
+    """Why a report was left out, and what brings it."""
+    are = "is" if len(missing) == 1 else "are"
+    how = f": {install}" if install else "."
+    return f"{file} was not written, because {' and '.join(missing)} {are} not installed{how}"
