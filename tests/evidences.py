@@ -30,7 +30,8 @@ def make_latency(ratio=0.68, half=0.005, target=0.7, **more):
             "clock": "process CPU time",
             "workload": {
                 "batch": 1,
-                "sequence": 128,
+                "axes": {"sequence": 128},
+                "phase": "encode",
                 "threads": 1,
                 "precision": "fp32",
                 "runtime": "ort",

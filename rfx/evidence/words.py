@@ -25,10 +25,11 @@ def point_range(low: float, high: float) -> str:
     lost"."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "not a number of points"
-    ends = sorted((low, high), key=abs) if high <= 0 else [low, high]
-    first, last = (points(x) for x in ends)
-    size, word = first.split(" ", 1)
-    return f"{size} to {last}" if last.endswith(word) else f"{first} to {last}"
+    if high <= 0:  # all of it is a gain: the smaller one first
+        return f"{abs(high):.2f} to {points(low)}"
+    if points(low).endswith("lost"):
+        return f"{abs(low):.2f} to {points(high)}"
+    return f"{points(low)} to {points(high)}"
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ from rfx.core.errors import UsageError
 from rfx.core.store import require_place
 from rfx.evidence.read import read_evidence
 from rfx.evidence.report.curve import FILES as CURVE_FILES
-from rfx.evidence.report.write import FILES as REPORT_FILES
+from rfx.evidence.report.write import files as report_files
 from rfx.recipe.spec import Recipe
 
 # Engine files with their facts: those of today, and as version 0.1 called them.
@@ -26,7 +26,9 @@ def require_report_folder(folder: Path) -> None:
     """Reports alone go where nothing else is: never over a model or a stranger's files."""
     require_place(folder)
     strange = (
-        [p.name for p in folder.iterdir() if p.name not in REPORT_FILES] if folder.is_dir() else []
+        [p.name for p in folder.iterdir() if p.name not in report_files()]
+        if folder.is_dir()
+        else []
     )
     page = folder / "README.md"
     if (
@@ -153,7 +155,7 @@ def _strangers(folder: Path) -> list[str]:
     ours |= {
         repository / "1" / file for repository in served for file in ("model.onnx", "model.plan")
     }
-    ours |= {Path(name) for name in (*REPORT_FILES, *_ENGINES)}
+    ours |= {Path(name) for name in (*report_files(), *_ENGINES)}
     return sorted(
         str(p.relative_to(folder))
         for p in folder.rglob("*")

@@ -159,13 +159,22 @@ def test_evidence_survives_its_file_even_with_numbers_that_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "[1]", "{", '{"schema_version": 2}', '{"schema_version": 1, "tool": 3}']
+    "text",
+    [
+        None,
+        "",
+        "[1]",
+        "{",
+        '{"schema_version": 3}',
+        '{"schema_version": 2}',
+        '{"schema_version": 1, "tool": 3}',
+    ],
 )
 def test_what_is_no_evidence_is_named(tmp_path, text):
     file = tmp_path / "evidence.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageError, match="evidence.json"):
+    with pytest.raises(UsageError, match=r"evidence\.json"):
         read_evidence(tmp_path)
 
 

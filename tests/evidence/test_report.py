@@ -14,7 +14,7 @@ from rfx.cli.session import publish
 from rfx.cli.terminal import print_lines
 from rfx.core.errors import UsageError
 from rfx.evidence.report.terminal import summary
-from rfx.evidence.report.write import FILES, render, write_reports
+from rfx.evidence.report.write import files, render, write_reports
 from tests.evidences import make_accuracy, make_evidence, make_latency
 
 EVIDENCES = {
@@ -71,7 +71,7 @@ class Page(HTMLParser):
             self.open.pop()
 
 
-@pytest.mark.parametrize(("name", "plots"), [("pass", 3), ("flops", 2), ("bare", 1)])
+@pytest.mark.parametrize(("name", "plots"), [("pass", 6), ("flops", 4), ("bare", 2)])
 def test_the_page_stands_alone(name, plots):
     text = render(EVIDENCES[name], "html")
     page = Page()
@@ -152,8 +152,10 @@ def test_tables_in_markdown_keep_their_columns():
 
 def test_all_files_are_written(tmp_path):
     written = write_reports(EVIDENCES["pass"], tmp_path / "new")
-    assert {p.name for p in written} == set(FILES) == {p.name for p in (tmp_path / "new").iterdir()}
-    assert json.loads((tmp_path / "new" / "evidence.json").read_text())["schema_version"] == 1
+    assert (
+        {p.name for p in written} == set(files()) == {p.name for p in (tmp_path / "new").iterdir()}
+    )
+    assert json.loads((tmp_path / "new" / "evidence.json").read_text())["schema_version"] == 2
 
 
 @pytest.mark.parametrize("name", EVIDENCES)

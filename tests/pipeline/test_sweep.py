@@ -12,7 +12,6 @@ import rfx.pipeline.sweep as sweeps
 import rfx.verify.latency as verify_latency
 from rfx.cli.app import app
 from rfx.evidence.curve import Curve, Point, Row, recommend
-from rfx.evidence.report.curve import points
 from rfx.recipe.read import make_recipe, read_recipe
 from tests.evidences import make_evidence
 
@@ -180,16 +179,6 @@ def test_a_sweep_that_keeps_no_limit_fails_in_ci(trained, tmp_path):
         result.output
     )
     assert {p.name for p in (tmp_path / "a").iterdir()} == FILES - {"recipe.yaml"}
-
-
-def test_points_have_no_sign_where_they_are_nothing():
-    assert [points(x) for x in (-0.001, 0.0, 0.004, -0.2, 1.0)] == [
-        "0.00",
-        "0.00",
-        "0.00",
-        "-0.20",
-        "1.00",
-    ]
 
 
 def test_a_strangers_folder_is_left_alone(trained, tmp_path):

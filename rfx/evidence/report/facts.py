@@ -258,9 +258,10 @@ def next_step(evidence: Evidence, out: Path | None = None) -> str:
     """What to do now, in one sentence.
 
     Args:
-        out: the folder that the evidence lies in; its files decide what can be served.
+        out: the folder that the evidence lies in, whose files decide what can be served; None: it
+            is called FOLDER.
     """
-    folder = "the output folder" if out is None else str(out)
+    folder = "FOLDER" if out is None else str(out)
     states = {g.name: g.outcome for g in evidence.gates}
     failed = [name for name, outcome in states.items() if outcome == "fail"]
     if "shrunk" in failed or "same" in failed:
@@ -294,9 +295,14 @@ def next_step(evidence: Evidence, out: Path | None = None) -> str:
         )
     if not states:
         return f"Next: nothing was judged. Measure it: rfx verify {folder}"
+    if out is not None and not (out / "model.onnx").exists():  # the reports of a measurement alone
+        return f"Next: `rfx gate {out}` judges these numbers by other limits, in CI for example."
     if out is not None and (out / "triton").is_dir():
         return (
             f"Next: serve {out / 'triton'} with Triton, or load {out / 'model.onnx'}; "
             f"`rfx verify {out}` measures it again on another machine."
         )
-    return f"Next: `rfx verify {folder}` measures it again on the machine that will serve it."
+    return (
+        f"Next: serve model.onnx; `rfx verify {folder}` measures it again on the machine that will "
+        "serve it."
+    )

@@ -69,6 +69,7 @@ def table_curves(evidence: Evidence) -> list[str]:
             )
             ax.set(title=f"one {label_of(kind)} sublayer", xlabel=f"{unit} kept", ylabel="ms")
             ax.set_ylim(bottom=0)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.legend(frameon=False, fontsize=9, loc="upper left")
         ends = f"{curve[counts[0]]:.4g} ms with {counts[0]} {unit} to {curve[counts[-1]]:.4g} ms "
         said = ", ".join(f"{n} in {times} layers" for n, times in marked) or "none on the curve"
@@ -109,22 +110,23 @@ def _interval(
     marks = [(dense, "dense")]
     if gate.limit is not None and gate.limit != dense:
         marks.append((gate.limit, f"limit {gate.limit:g}"))
+    xs = [low, high, value, *(x for x, _ in marks)]
     with new_figure(WIDTH, 1.8) as (figure, ax):
         ax.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.5, solid_capstyle="butt")
         ax.plot([value], [0], "o", color=colour, markersize=8)
         ax.annotate(
-            f"{value:.3f}: {verdict(gate)}",
+            f"{value_text(gate)}: {verdict(gate)}",
             (value, 0),
             textcoords="offset points",
             xytext=(0, 10),
-            ha="center",
+            ha="left" if value - min(xs) < max(xs) - value else "right",
             fontsize=9,
+            bbox={"facecolor": COLOURS["page"], "edgecolor": "none", "pad": 1},
         )
         for x, text in marks:
             mark = COLOURS["limit" if text.startswith("limit") else "curve"]
             ax.axvline(x, ymin=0.2, color=mark, linestyle="--", linewidth=1)
             ax.annotate(text, (x, -0.95), fontsize=9, ha="center", annotation_clip=False)
-        xs = [low, high, value, *(x for x, _ in marks)]
         pad = 0.15 * (max(xs) - min(xs) or 1.0)
         ax.set(title=title, yticks=[], ylim=(-1.1, 1.1), xlim=(min(xs) - pad, max(xs) + pad))
         ax.spines["left"].set_visible(False)
