@@ -16,7 +16,7 @@ from rfx.core.store import Store, require_file_place
 from rfx.cost.bundle import strip, write_bundle
 from rfx.cost.latency import possible_depths, possible_points
 from rfx.export.blocks import stack
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import export_model, workload_of
