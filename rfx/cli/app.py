@@ -200,20 +200,20 @@ def plan_command(
             labels=labels,
         )
         from rfx.cli.terminal import print_plan
-        from rfx.pipeline.plan import plan
+        from rfx.pipeline.prune_export import plan_only
 
-        chosen, found, ratio = plan(recipe, progress=progress, table=table_of(table))
+        plan, found, ratio = plan_only(recipe, progress=progress, table=table_of(table))
         progress.stop()
         if json_:
             print_json(
                 {
-                    "plan": chosen.to_json(),
+                    "plan": plan.to_json(),
                     "search": found.model_dump(mode="json"),
                     "predicted_ratio": ratio,
                 }
             )
         else:
-            print_plan(chosen, found, ratio)
+            print_plan(plan, found, ratio)
 
 
 @app.command("sweep")
@@ -331,7 +331,7 @@ def profile_command(
         )
         from rfx.cli.terminal import print_table
         from rfx.cost.table_file import write_table
-        from rfx.pipeline.profile import profile
+        from rfx.pipeline.prune_export import profile
 
         measured = profile(recipe, progress=progress)
         progress.stop()
@@ -374,7 +374,7 @@ def shapes_command(
             max_length=max_length,
             seed=seed,
         )
-        from rfx.pipeline.shapes import shapes
+        from rfx.pipeline.prune_export import shapes
 
         count = shapes(recipe, out, progress=progress)
         progress.stop()
@@ -436,23 +436,31 @@ def build_command(
     """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU
     needed)."""
     with session(json_, quiet) as progress:
-        from rfx.pipeline.build import build
+        from rfx.core.store import Store
+        from rfx.pipeline.build import compile_engine, read_workload
+        from rfx.runtimes.base import EngineOptions
 
-        path, facts = build(
-            onnx,
-            out,
-            target=None if target == "auto" else target,
-            compute_capabilities=capability or (),
-            batch=batch,
-            sequence=sequence,
+        workload, longest = read_workload(
+            onnx, batch=batch, sequence=sequence, max_sequence=max_sequence
+        )
+        options = EngineOptions(
             max_batch=max_batch,
-            max_sequence=max_sequence,
+            max_sequence=longest,
             workspace_mb=workspace_mb,
             builder_level=builder_level,
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
-            progress=progress,
+            store=Store(warn=progress.warn),
         )
+        with progress.bar("building the engine", None):
+            path, facts = compile_engine(
+                onnx,
+                out,
+                target=None if target == "auto" else target,
+                options=options,
+                workload=workload,
+                compute_capabilities=capability or (),
+            )
         progress.stop()
         if json_:
             print_json({"written": str(path), **facts})
@@ -482,7 +490,7 @@ def verify_command(
 ) -> None:
     """Measure an existing output again, here: shapes, parity, accuracy and latency."""
     with session(json_, quiet) as progress:
-        from rfx.pipeline.verify import verify
+        from rfx.pipeline.prune_export import verify
 
         evidence = verify(folder, onnx=onnx, reports=out, progress=progress)
         progress.stop()

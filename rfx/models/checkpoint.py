@@ -9,14 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError, first_line
 from rfx.core.plan import Plan, Site, Update
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def readable(file: Path) -> None:
@@ -29,13 +25,7 @@ def readable(file: Path) -> None:
         file.chmod(0o666 & ~mask)
 
 
-def save(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    plan: Plan,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> None:
+def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
     """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not
     there)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +42,7 @@ def save(
         tokenizer.save_pretrained(folder)
 
 
-def load(path: str | Path) -> PreTrainedModel:
+def load(path: str | Path):
     """The pruned model in `path`: a stock transformers model with per-layer sizes, in eval mode.
 
     It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is
@@ -93,9 +83,7 @@ def load(path: str | Path) -> PreTrainedModel:
     return _build(folder, architecture, sites, counts)
 
 
-def _build(
-    folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]
-) -> PreTrainedModel:
+def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]):
     import transformers
     from safetensors import SafetensorError
 
@@ -108,15 +96,13 @@ def _build(
             next_step="install the transformers version the checkpoint was made with",
         )
 
-    def __init__(  # noqa: N807 - a method of the class made below
-        self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, config, *args, **kwargs):
         base.__init__(self, config, *args, **kwargs)
         resize(self, sites, counts)
 
     # A subclass under the same name: from_pretrained builds it with the small shapes, then reads
     # the weights into it.
-    small: Any = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
+    small = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
     try:
         model, info = small.from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

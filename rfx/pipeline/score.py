@@ -1,46 +1,53 @@
-"""Score: how much each unit matters; and the searchers that spend a budget on it."""
+"""Score and search: how much each unit matters, and which counts fit the budget."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import math
 
 from rfx.core.device import on_best_device
+from rfx.core.plan import Plan
 from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
 from rfx.methods.build import Method, build
+from rfx.methods.schedule.base import plan_of
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
-from rfx.models.subject import Subject
+from rfx.pipeline.examples import Examples, Subject
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
-from rfx.tasks.calibration import features_hash
-from rfx.tasks.examples import Examples
+from rfx.tasks.calibration import Batches, features_hash
 
 VERSION = 3  # of the scoring: scores of another are not taken from the store
 
 
+def batches(session: Session, examples: Examples) -> Batches:
+    """The calibration examples as batches of (inputs, targets) tensors, dynamic padding, in a fixed
+    order."""
+    return Batches(examples.task, examples.calibration_features, session.recipe.calibration.batch)
+
+
 def method_of(recipe: Recipe, examples: Examples) -> Method:
-    """The recipe's method, built."""
+    """The recipe's method, built for these examples."""
     return build(recipe.method, seed=recipe.seed, labelled=examples.labelled)
 
 
-def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples) -> Scores:
+def score(session: Session, subject: Subject, examples: Examples) -> Scores:
     """Scores of every unit, from the store where the same model, examples and scorer have been
     scored before."""
-    spec = recipe.method
+    method = session.recipe.method
     key = session.store.key(
         VERSION,
         "scores",
         subject.hash,
         features_hash(examples.calibration_features),
-        spec.scorer,
-        spec.gradients,
-        recipe.calibration.batch,
-        recipe.seed,
+        method.scorer,
+        method.gradients,
+        session.recipe.calibration.batch,
+        session.recipe.seed,
         examples.task.name,
         examples.labelled,
-        spec.scorer_options,
+        method.scorer_options,
     )
     with session.stage("score") as clock:
         stored = session.store.get_arrays("scores", key)
@@ -52,29 +59,47 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
                 parts[part][site] = array
             return Scores(**parts)
         with on_best_device(subject.model):
-            scores = method_of(recipe, examples).scorer.score(
+            scores = method_of(session.recipe, examples).scorer.score(
                 subject.model,
                 subject.sites,
-                examples.batches(recipe.calibration.batch),
+                batches(session, examples),
                 examples.task,
                 progress=session.progress,
             )
-        arrays = {
-            f"{f.name}/{site}": array
-            for f in dataclasses.fields(Scores)
-            for site, array in getattr(scores, f.name).items()
-        }
-        session.store.put_arrays("scores", key, arrays)
+        session.store.put_arrays(
+            "scores",
+            key,
+            {
+                f"{f.name}/{site}": array
+                for f in dataclasses.fields(Scores)
+                for site, array in getattr(scores, f.name).items()
+            },
+        )
         return scores
 
 
+def refined_plan(
+    session: Session, subject: Subject, method: Method, scores: Scores, result: SearchResult
+) -> Plan:
+    """The plan of searched counts without any compensation: which units stay, by the method's
+    refinement."""
+    with session.stage("rearrange"):
+        return plan_of(subject.sites, method.refiner(result.kept, scores), result)
+
+
 def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:
-    """MACs of the prunable sublayers at the mean length of a calibration example (Kwon et al. 2022
+    return FlopsCost(subject.hidden, sequence_of(examples))
+
+
+def sequence_of(examples: Examples) -> float:
+    """Mean tokens of a calibration example: the sequence length of the FLOPs budget (Kwon et al.
     use the task's)."""
-    return FlopsCost(subject.hidden, examples.mean_tokens)
+    return math.fsum(f.tokens for f in examples.calibration_features) / len(
+        examples.calibration_features
+    )
 
 
-def search_part(result: SearchResult, unit: Literal["ms", "flops"]) -> SearchPart:
+def search_part(result: SearchResult, unit: str) -> SearchPart:
     """What the evidence says of a search; `unit` of the budget, "ms" or "flops"."""
     return SearchPart(
         method=result.method,
@@ -83,5 +108,4 @@ def search_part(result: SearchResult, unit: Literal["ms", "flops"]) -> SearchPar
         value_kept=result.value_share,
         optimality_gap=result.optimality_gap,
         price=result.price,
-        importance_total=result.importance_total,
     )
