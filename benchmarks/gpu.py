@@ -41,7 +41,7 @@ from rfx.cost.latency import Stacks, check_additivity, load_or_measure
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem

@@ -117,7 +117,7 @@ def short_measurements():
         patch.setattr("rfx.pipeline.loop.ROUND_SECONDS", 0.5)
         patch.setattr("rfx.cost.latency.ANCHOR_SECONDS", 0.5)
         patch.setattr("rfx.cost.latency.SECONDS", (1.0, 10.0))
-        patch.setattr("rfx.pipeline.dense.ADDITIVITY_LIMIT", 9.0)
+        patch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)
         yield
 
 

@@ -20,7 +20,7 @@ from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle, strip
 from rfx.cost.table_file import read_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
 
 ROOT = Path(__file__).parent.parent

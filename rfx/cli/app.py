@@ -200,20 +200,20 @@ def plan_command(
             labels=labels,
         )
         from rfx.cli.terminal import print_plan
-        from rfx.pipeline.prune_export import plan_only
+        from rfx.pipeline.plan import plan
 
-        plan, found, ratio = plan_only(recipe, progress=progress, table=table_of(table))
+        chosen, found, ratio = plan(recipe, progress=progress, table=table_of(table))
         progress.stop()
         if json_:
             print_json(
                 {
-                    "plan": plan.to_json(),
+                    "plan": chosen.to_json(),
                     "search": found.model_dump(mode="json"),
                     "predicted_ratio": ratio,
                 }
             )
         else:
-            print_plan(plan, found, ratio)
+            print_plan(chosen, found, ratio)
 
 
 @app.command("sweep")
@@ -331,7 +331,7 @@ def profile_command(
         )
         from rfx.cli.terminal import print_table
         from rfx.cost.table_file import write_table
-        from rfx.pipeline.prune_export import profile
+        from rfx.pipeline.profile import profile
 
         measured = profile(recipe, progress=progress)
         progress.stop()
@@ -374,7 +374,7 @@ def shapes_command(
             max_length=max_length,
             seed=seed,
         )
-        from rfx.pipeline.prune_export import shapes
+        from rfx.pipeline.shapes import shapes
 
         count = shapes(recipe, out, progress=progress)
         progress.stop()
@@ -436,31 +436,23 @@ def build_command(
     """Build a TensorRT engine: for this machine's GPU, or ahead of time for others' (no GPU
     needed)."""
     with session(json_, quiet) as progress:
-        from rfx.core.store import Store
-        from rfx.pipeline.build import compile_engine, read_workload
-        from rfx.runtimes.base import EngineOptions
+        from rfx.pipeline.build import build
 
-        workload, longest = read_workload(
-            onnx, batch=batch, sequence=sequence, max_sequence=max_sequence
-        )
-        options = EngineOptions(
+        path, facts = build(
+            onnx,
+            out,
+            target=None if target == "auto" else target,
+            compute_capabilities=capability or (),
+            batch=batch,
+            sequence=sequence,
             max_batch=max_batch,
-            max_sequence=longest,
+            max_sequence=max_sequence,
             workspace_mb=workspace_mb,
             builder_level=builder_level,
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
-            store=Store(warn=progress.warn),
+            progress=progress,
         )
-        with progress.bar("building the engine", None):
-            path, facts = compile_engine(
-                onnx,
-                out,
-                target=None if target == "auto" else target,
-                options=options,
-                workload=workload,
-                compute_capabilities=capability or (),
-            )
         progress.stop()
         if json_:
             print_json({"written": str(path), **facts})
@@ -490,7 +482,7 @@ def verify_command(
 ) -> None:
     """Measure an existing output again, here: shapes, parity, accuracy and latency."""
     with session(json_, quiet) as progress:
-        from rfx.pipeline.prune_export import verify
+        from rfx.pipeline.verify import verify
 
         evidence = verify(folder, onnx=onnx, reports=out, progress=progress)
         progress.stop()

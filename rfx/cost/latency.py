@@ -454,7 +454,7 @@ class Stacks:
         """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
         import onnx
 
-        from rfx.export.precision import convert_precision
+        from rfx.export.precision.convert import convert_precision
 
         path = folder / "stack.onnx"
         made = stack(self.shape, [point] * depth, seed=self.seed)

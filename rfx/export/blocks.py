@@ -10,9 +10,9 @@ depend on them, but every layer has its own, since shared ones would be read fro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,8 +107,10 @@ def stack_inputs(
 class _Graph:
     """Nodes and weights in the making. Weights are named as Hugging Face modules would be."""
 
-    def __init__(self, shape: BlockShape, seed: int):
-        self.shape, self.nodes, self.weights = shape, [], {}
+    def __init__(self, shape: BlockShape, seed: int) -> None:
+        self.shape = shape
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
         self.widths: dict[
             str, int
         ] = {}  # [B, T, width] of tensors whose shape a runtime cannot infer
@@ -117,7 +119,7 @@ class _Graph:
         self._fresh = 0
         self._needs_shape = False
 
-    def node(self, op: str, *inputs: str, **attributes) -> str:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         from onnx import helper
 
         self._fresh += 1
@@ -153,7 +155,7 @@ class _Graph:
             stash_type=1,
         )
 
-    def sublayer(self, name: str, x: str, units: int, body) -> str:
+    def sublayer(self, name: str, x: str, units: int, body: Callable[[str, str, int], str]) -> str:
         """[B, T, d] -> [B, T, d]: the body between its residual and LayerNorm."""
         inner = (
             self.layer_norm(f"{name}.LayerNorm", x)

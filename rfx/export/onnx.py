@@ -12,18 +12,22 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rfx.core.artefact import Artefact
 from rfx.core.errors import InternalCheckError, UnsupportedModelError, first_line, is_interrupt
 from rfx.core.inputs import BATCH, InputSpec, TensorInput
 from rfx.core.plan import Plan, Site
-from rfx.export.precision import convert_precision
+from rfx.core.registry import register
+from rfx.export.precision.convert import convert_precision
 
 if TYPE_CHECKING:
+    import onnx
     import torch
+    from transformers import PreTrainedModel
 
 LARGEST_FILE = 2 * 2**30  # bytes: protobuf's
 # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which
@@ -34,8 +38,36 @@ _LARGEST_BATCH, _USUAL_LIMIT = 65535, 512
 _TRACED, _TRACED_AXIS = {BATCH: 2}, 8  # sizes of the axes while the model is traced
 
 
+@register("exporter", "onnx")
+class OnnxExporter:
+    """One ONNX graph of the role "model" (see `rfx.export.base.Exporter`)."""
+
+    def export(
+        self,
+        model: PreTrainedModel,
+        folder: Path,
+        *,
+        inputs: InputSpec,
+        outputs: Sequence[str],
+        metadata: Mapping[str, str],
+        precision: str,
+        name: str = "model.onnx",
+    ) -> Artefact:
+        """Raises as `export_onnx`."""
+        file = export_onnx(
+            model,
+            folder / name,
+            inputs=inputs,
+            output_names=outputs,
+            metadata=metadata,
+            precision=precision,
+        )
+        facts = {METADATA_PREFIX + k: v for k, v in {"precision": precision, **metadata}.items()}
+        return Artefact.of_model(file, inputs, tuple(outputs), facts)
+
+
 def export_onnx(
-    model,
+    model: PreTrainedModel,
     path: Path,
     *,
     inputs: InputSpec,
@@ -64,11 +96,11 @@ def export_onnx(
     import torch
 
     class Wrapper(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, *tensors):
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             out = self.model(**dict(zip(inputs.names, tensors)))
             return tuple(getattr(out, name) for name in output_names)
 
@@ -97,6 +129,8 @@ def export_onnx(
                     ),
                 ),
             )
+        if program is None:
+            raise RuntimeError("torch.onnx.export gave nothing")
         proto = program.model_proto
     except (
         Exception
@@ -127,7 +161,7 @@ def export_onnx(
         onnx.save(proto, temporary)
         onnx.checker.check_model(str(temporary), full_check=False)
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InternalCheckError(
             "The exported ONNX file does not pass the checker.", got=first_line(error)
@@ -168,7 +202,7 @@ def _require_size(size: int, precision: str) -> None:
         )
 
 
-def name_weights(proto) -> None:
+def name_weights(proto: onnx.ModelProto) -> None:
     """Rename folded weights after their module: the scope of the MatMul or Gemm that reads one says
     which."""
     initializers = {i.name: i for i in proto.graph.initializer}
@@ -209,7 +243,7 @@ def name_weights(proto) -> None:
     proto.graph.value_info.extend(kept)
 
 
-def _scope(node) -> str:
+def _scope(node: onnx.NodeProto) -> str:
     """Path of the module a node came from, e.g. `bert.encoder.layer.0.attention.self.query`; ""
     where not known."""
     import ast
@@ -296,7 +330,7 @@ def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """torch.onnx logs and warns on every export, to no use for our users."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -92,7 +92,7 @@ def specs_of(onnx_path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     if not graph.output:  # an empty file is a valid protobuf message
         raise UsageError(what, got=f"{onnx_path}: no graph", allowed=allowed)
 
-    def spec(value) -> TensorSpec:
+    def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         tensor = value.type.tensor_type
         try:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
@@ -337,7 +337,9 @@ def _require_tensors(kind: str, specs: Sequence[TensorSpec]) -> None:
 
 
 def _is_whole(value: object, least: int, most: int = LARGEST) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+    )
 
 
 def _whole(what: str, value: object, *, least: int = 1, most: int = LARGEST) -> int:

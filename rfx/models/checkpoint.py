@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError, first_line
 from rfx.core.plan import Plan, Site, Update
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def readable(file: Path) -> None:
@@ -25,7 +29,13 @@ def readable(file: Path) -> None:
         file.chmod(0o666 & ~mask)
 
 
-def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None) -> None:
+def save(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    plan: Plan,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Write config.json, model.safetensors and the tokenizer into `folder` (made if it is not
     there)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +52,7 @@ def save(model, sites: Sequence[Site], plan: Plan, folder: Path, tokenizer=None)
         tokenizer.save_pretrained(folder)
 
 
-def load(path: str | Path):
+def load(path: str | Path) -> PreTrainedModel:
     """The pruned model in `path`: a stock transformers model with per-layer sizes, in eval mode.
 
     It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is
@@ -83,7 +93,9 @@ def load(path: str | Path):
     return _build(folder, architecture, sites, counts)
 
 
-def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]):
+def _build(
+    folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]
+) -> PreTrainedModel:
     import transformers
     from safetensors import SafetensorError
 
@@ -96,13 +108,15 @@ def _build(folder: Path, architecture: str, sites: list[Site], counts: dict[str,
             next_step="install the transformers version the checkpoint was made with",
         )
 
-    def __init__(self, config, *args, **kwargs):
+    def __init__(  # noqa: N807 - a method of the class made below
+        self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any
+    ) -> None:
         base.__init__(self, config, *args, **kwargs)
         resize(self, sites, counts)
 
     # A subclass under the same name: from_pretrained builds it with the small shapes, then reads
     # the weights into it.
-    small = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
+    small: Any = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
     try:
         model, info = small.from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Plan, Site
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from torch.utils.hooks import RemovableHandle
 
 
 class MaskTap:
@@ -27,7 +29,7 @@ class MaskTap:
         self, model: torch.nn.Module, sites: Sequence[Site], masks: Mapping[str, torch.Tensor]
     ):
         self.model, self.sites, self.masks = model, sites, masks
-        self._handles: list = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> MaskTap:
         for site in self.sites:
@@ -36,8 +38,8 @@ class MaskTap:
                 self._handles.append(module.register_forward_pre_hook(self._hook(site)))
         return self
 
-    def _hook(self, site: Site):
-        def scale(_module, args):
+    def _hook(self, site: Site) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        def scale(_module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             x = args[0]  # [B, T, units * width]
             mask = self.masks[site.name].to(x.dtype)
             if site.width > 1:
@@ -48,13 +50,15 @@ class MaskTap:
 
         return scale
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
-def plan_masks(plan: Plan, scales: Mapping | None = None) -> dict[str, torch.Tensor]:
+def plan_masks(
+    plan: Plan, scales: Mapping[str, np.ndarray] | None = None
+) -> dict[str, torch.Tensor]:
     """Masks of a plan: float32 [units] by site, 0 where pruned, else 1 or the unit's scale."""
     import torch
 

@@ -4,16 +4,22 @@ compare."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rfx.core.errors import UnsupportedModelError, first_line
 from rfx.core.plan import Kind, Plan, Site
 from rfx.models.families.generic import probe_inputs
 from rfx.models.masks import MaskTap, plan_masks
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
 TOLERANCE = 1e-3  # of the logits' scale; a wrong anatomy differs by orders of magnitude more
 
 
-def prove(model, sites: Sequence[Site]) -> float:
+def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
     """Largest difference between masked and shrunk outputs, relative to the outputs' scale.
 
     Two plans are tried: every second unit of every site, and one emptied attention with one emptied
@@ -30,10 +36,13 @@ def prove(model, sites: Sequence[Site]) -> float:
     halves = {s.name: range(0, s.units, 2) for s in sites}
     empties = {s.name: range(s.units) for s in sites}
     for kind in Kind:
-        name = [s.name for s in sites if s.kind is kind][-1 if kind is Kind.FFN else 0]
-        empties[name] = range(0)
+        names = [s.name for s in sites if s.kind is kind]
+        if (
+            names
+        ):  # the first attention and the last FFN: two layers, so that neither hides the other
+            empties[names[0 if kind is Kind.MHA else -1]] = range(0)
 
-    def outputs(module) -> torch.Tensor:
+    def outputs(module: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
             return torch.cat([t.flatten() for t in _tensors(module(**inputs))])
 
@@ -68,13 +77,13 @@ def prove(model, sites: Sequence[Site]) -> float:
     return worst
 
 
-def _tensors(output) -> list:
+def _tensors(output: ModelOutput) -> list[torch.Tensor]:
     import torch
 
     return [v for v in output.to_tuple() if isinstance(v, torch.Tensor)]
 
 
-def _refusal(model, reason: str) -> UnsupportedModelError:
+def _refusal(model: PreTrainedModel, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"rfx cannot prove that {type(model).__name__} can be pruned: {reason}.",
         got=f"model type {model.config.model_type}",

@@ -8,14 +8,15 @@ they are many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rfx.core.device import model_device
 from rfx.core.errors import UnsupportedModelError, UsageError
-from rfx.core.plan import Kind, Site
+from rfx.core.plan import Site
+from rfx.models.modules import linear_at, output_of
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _FULL_PRECISION_BYTES = (
     256 << 20
 )  # a store of hidden states larger than this goes to half precision
+
+
+# what is called before a module runs; gives its new arguments, or None to leave them as they are
+PreHook = Callable[["torch.nn.Module", tuple], "tuple | None"]
 
 
 class _Stop(Exception):
@@ -52,7 +57,8 @@ class HiddenStates:
 
     def __init__(self) -> None:
         self._states: list[torch.Tensor] = []
-        self._bytes, self._half, self._dtype = 0, False, None
+        self._bytes, self._half = 0, False
+        self._dtype: torch.dtype | None = None  # of what came in
 
     def __len__(self) -> int:
         return len(self._states)
@@ -99,7 +105,8 @@ def catch_first_layer(
     import torch
 
     device = model_device(model)
-    hidden, calls, seen, in_tuple = HiddenStates(), [], 0, False
+    hidden, seen, in_tuple = HiddenStates(), 0, False
+    calls: list[Call] = []
     first = model.get_submodule(layer_paths[0])
     for inputs, _ in batches:
         inputs = {k: v.to(device) for k, v in inputs.items()}
@@ -180,15 +187,17 @@ class Resumed:
         self._layer, self._hidden, self._in_tuple = model.get_submodule(layer), hidden, in_tuple
 
     @contextmanager
-    def rows(self, number: int, start: int, stop: int):
+    def rows(self, number: int, start: int, stop: int) -> Iterator[None]:
         """While open, a forward pass of the examples `start` to `stop` of batch `number` begins at
         the layer."""
         hidden = self._hidden[number][start:stop]
 
-        def pass_on(hidden_states, *_, **__):
+        def pass_on(
+            hidden_states: torch.Tensor, *_: Any, **__: Any
+        ) -> torch.Tensor | tuple[torch.Tensor]:
             return (hidden_states,) if self._in_tuple else hidden_states
 
-        def swap(_module, args, kwargs):
+        def swap(_module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             return (
                 ((hidden, *args[1:]), kwargs)
                 if args
@@ -203,15 +212,17 @@ class Resumed:
             yield
 
 
-def _restore_forward(module: torch.nn.Module, own) -> None:
+def _restore_forward(module: torch.nn.Module, own: Callable[..., Any] | None) -> None:
     if own is None:
         del module.forward
     else:
         module.forward = own
 
 
-def _catcher(caught: list, stop: bool = False):
-    def catch(_module, args, kwargs):
+def _catcher(
+    caught: list[tuple[tuple, dict]], stop: bool = False
+) -> Callable[[torch.nn.Module, tuple, dict], None]:
+    def catch(_module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
         caught.append((args, kwargs))
         if stop:
             raise _Stop
@@ -220,7 +231,7 @@ def _catcher(caught: list, stop: bool = False):
 
 
 @contextmanager
-def _hook(module: torch.nn.Module, hook):
+def _hook(module: torch.nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
@@ -283,13 +294,13 @@ def run_layer(
     trace, masks = Trace(), masks or {}
     handles = []
 
-    def watch_features(site: Site):
+    def watch_features(site: Site) -> PreHook:
         mask = masks.get(site.name)
         mask = (
             None if mask is None else mask.to(hidden.dtype).repeat_interleave(site.width)
         )  # [channels]
 
-        def see(_module, args):
+        def see(_module: torch.nn.Module, args: tuple) -> tuple | None:
             if site.name in trace.features:
                 raise UnsupportedModelError(
                     "This model runs a sublayer in pieces, which the tuning cannot follow.",
@@ -300,8 +311,8 @@ def run_layer(
 
         return see
 
-    def watch_stream(site: Site):
-        def see(_module, args):
+    def watch_stream(site: Site) -> PreHook:
+        def see(_module: torch.nn.Module, args: tuple) -> None:
             trace.streams[site.name] = args[0]
             if until is not None and until.name == site.name:
                 raise _Stop
@@ -330,18 +341,21 @@ def run_layer(
 
 
 @contextmanager
-def sliced_ffn(
+def sliced(
     model: torch.nn.Module, site: Site, kept: torch.Tensor, scale: torch.Tensor | None = None
-):
-    """While open, the FFN has only its `kept` filters (int64 [K]), their outputs times `scale` [K]:
-    what the masked one computes, for a part of the work. Yields whether it could be done; the
-    modules are as before afterwards."""
+) -> Iterator[bool]:
+    """While open, the site has only its `kept` units (int64 [K]), their outputs times `scale` [K]:
+    what the masked one computes, for a part of the work. Yields whether it could be done, which is
+    where the kind of the site allows it (see `rfx.models.shrink.Slicing`); the modules are as
+    before afterwards."""
     import torch
 
-    inputs = [model.get_submodule(p) for p in site.inputs]
-    output = model.get_submodule(site.output)
+    from rfx.models.shrink import SLICING
+
+    inputs = [linear_at(model, p) for p in site.inputs]
+    output = output_of(model, site)
     fits = (
-        site.kind is Kind.FFN
+        SLICING[site.kind].free
         and len(kept) > 0
         and all(isinstance(m, torch.nn.Linear) and m.out_features == site.channels for m in inputs)
         and isinstance(output, torch.nn.Linear)
@@ -351,9 +365,10 @@ def sliced_ffn(
         return
     before = [(m, m.weight, m.bias) for m in (*inputs, output)]
 
-    def put(module, weight, bias):
+    def put(module: torch.nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         module.weight = torch.nn.Parameter(weight, requires_grad=False)
-        module.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        free = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        module.register_parameter("bias", free)
 
     try:
         for m in inputs:
@@ -363,4 +378,5 @@ def sliced_ffn(
         yield True
     finally:
         for m, weight, bias in before:
-            m.weight, m.bias = weight, bias
+            m.weight = weight
+            m.register_parameter("bias", bias)

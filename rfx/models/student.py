@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rfx.core.plan import Plan, Site, Update
+from rfx.models.modules import output_of
 from rfx.models.shrink import output_weight
 
 
@@ -25,7 +26,7 @@ def as_student(
     try:
         with torch.no_grad():
             for site in sites:
-                out = model.get_submodule(site.output)
+                out = output_of(model, site)
                 before.append((out, out.weight, out.bias))
                 kept = list(plan[site.name].kept)
                 channels = torch.tensor(site.channels_of(kept), dtype=torch.long)

@@ -1,112 +1,121 @@
-"""Verify: four proofs. Shrunk, same, accurate, fast."""
+"""Verify: four proofs. The file is shrunk, it is the same function, it is accurate, it is fast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rfx.core.errors import UserError, first_line, is_interrupt
 from rfx.core.plan import Plan, Update
-from rfx.evidence.gates import same_gate, shrunk_gate
+from rfx.evidence.gates import latency_gate, predicted_latency_gate, same_gate, shrunk_gate
 from rfx.evidence.records import AccuracyPart, Gate, LatencyPart
 from rfx.export.onnx import shape_mismatches, site_shapes
 from rfx.methods.scores.divergence import outputs_divergence
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.student import as_student
-from rfx.pipeline.dense import Baseline
-from rfx.pipeline.examples import Examples, Subject
+from rfx.models.subject import Subject
+from rfx.pipeline.dense import Baseline, workload_of
 from rfx.pipeline.session import Session
+from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
 from rfx.tasks.base import MetricResult
 from rfx.tasks.calibration import features_hash, run_features
+from rfx.tasks.examples import Examples
 from rfx.verify.accuracy import compare
 from rfx.verify.latency import measure_pair
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Outputs = dict[str, list[np.ndarray]]  # by name one array a feature
+Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 EVAL_BATCH = 32
 FINAL_SECONDS = 6.0  # of timing the finished engine, at least
 VERSION = 1  # of the dense outputs in the store
-LARGEST_KEPT = (
-    256 * 2**20
-)  # bytes of dense outputs that the store is given; larger ones are made again
+LARGEST_KEPT = 256 * 2**20  # bytes of dense outputs that the store is given; larger ones are remade
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
 
 def shrunk(subject: Subject, file: Path, plan: Plan) -> Gate:
+    """Whether the exported file has the shapes of the plan."""
     return shrunk_gate(shape_mismatches(file, subject.sites, plan))
 
 
 def parity(
     session: Session,
+    recipe: Recipe,
     subject: Subject,
     examples: Examples,
     plan: Plan,
     update: Update,
-    small,
+    small: nn.Module,
     engine: Engine,
-) -> tuple[Gate, dict]:
-    """Largest differences of the raw outputs on calibration examples, masked torch and shrunk torch
+) -> tuple[Gate, dict[str, float]]:
+    """Largest differences of the raw outputs on calibration examples: masked torch, shrunk torch
     and engine."""
     features = examples.calibration_features[:PARITY_EXAMPLES]
     names = examples.task.output_names
 
-    def collect(call) -> np.ndarray:
+    def collect(call: Call) -> np.ndarray:
         logits = run_features(call, examples.task, features, EVAL_BATCH)
         return np.concatenate([np.ravel(a) for name in names for a in logits[name]])
 
     with session.stage("parity"):
-        if (
-            update.weights or update.biases
-        ):  # the dense shape with zero columns and the new projections
+        student: Any
+        if update.weights or update.biases:
+            # The dense shape with zero columns and the new projections.
             student = as_student(subject.model, subject.sites, plan, update)
         else:
             student = MaskTap(subject.model, subject.sites, plan_masks(plan, update.scales or None))
         with student:
             masked = collect(torch_call(subject.model, names))
-        shrunk_ = collect(torch_call(small, names))
-        engine_ = collect(engine.run)
-    scale = max(1.0, float(np.abs(shrunk_).max()))
+        sliced = collect(torch_call(small, names))
+        run = collect(engine.run)
+    scale = max(1.0, float(np.abs(sliced).max()))
     differences = {
-        "masked-shrunk": float(np.abs(masked - shrunk_).max()) / scale,
-        "shrunk-engine": float(np.abs(shrunk_ - engine_).max()) / scale,
+        "masked-shrunk": float(np.abs(masked - sliced).max()) / scale,
+        "shrunk-engine": float(np.abs(sliced - run).max()) / scale,
     }
-    tolerances = dict.fromkeys(differences, PARITY_TOLERANCE)
-    tolerances["shrunk-engine"] = max(
-        session.runtime.tolerance(p) for p in {"fp32", session.workload.precision}
-    )
+    here, precision = session.target.here, recipe.workload.precision
+    tolerances = {
+        "masked-shrunk": PARITY_TOLERANCE,
+        "shrunk-engine": max(here.tolerance(p) for p in {"fp32", precision}),
+    }
     return same_gate(differences, tolerances), differences
 
 
-def other_file(session: Session, subject: Subject, plain: Engine, file: Path) -> Engine:
+def other_file(
+    session: Session, recipe: Recipe, subject: Subject, plain: Engine, file: Path
+) -> Engine:
     """The engine of another file of the same model, say a quantized one, and in the warnings
-    whether it is any faster
-    than the plain one: the two in turns, as dense and pruned are."""
-    other = session.build(file)
+    whether it is any faster than the plain one: the two run in turns, as dense and pruned do."""
+    workload = workload_of(recipe)
+    other = session.build(file, workload)
     with session.stage("beside model.onnx"):
         pair = measure_pair(
-            session.runtime,
+            session.target.here,
             plain,
             other,
-            session.workload,
+            workload,
             inputs=subject.inputs,
-            seed=session.recipe.seed + 2,
+            seed=recipe.seed + 2,
             min_seconds=FINAL_SECONDS / 2,
         )
     low, high = pair.interval
-    verdict = (
-        "faster"
-        if high < 1
-        else "slower: keep model.onnx"
-        if low > 1
-        else "no faster that could be told: keep model.onnx"
-    )
+    if high < 1:
+        said = "it is faster"
+    elif low > 1:
+        said = "it is slower: keep model.onnx"
+    else:
+        said = "it is no faster that could be told: keep model.onnx"
     session.warn(
         f"{file.name} takes {pair.ratio:.3f} ({low:.3f} to {high:.3f}) of model.onnx's latency: "
-        f"{verdict}."
+        f"{said}."
     )
     return other
 
@@ -120,11 +129,8 @@ def of_other_file(
     found = site_shapes(file, subject.sites)
     if any(channels for modules in found.values() for channels in modules.values()):
         other = shrunk(subject, file, plan)
-        shrunk_ = (
-            other.model_copy(update={"detail": f"{file.name}: {other.detail}"})
-            if shrunk_.outcome == "pass"
-            else shrunk_
-        )
+        if shrunk_.outcome == "pass":
+            shrunk_ = other.model_copy(update={"detail": f"{file.name}: {other.detail}"})
     else:
         shrunk_ = shrunk_.model_copy(
             update={
@@ -136,80 +142,74 @@ def of_other_file(
 
 
 def diagnose(
-    session: Session, examples: Examples, file: Path, gate: Gate, folder: Path | None
+    session: Session,
+    recipe: Recipe,
+    examples: Examples,
+    file: Path,
+    gate: Gate,
+    folder: Path | None,
 ) -> Gate:
-    """Where an engine is not the same function and its runtime can be looked into: which tensor is the first
-    that differs from ONNX Runtime's, through Polygraphy, and a script in `folder` that repeats it.
-    The verdict stays what it was."""
+    """Where an engine is not the same function: which tensor is the first that differs from ONNX
+    Runtime's, through Polygraphy, and a script in `folder` that repeats it. The verdict stays what
+    it was."""
+    here = session.target.here
     if (
         gate.outcome == "pass"
-        or not session.served_by.capabilities.locates_differences
-        or session.offline
+        or session.target.absent
+        or not session.target.serves.capabilities.locates_differences
     ):
         return gate
     from rfx.verify.parity import compare_runtimes, save_repro
 
-    inputs = [
-        {n: np.asarray(a) for n, a in batch.items()}
-        for batch in _engine_inputs(examples, PARITY_EXAMPLES)
-    ]
+    batches = _engine_inputs(examples, PARITY_EXAMPLES)
+    inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]
     try:
         found = compare_runtimes(
-            file,
-            inputs,
-            runtime=session.runtime.name,
-            tolerance=session.runtime.tolerance(session.workload.precision),
+            file, inputs, runtime=here.name, tolerance=here.tolerance(recipe.workload.precision)
         )
         if found is None:
             return gate
-        script = (
-            f"; repeat it with {save_repro(folder, found).name}"
-            if folder is not None
-            else f"; repeat it: {found.command}"
-        )
+        script = f"repeat it: {found.command}"
+        if folder is not None:
+            script = f"repeat it with {save_repro(folder, found).name}"
     except Exception as error:
+        # The verdict stands without it: no failure of this search may cost the finished run.
         if is_interrupt(error):
             raise
-        why = (
-            f"{error.what} {error.got or ''}".rstrip()
-            if isinstance(error, UserError)
-            else first_line(error)
-        )
+        why = first_line(error)
+        if isinstance(error, UserError):
+            why = f"{error.what} {error.got or ''}".rstrip()
         return gate.model_copy(update={"detail": f"{gate.detail}; not located: {why}"})
-    return gate.model_copy(update={"detail": f"{gate.detail}; {found}{script}"})
+    return gate.model_copy(update={"detail": f"{gate.detail}; {found}; {script}"})
 
 
-def _engine_inputs(examples: Examples, count: int) -> list[dict]:
+class _Enough(Exception):
+    """The inputs of a batch have been seen."""
+
+
+def _engine_inputs(examples: Examples, count: int) -> list[dict[str, np.ndarray]]:
     """The batches that `parity` runs, as they reach an engine."""
-    seen: list[dict] = []
+    seen: list[dict[str, np.ndarray]] = []
 
-    def keep(inputs):
+    def keep(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         seen.append({n: np.array(a) for n, a in inputs.items()})
         raise _Enough
 
     for start in range(0, count, EVAL_BATCH):
+        part = examples.calibration_features[start : start + EVAL_BATCH]
         try:
-            run_features(
-                keep,
-                examples.task,
-                examples.calibration_features[start : start + EVAL_BATCH],
-                EVAL_BATCH,
-            )
+            run_features(keep, examples.task, part, EVAL_BATCH)
         except _Enough:
             continue
     return seen
 
 
-class _Enough(Exception):
-    pass
-
-
-def torch_call(model, names) -> Callable:
+def torch_call(model: nn.Module, names: tuple[str, ...]) -> Call:
     """A torch model as a function from named int64 arrays to named arrays, like an engine's
     `run`."""
     import torch
 
-    def call(inputs):
+    def call(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         with torch.inference_mode():
             out = model(**{k: torch.from_numpy(np.asarray(v)) for k, v in inputs.items()})
         return {name: getattr(out, name).numpy() for name in names}
@@ -226,13 +226,14 @@ def evaluate(session: Session, examples: Examples, engine: Engine, title: str) -
 
 def _result(examples: Examples, outputs: Outputs) -> MetricResult:
     """Predictions and metric."""
-    task, evaluation = examples.task, examples.evaluation
-    predictions = task.predict(outputs, examples.evaluation_features, evaluation)
-    return MetricResult(task.metric_name, task.metric(predictions, evaluation), predictions)
+    task, judged = examples.task, examples.evaluation
+    predictions = task.predict(outputs, examples.evaluation_features, judged)
+    return MetricResult(task.metric_name, task.metric(predictions, judged), predictions)
 
 
 def accuracy(
     session: Session,
+    recipe: Recipe,
     subject: Subject,
     examples: Examples,
     dense: Baseline,
@@ -245,7 +246,7 @@ def accuracy(
     Args:
         fresh: evaluate the dense engine again, even where the store knows its outputs on this set.
     """
-    task, recipe, store = examples.task, session.recipe, session.store
+    task, store, here = examples.task, session.store, session.target.here
     with session.stage("accuracy"):
         key = store.key(
             VERSION,
@@ -254,9 +255,9 @@ def accuracy(
             features_hash(examples.evaluation_features),
             task.name,
             recipe.task_options,
-            session.runtime.name,
-            session.runtime.version(),
-            session.runtime.device(),
+            here.name,
+            here.version(),
+            here.device(),
             recipe.workload.precision,
         )
         before = None if fresh else _unpack(store.get_arrays("dense-outputs", key), examples)
@@ -293,31 +294,55 @@ def _unpack(packed: dict[str, np.ndarray] | None, examples: Examples) -> Outputs
         return None
     outputs = {}
     for name in examples.task.output_names:
-        if name not in packed or len(packed.get(f"{name}/rows", ())) != len(
-            examples.evaluation_features
-        ):
+        rows = packed.get(f"{name}/rows", np.empty(0))
+        if name not in packed or len(rows) != len(examples.evaluation_features):
             return None
-        outputs[name] = np.split(packed[name], np.cumsum(packed[f"{name}/rows"])[:-1])
+        outputs[name] = list(np.split(packed[name], np.cumsum(rows)[:-1]))
     return outputs
 
 
 def latency(
     session: Session,
+    recipe: Recipe,
     subject: Subject,
     dense: Baseline,
     engine: Engine,
     predicted_ratio: float | None,
 ) -> LatencyPart:
-    """A fresh interleaved measurement of the final artefact."""
+    """A fresh interleaved measurement of the final engine."""
     with session.stage("latency"):
         return measure_pair(
-            session.runtime,
+            session.target.here,
             dense.engine,
             engine,
-            session.workload,
-            target=session.recipe.budget.latency,
+            workload_of(recipe),
+            target=recipe.budget.latency,
             predicted_ratio=predicted_ratio,
             inputs=subject.inputs,
-            seed=session.recipe.seed + 1,
+            seed=recipe.seed + 1,
             min_seconds=FINAL_SECONDS,
         )
+
+
+def speed_gate(
+    session: Session,
+    recipe: Recipe,
+    part: LatencyPart | None,
+    predicted: float | None = None,
+    measured_where: str = "no table was given",
+) -> Gate:
+    """The latency gate: what was measured, or where the target is absent what the table says.
+
+    Args:
+        measured_where: in words, which table has spoken.
+    """
+    target, least = recipe.budget.latency, recipe.limits.min_speedup
+    if part is not None:
+        return latency_gate(part, target=target, min_speedup=least)
+    name = session.target.serves.name
+    return predicted_latency_gate(
+        predicted,
+        target=target,
+        min_speedup=least,
+        why=f"{name} cannot run here; {measured_where}; run `rfx verify` there",
+    )

@@ -2,8 +2,8 @@
 compensation.
 
 The searched counts are shrunk, exported and timed against the dense baseline; the budget is
-corrected in either direction and the search run again. The result nearest to the target from below
-goes on.
+corrected in either direction and the search is made again. The result nearest to the target from
+below goes on.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.searcher import Searcher
 from rfx.models.shrink import shrink
-from rfx.pipeline.dense import Baseline, export_model, latency_table
-from rfx.pipeline.examples import Examples, Subject
+from rfx.models.subject import Subject
+from rfx.pipeline.dense import Baseline, export_model, workload_of
 from rfx.pipeline.score import flops_cost, method_of, search_part
 from rfx.pipeline.session import Session
+from rfx.pipeline.table import Tables, table_part
 from rfx.recipe.spec import Recipe
+from rfx.tasks.examples import Examples
 from rfx.verify.latency import measure_pair
 
 ROUNDS = 3
@@ -35,12 +37,16 @@ LANDING = 0.04  # a finished engine should land in [target - LANDING, target]
 WINDOW = 0.035  # so the loop ends only this near: a measurement of its own will differ a little
 AIM = 0.02  # below the target: the final interval has to lie under it, in a measurement of its own
 NEAR = AIM / 2  # this near to the target, another measurement may well lie above it
+# What became of a round, as it stands in the evidence.
+ON_TARGET, TOO_SLOW = "on target", "too slow"
+TOO_NEAR, TOO_FAST = "too near to the target", "faster than asked"
+NO_FASTER = "no plan is faster: the search stops here"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The counts of a budget, what found them, and what the evidence says of that; `table` None for
-    a FLOPs budget."""
+    """The counts of a budget, what found them, and what the evidence says of that; `table` is None
+    for a FLOPs budget."""
 
     result: SearchResult
     searcher: Searcher
@@ -49,49 +55,46 @@ class Found:
 
     def predicted_ratio(self, plan: Plan) -> float | None:
         """A plan's predicted latency as a share of the dense model's; None without a table."""
-        return self.searcher.cost.share(plan.sites, plan.counts) if self.table is not None else None
+        if self.table is None:
+            return None
+        return self.searcher.cost.share(plan.sites, plan.counts)
 
 
 def search_counts(
     session: Session,
+    recipe: Recipe,
     subject: Subject,
     examples: Examples,
     scores: Scores,
     dense: Baseline,
-    given: LatencyTable | None = None,
+    tables: Tables,
 ) -> Found:
-    """The counts of the recipe's budget, by the measured table (or the `given` one) and the closed
-    loop, or by FLOPs.
+    """The counts of the recipe's budget, by the latency table and the closed loop, or by FLOPs.
 
     Raises:
         InfeasibleError: no plan reaches the budget.
     """
-    outputs = examples.task.output_names
-    method = method_of(session.recipe, examples)
-    if session.recipe.budget.flops is not None:
-        cost = flops_cost(subject, examples)
-        by_flops = method.searcher(cost)
+    method = method_of(recipe, examples)
+    if recipe.budget.flops is not None:
+        searcher = method.searcher(flops_cost(subject, examples))
         with session.stage("search"):
-            result = by_flops(
-                subject.sites, scores, session.recipe.budget.flops * cost.dense(subject.sites)
-            )
-        return Found(result, by_flops, _of_the_plan(method, search_part(result, cost.unit)))
-    table, cached = latency_table(session, subject, dense, outputs, given)
-    by_table = method.searcher(LatencyCost(table))
+            budget = recipe.budget.flops * searcher.cost.dense(subject.sites)
+            result = searcher(subject.sites, scores, budget)
+        return Found(result, searcher, _of_the_plan(method, search_part(result, "flops")))
+    outputs = examples.task.output_names
+    table, cached = tables.get(session, recipe, subject, dense, outputs)
+    searcher = method.searcher(LatencyCost(table))
     with session.stage("search and closed loop"):
-        result, rounds = close_loop(session, subject, scores, by_table, table, dense, outputs)
-    part = TablePart(
-        key=table.to_json()["key"],
-        key_hash=table.key.hash,
-        hash=table.hash,
-        costs_ms={k: dict(v) for k, v in table.costs_ms.items()},
-        fixed_ms=table.fixed_ms,
-        additivity=[dict(r) for r in table.additivity],
-        additivity_error=table.additivity_error,
-        from_cache=cached,
+        result, rounds = close_loop(
+            session, recipe, subject, scores, searcher, table, dense, outputs
+        )
+    said = _of_the_plan(method, search_part(result, "ms"))
+    return Found(
+        result,
+        searcher,
+        said.model_copy(update={"rounds": rounds}),
+        table_part(table, cached),
     )
-    said = _of_the_plan(method, search_part(result, by_table.cost.unit))
-    return Found(result, by_table, said.model_copy(update={"rounds": rounds}), part)
 
 
 def _of_the_plan(method: Method, part: SearchPart) -> SearchPart:
@@ -99,11 +102,6 @@ def _of_the_plan(method: Method, part: SearchPart) -> SearchPart:
     if not method.schedule.searches_again:
         return part
     return part.model_copy(update={"value_kept": None, "optimality_gap": None, "price": None})
-
-
-def aim(recipe: Recipe) -> float:
-    """Of a recipe's target, see `aim_at`."""
-    return aim_at(recipe.budget.latency)
 
 
 def on_target(ratio: float, target: float) -> bool:
@@ -116,8 +114,18 @@ def aim_at(target: float) -> float:
     return target - min(AIM, target / 4)
 
 
+def verdict(ratio: float, target: float) -> str:
+    """What a measured ratio is beside its target."""
+    if on_target(ratio, target):
+        return ON_TARGET
+    if ratio > target:
+        return TOO_SLOW
+    return TOO_NEAR if ratio > target - NEAR else TOO_FAST
+
+
 def close_loop(
     session: Session,
+    recipe: Recipe,
     subject: Subject,
     scores: Scores,
     searcher: Searcher,
@@ -125,89 +133,104 @@ def close_loop(
     dense: Baseline,
     outputs: tuple[str, ...],
 ) -> tuple[SearchResult, list[Round]]:
-    """Search, build, time; correct the budget and search again, at most three rounds: the best
-    result, and the rounds.
+    """Search, build, time; correct the budget and search again, in at most three rounds.
+
+    Args:
+        searcher: the method's search under the latencies of `table`.
+
+    Returns:
+        The best result, and the rounds.
 
     Raises:
         InfeasibleError: no plan on the table reaches the target.
     """
-    target = session.recipe.budget.latency
+    target = _target(recipe)
     dense_ms = searcher.cost.dense(subject.sites)
-    budget = aim(session.recipe) * dense_ms
-    if session.offline:  # nothing to time with: the table's word is all there is
-        return _search(session, subject, scores, searcher, budget, []), []
+    budget = aim_at(target) * dense_ms
+    if session.target.absent:  # there is nothing to time with: the table's word is all there is
+        return _first(searcher, subject, scores, budget, target), []
     rounds: list[Round] = []
     tried: list[tuple[float, float, SearchResult]] = []  # (budget share, measured ratio, result)
     folder = session.store.scratch("loop")
     try:
         with session.progress.bar("closing the loop on the target", ROUNDS) as bar:
             for i in range(ROUNDS):
-                result = _search(session, subject, scores, searcher, budget, tried)
-                if result is None:
-                    rounds[-1] = rounds[-1].model_copy(
-                        update={"note": "no plan is faster: the search stops here"}
-                    )
-                    break
-                ratio = _measure(session, subject, dense, outputs, result, folder / f"{i}.onnx")
+                if tried:
+                    try:
+                        result = searcher(subject.sites, scores, budget)
+                    except InfeasibleError:
+                        # An earlier round was feasible: the gate says how near it came.
+                        rounds[-1] = rounds[-1].model_copy(update={"note": NO_FASTER})
+                        break
+                else:
+                    result = _first(searcher, subject, scores, budget, target)
+                ratio = _measure(session, recipe, subject, dense, outputs, result, folder, i)
                 tried.append((result.budget / dense_ms, ratio, result))
-                landed = on_target(ratio, target)
+                note = verdict(ratio, target)
                 rounds.append(
                     Round(
                         budget_ms=result.budget,
                         predicted_ms=table.predict_ms(subject.sites, result.counts),
                         measured_ratio=ratio,
-                        note="on target"
-                        if landed
-                        else "too slow"
-                        if ratio > target
-                        else "too near to the target"
-                        if ratio > target - NEAR
-                        else "faster than asked",
+                        note=note,
                     )
                 )
                 bar.advance()
-                if landed:
+                if note == ON_TARGET:
                     break
-                budget = corrected(tried, aim(session.recipe)) * dense_ms
+                budget = corrected(tried, aim_at(target)) * dense_ms
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
-    _, _, best = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
-    return best, rounds
+    best = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
+    return best[2], rounds
 
 
-def _search(session, subject, scores, searcher, budget, tried) -> SearchResult | None:
+def _target(recipe: Recipe) -> float:
+    if recipe.budget.latency is None:
+        raise ValueError("the closed loop needs a latency budget")
+    return recipe.budget.latency
+
+
+def _first(
+    searcher: Searcher, subject: Subject, scores: Scores, budget: float, target: float
+) -> SearchResult:
+    """The first search. The aim lies a little below the target: where that is out of reach, the
+    target itself may be within it."""
     try:
         return searcher(subject.sites, scores, budget)
     except InfeasibleError:
-        if (
-            not tried
-        ):  # the aim lies a little below the target: the target itself may be within reach
-            return searcher(
-                subject.sites, scores, budget * session.recipe.budget.latency / aim(session.recipe)
-            )
-        return None  # an earlier round was feasible: the gate says how near it came
+        return searcher(subject.sites, scores, budget * target / aim_at(target))
 
 
 def _measure(
-    session: Session, subject: Subject, dense: Baseline, outputs, result: SearchResult, file: Path
+    session: Session,
+    recipe: Recipe,
+    subject: Subject,
+    dense: Baseline,
+    outputs: tuple[str, ...],
+    result: SearchResult,
+    folder: Path,
+    number: int,
 ) -> float:
-    plan = Plan.of(subject.sites, result.kept)
-    export_model(session, subject, shrink(subject.model, subject.sites, plan), file, outputs, plan)
-    engine = session.build(file)
+    """Measured latency of searched counts as a share of the dense model's."""
+    plan, workload = Plan.of(subject.sites, result.kept), workload_of(recipe)
+    small = shrink(subject.model, subject.sites, plan)
+    artefact = export_model(recipe, subject, small, folder, outputs, plan, name=f"{number}.onnx")
+    engine = session.build(artefact, workload)
     try:
         part = measure_pair(
-            session.runtime,
+            session.target.here,
             dense.engine,
             engine,
-            session.workload,
+            workload,
             inputs=subject.inputs,
-            seed=session.recipe.seed,
+            seed=recipe.seed,
             min_seconds=ROUND_SECONDS,
         )
     finally:
         engine.close()
-        file.unlink(missing_ok=True)
+        artefact.file.unlink(missing_ok=True)
     return part.ratio
 
 

@@ -1,68 +1,27 @@
-"""What a run must be given, and where its result may go: asked before any work."""
+"""What a job must be given: asked before any work."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rfx.core.errors import UsageError
-from rfx.core.store import require_place
-from rfx.evidence.read import read_evidence
-from rfx.evidence.report.curve import FILES as CURVE_FILES
-from rfx.evidence.report.write import files as report_files
+from rfx.cost.table import LatencyTable
+from rfx.methods import build as method
 from rfx.recipe.spec import Recipe
-
-# Engine files with their facts: those of today, and as version 0.1 called them.
-_ENGINES = (
-    "model.onnx.json",
-    *(
-        f"model{suffix}{facts}"
-        for suffix in (".engine", ".rtx.engine", ".plan", ".rtx.plan")
-        for facts in ("", ".json")
-    ),
-)
+from rfx.runtimes.base import Runtime
+from rfx.runtimes.find import runtime_class
+from rfx.tasks.data import ROLES
+from rfx.tasks.find import task_class
 
 
-def require_report_folder(folder: Path) -> None:
-    """Reports alone go where nothing else is: never over a model or a stranger's files."""
-    require_place(folder)
-    strange = (
-        [p.name for p in folder.iterdir() if p.name not in report_files()]
-        if folder.is_dir()
-        else []
-    )
-    page = folder / "README.md"
-    if (
-        page.is_file()
-        and "library_name: rfx" not in page.read_text(encoding="utf-8", errors="replace")[:1000]
-    ):
-        strange.append(page.name)  # a page of the user's own
-    if strange or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / "evidence.json").is_file()
-    ):
-        raise UsageError(
-            "The folder for the new reports holds other things.",
-            got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
-            allowed="a new or empty folder, or one that holds reports of rfx alone",
-            next_step="give another --out",
-        )
-
-
-def check_names(recipe: Recipe) -> None:
+def names(recipe: Recipe) -> None:
     """Metric, column roles, the parts of the method and whether they go together: all that is known
-    before any work."""
-    from rfx.methods.build import check
-    from rfx.tasks.data import ROLES
-    from rfx.tasks.find import task_class
+    before any work.
 
-    metrics = task_class(recipe.task).metrics if recipe.task is not None else None
-    if metrics is not None and recipe.metric is not None and recipe.metric not in metrics:
-        raise UsageError(
-            f"{recipe.task} has no such metric.",
-            got=recipe.metric,
-            allowed=", ".join(metrics),
-            next_step="give another --metric",
-        )
-    check(recipe.method)
+    Raises:
+        UsageError: a name that is not known, or parts that do not go together.
+    """
+    if recipe.task is not None:
+        metric(recipe)
+    method.check(recipe.method)
     strange = set(recipe.data.columns) - set(ROLES)
     if strange:
         raise UsageError(
@@ -73,7 +32,62 @@ def check_names(recipe: Recipe) -> None:
         )
 
 
-def require_model(recipe: Recipe) -> None:
+def metric(recipe: Recipe) -> None:
+    """Raises UsageError for a metric that the recipe's task does not have."""
+    cls = task_class(recipe.task)
+    if recipe.metric is not None and recipe.metric not in cls.metrics:
+        raise UsageError(
+            f"{recipe.task} has no such metric.",
+            got=recipe.metric,
+            allowed=", ".join(cls.metrics),
+            next_step="give another --metric",
+        )
+
+
+def precision(recipe: Recipe, runtime: Runtime) -> None:
+    """Raises UsageError for a precision that the runtime does not run."""
+    allowed = runtime.capabilities.precisions
+    if recipe.workload.precision not in allowed:
+        raise UsageError(
+            f"The runtime {runtime.name!r} does not run at this precision.",
+            got=recipe.workload.precision,
+            allowed=", ".join(allowed),
+            next_step="give another --precision, or another --target",
+        )
+
+
+def table_fits(recipe: Recipe, table: LatencyTable) -> None:
+    """What can be said of a table before any work: its runtime and its workload.
+
+    Raises:
+        UsageError: they are not the recipe's.
+    """
+    key, wanted = table.key, recipe.workload
+    rows = []
+    if recipe.target not in ("auto", key.runtime):
+        rows.append(f"runtime: table {key.runtime!r}, asked for {recipe.target!r}")
+    uses_threads = runtime_class(key.runtime).capabilities.uses_threads
+    for name in ("batch", "sequence", "precision", "threads"):
+        there, asked = getattr(key, name), getattr(wanted, name)
+        if there == asked or (name == "threads" and not uses_threads):
+            continue
+        # A sequence that was not asked for gives way to what the model takes, which is not known
+        # yet.
+        if name == "sequence" and not recipe.given("workload.sequence"):
+            continue
+        rows.append(f"{name}: table {there!r}, asked for {asked!r}")
+    if rows:
+        raise UsageError(
+            "The latency table belongs to another runtime or workload.",
+            got="; ".join(rows),
+            allowed="a table whose key fits this run",
+            next_step="give the table's own --target, --batch, --sequence and --precision, or "
+            "measure another",
+        )
+
+
+def model(recipe: Recipe) -> None:
+    """Raises UsageError where no model is named."""
     if recipe.model is None:
         raise UsageError(
             "There is no model.",
@@ -83,7 +97,20 @@ def require_model(recipe: Recipe) -> None:
         )
 
 
-def require_budget(recipe: Recipe) -> None:
+def no_data(recipe: Recipe) -> None:
+    """Raises UsageError for data of the user's own, which the quickstart's model was not trained
+    for."""
+    if recipe.data.train or recipe.data.eval:
+        raise UsageError(
+            "The quickstart has a model and data of its own.",
+            got=f"--train {recipe.data.train}, --eval {recipe.data.eval}",
+            allowed="the quickstart without data, or a model of yours with your data",
+            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval ...",
+        )
+
+
+def budget(recipe: Recipe) -> None:
+    """Raises UsageError where there is no budget."""
     if recipe.budget.latency is None and recipe.budget.flops is None:
         raise UsageError(
             "There is no budget.",
@@ -93,7 +120,56 @@ def require_budget(recipe: Recipe) -> None:
         )
 
 
-def require_size(
+def lengths(recipe: Recipe, limit: int) -> None:
+    """Raises UsageError for lengths that were asked for and are not within what the model takes."""
+    for what, option, value, asked in (
+        (
+            "Inputs may be longer than the model takes.",
+            "--max-length",
+            recipe.max_length,
+            recipe.given("max_length"),
+        ),
+        (
+            "The sequence length to be timed is longer than the model takes.",
+            "--sequence",
+            recipe.workload.sequence,
+            recipe.given("workload.sequence"),
+        ),
+    ):
+        if value > limit and asked:
+            raise UsageError(
+                what,
+                got=f"{option} {value}",
+                allowed=f"at most {limit} tokens",
+                next_step=f"use {option} {limit} or less",
+            )
+
+
+def engine_sizes(recipe: Recipe, runtime: Runtime, limit: int | None) -> None:
+    """An engine with an optimisation profile takes no more than it was built for: it must hold all
+    that it will be run on, and the model must hold it.
+
+    Args:
+        limit: tokens that the model takes; None: not limited.
+
+    Raises:
+        UsageError: a size that is too small or too large.
+    """
+    if not runtime.capabilities.profiled:
+        return
+    engine, workload = recipe.engine, recipe.workload
+    size("--max-batch", engine.max_batch, workload.batch, "what is timed", lower="--batch")
+    size(
+        "--max-sequence",
+        engine.max_sequence,
+        max(workload.sequence, recipe.max_length),
+        "what is timed and the task's --max-length",
+        lower="--sequence and --max-length",
+        positions=limit,
+    )
+
+
+def size(
     option: str,
     value: int | None,
     least: int,
@@ -117,57 +193,4 @@ def require_size(
             got=f"{value} above {positions}",
             allowed=f"{positions} or less",
             next_step=f"lower {option}",
-        )
-
-
-def require_ours(out: Path) -> None:
-    """An existing folder is replaced only if rfx made it; a place that cannot be written is named
-    before the work."""
-    require_place(out)
-    _refuse(out, _strangers(out), "rfx", "an earlier output of rfx")
-
-
-def require_sweep_folder(out: Path) -> None:
-    """The same for the output of a sweep: without a sweep.json nothing there is a sweep's, whatever
-    it is called."""
-    require_place(out)
-    earlier = (out / "sweep.json").is_file()
-    strange = (
-        sorted(p.name for p in out.iterdir() if not earlier or p.name not in CURVE_FILES)
-        if out.is_dir()
-        else []
-    )
-    _refuse(out, strange, "a sweep", "an earlier sweep")
-
-
-def _strangers(folder: Path) -> list[str]:
-    """What lies in a folder, however deep, beside an output of rfx (its files, its reports, engines
-    built from it): all of it where there is no evidence."""
-    if not folder.is_dir():
-        return []
-    try:
-        ours = {Path(name) for name in read_evidence(folder).files}
-    except UsageError:
-        return sorted(p.name for p in folder.iterdir())
-    served = {
-        name.parent for name in ours if name.name == "config.pbtxt"
-    }  # the engine that `rfx build` lets Triton serve
-    ours |= {
-        repository / "1" / file for repository in served for file in ("model.onnx", "model.plan")
-    }
-    ours |= {Path(name) for name in (*report_files(), *_ENGINES)}
-    return sorted(
-        str(p.relative_to(folder))
-        for p in folder.rglob("*")
-        if not p.is_dir() and p.relative_to(folder) not in ours
-    )
-
-
-def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:
-    if strange:
-        raise UsageError(
-            f"The output folder holds something that {by} did not write.",
-            got=f"{out}: {', '.join(sorted(strange)[:5])}",
-            allowed=f"a new or empty folder, or {earlier}",
-            next_step="give another --out, or move them away",
         )

@@ -1,126 +1,219 @@
-"""Begin: a run on its runtime, its model and its data."""
+"""Resolve: from what was asked to what is done. It happens once, here, and the result is frozen.
+
+The target is found first, so that a missing runtime costs nothing. Then the quickstart's model is
+made where it is asked for, local paths become absolute, the task is read off the checkpoint, the
+model is loaded and proved, and lengths and label names that nobody gave are taken from it. The
+recipe's `origin` says where each value came from.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rfx.core.errors import UsageError
 from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
+from rfx.core.workload import SEQUENCE
 from rfx.cost.table import LatencyTable
-from rfx.pipeline import dense as measure
-from rfx.pipeline import examples as load
-from rfx.pipeline import require as ask
-from rfx.pipeline.session import Session
+from rfx.models.load import load_subject, task_of
+from rfx.models.subject import Subject
+from rfx.pipeline import require
+from rfx.pipeline.examples import load_examples
+from rfx.pipeline.session import Session, Target
+from rfx.recipe.read import bundled_recipes
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
-from rfx.runtimes.find import runtime as find_runtime
-from rfx.runtimes.find import runtime_class, stand_in
+from rfx.runtimes.find import runtime, runtime_class, stand_in
+from rfx.tasks.examples import Examples
+from rfx.tasks.find import task_class, task_names
+
+AUTO = "auto"
 
 
-def start(
+@dataclass(frozen=True)
+class Resolved:
+    """A frozen recipe in which nothing is left open, with the model and the examples it names."""
+
+    recipe: Recipe
+    subject: Subject
+    examples: Examples
+
+
+def open_session(
     recipe: Recipe,
+    *,
     store: Store | None = None,
     progress: Progress | None = None,
     table: LatencyTable | None = None,
+    may_be_absent: bool = False,
+    stages: int | None = None,
 ) -> Session:
-    """A session: the runtime is asked for first, so that a missing one costs nothing.
+    """The session of a job: its runtimes are found, and all that can be refused before any work is.
 
-    With a table that was measured on the target elsewhere, a target that cannot run here is no
-    hindrance: a runtime on the CPU stands in for it, and nothing is timed.
+    Args:
+        table: a latency table that the user brought. With one that was measured on the target
+            elsewhere, a target that cannot run here is no hindrance.
+        may_be_absent: nothing will be built or timed, so the target need not run here.
+        stages: how many stages the job has.
+
+    Raises:
+        UsageError: a name, an option or a combination that rfx does not know; a table of another
+            runtime or workload.
+        EnvironmentMissingError: the target cannot run here.
     """
     store = store or Store()
     options = engine_options(recipe, store)
     if table is not None:
-        measure.require_fit(recipe, table)
-    if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
-        target: Runtime | None = runtime_class(recipe.target)(options)
-        runs_here = stand_in(recipe.workload.precision)
-    else:
-        target, runs_here = None, find_runtime(recipe.target, options)
-    _require_precision(recipe, target or runs_here)
-    ask.check_names(recipe)
-    session = Session(recipe, store, runs_here, progress or Silent(), target=target)
-    session.store.warn = session.warn  # a corrupt entry is said, and kept in the evidence
-    if target is not None:
-        here = target.availability()
-        why = f"this machine is {target.device()}" if here.ok else here.reason
+        require.table_fits(recipe, table)
+    target = _target(recipe, options, table, may_be_absent)
+    require.precision(recipe, target.serves)
+    require.names(recipe)
+    session = Session(store, target, progress or Silent(), stages)
+    store.warn = session.warn  # a corrupt entry is said, and kept in the evidence
+    if target.absent and table is not None:
+        here = target.serves.availability()
+        why = f"this machine is {target.serves.device()}" if here.ok else here.reason
         session.warn(
-            f"The target {target.name!r} on {table.key.device} is not here ({why}): the search "
-            "goes by its table, accuracy is "
-            f"measured with {runs_here.name}, and latency is not measured. Run `rfx verify` on "
-            "the device."
+            f"The target {target.serves.name!r} on {table.key.device} is not here ({why}). The "
+            f"search goes by its table, accuracy is measured with {target.here.name}, and latency "
+            "is not measured. Run `rfx verify` on the device."
         )
     return session
 
 
-def start_absent(
-    recipe: Recipe, store: Store | None = None, progress: Progress | None = None
-) -> Session:
-    """A run for a target that need not be here: nothing is built or timed."""
-    if recipe.target == "auto":
-        return start(recipe, store, progress)
-    store = store or Store()
-    target = runtime_class(recipe.target)(engine_options(recipe, store))
-    _require_precision(recipe, target)
-    session = Session(recipe, store, target, progress or Silent())
-    store.warn = session.warn
-    return session
-
-
-def _require_precision(recipe: Recipe, runtime: Runtime) -> None:
-    if recipe.workload.precision not in runtime.capabilities.precisions:
-        raise UsageError(
-            f"The runtime {runtime.name!r} does not run at this precision.",
-            got=recipe.workload.precision,
-            allowed=", ".join(runtime.capabilities.precisions),
-            next_step="give another --precision, or another --target",
-        )
+def _target(
+    recipe: Recipe, options: EngineOptions, table: LatencyTable | None, may_be_absent: bool
+) -> Target:
+    if may_be_absent and recipe.target != AUTO:
+        found = runtime_class(recipe.target)(options)
+        return Target(found, found)
+    if table is not None and recipe.target == table.key.runtime and _elsewhere(table, options):
+        serves: Runtime = runtime_class(recipe.target)(options)
+        return Target(serves, stand_in(recipe.workload.precision))
+    here = runtime(recipe.target, options)
+    return Target(here, here)
 
 
 def _elsewhere(table: LatencyTable, options: EngineOptions) -> bool:
-    """Whether a table was measured on a device that is not this machine's. (One of another version
-    of the runtime, on this
-    device, is merely old: it is refused later.)"""
+    """Whether a table was measured on a device that is not this machine's. One of another version
+    of the runtime, on this device, is merely old: it is refused later."""
     cls = runtime_class(table.key.runtime)
     return not cls.availability().ok or cls(options).device() != table.key.device
 
 
 def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
-    """Of the recipe; an engine takes inputs as long as the task's, so that accuracy is measured on
-    what is timed."""
+    """The recipe's engine options. An engine takes inputs as long as the task's, so that accuracy
+    is measured on what is timed."""
     spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
     spec["max_sequence"] = spec["max_sequence"] or max(recipe.workload.sequence, recipe.max_length)
     return EngineOptions(**spec, store=store)
 
 
-def prepare(session: Session) -> tuple[load.Subject, load.Examples]:
-    """Load and prove the model, load the data; the quickstart's are made on the first session."""
-    gone = (
-        session.recipe.model is not None
-        and Path(session.recipe.model).is_absolute()
-        and not Path(session.recipe.model).exists()
-    )
-    if session.recipe.quickstart and (session.recipe.model is None or gone):
-        from rfx.tasks.quickstart import POSITIONS
-        from rfx.tasks.quickstart import prepare as prepare_quickstart
+def resolve(session: Session, recipe: Recipe) -> Resolved:
+    """Everything that a job works on: the resolved recipe, the proved model, the examples.
 
-        if session.recipe.model is None:
-            load.require_no_data(session.recipe)
-        load.check_lengths(session.recipe, POSITIONS)  # before the minutes that the model takes
-        with session.stage("quickstart model"):
-            prepared = prepare_quickstart(session.store, session.progress)
-        session.recipe = load.quickstart_recipe(session.recipe, prepared)
-    ask.require_model(session.recipe)
-    session.recipe = load.absolute(session.recipe)
+    Raises:
+        UsageError: no model, no task, no examples, or something wrong with them.
+        UnsupportedModelError: rfx cannot prune this model.
+    """
+    recipe = _quickstart(session, recipe)
+    require.model(recipe)
+    recipe = _absolute(recipe)
     with session.stage("load"):
-        subject = load.load_model(session, session.recipe.model, session.recipe.task)
-        return subject, load.load_examples_and_features(session, subject)
+        recipe, subject = _load(session, recipe)
+        examples = load_examples(session, recipe, subject)
+        return Resolved(_labels(recipe, examples), subject, examples)
 
 
-def prepare_model(session: Session) -> load.Subject:
+def resolve_model(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
     """The same for the model alone, where no data is needed."""
-    if session.recipe.quickstart and session.recipe.model is None:
-        return prepare(session)[0]
-    ask.require_model(session.recipe)
-    return load.load_model(session, session.recipe.model, session.recipe.task)
+    recipe = _quickstart(session, recipe)
+    require.model(recipe)
+    with session.stage("load"):
+        return _load(session, _absolute(recipe))
+
+
+def _quickstart(session: Session, recipe: Recipe) -> Recipe:
+    """The recipe with the quickstart's model and data, which are made on the first run."""
+    gone = recipe.model is not None and Path(recipe.model).is_absolute()
+    gone = gone and not Path(str(recipe.model)).exists()
+    if not recipe.quickstart or not (recipe.model is None or gone):
+        return recipe
+    from rfx.tasks.quickstart import POSITIONS, prepare
+
+    if recipe.model is None:
+        require.no_data(recipe)
+    require.lengths(recipe, POSITIONS)  # before the minutes that the model takes
+    with session.stage("quickstart model"):
+        prepared = prepare(session.store, session.progress)
+    return recipe.changed(
+        {
+            "model": str(prepared["model_dir"]),
+            "data.train": str(prepared["train_path"]),
+            "data.eval": str(prepared["eval_path"]),
+        },
+        origin="the quickstart",
+    )
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Local paths made absolute, so that evidence is good from any folder."""
+    places = {"model": recipe.model, "data.train": recipe.data.train, "data.eval": recipe.data.eval}
+    whole = {
+        key: str(Path(value).expanduser().absolute())
+        for key, value in places.items()
+        if value and Path(value).expanduser().exists()
+    }
+    moved = {key: value for key, value in whole.items() if value != places[key]}
+    return recipe.changed(moved, {key: recipe.origin.get(key, "given") for key in moved})
+
+
+def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
+    """The model, and the recipe with its task, target and lengths settled."""
+    source = str(recipe.model)
+    if recipe.task is None:
+        task = task_of(source)
+        if task is None:
+            raise _no_task(source)
+        recipe = recipe.changed({"task": task}, origin="the model's architecture")
+    cls = task_class(recipe.task)
+    require.metric(recipe)
+    subject = load_subject(source, task=str(recipe.task), auto_class=cls.auto_class)
+    limit = subject.inputs.limits.get(SEQUENCE)
+    if limit is not None:
+        require.lengths(recipe, limit)
+        longest = {"max_length": recipe.max_length, "workload.sequence": recipe.workload.sequence}
+        recipe = recipe.changed(
+            {key: limit for key, value in longest.items() if value > limit},
+            origin=f"the model, which takes {limit} tokens at most",
+        )
+    if recipe.target == AUTO:
+        name = session.target.serves.name
+        recipe = recipe.changed({"target": name}, origin="the best runtime of this machine")
+    require.engine_sizes(recipe, session.target.serves, limit)
+    return recipe, subject
+
+
+def _no_task(source: str) -> UsageError:
+    there = Path(source).expanduser().exists()
+    allowed = f"--task {', '.join(task_names())}"
+    if there:
+        return UsageError(
+            "The task is not known.", got=source, allowed=allowed, next_step="add --task"
+        )
+    return UsageError(
+        "The task is not known, and no recipe or folder here has this name.",
+        got=source,
+        allowed=f"{allowed}; recipes: {', '.join(bundled_recipes())}",
+        next_step="check the name; for a model of the hub add --task",
+    )
+
+
+def _labels(recipe: Recipe, examples: Examples) -> Recipe:
+    """The recipe with the class names that the model gives, where nobody gave others."""
+    names: list[Any] = list(examples.task.label_names)
+    if recipe.data.labels is not None or len(names) < 2 or len(set(names)) < len(names):
+        return recipe
+    return recipe.changed({"data.labels": [str(n) for n in names]}, origin="the model")

@@ -1,5 +1,5 @@
-"""What the steps of one run share: the recipe, the store, the runtime, the clock of its stages, its
-warnings."""
+"""What the steps of one job share: the store, the runtimes, progress, the clock of its stages, and
+its warnings."""
 
 from __future__ import annotations
 
@@ -9,67 +9,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rfx.core.artefact import Artefact
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.evidence.records import Stage
-from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine, Runtime
 
-if TYPE_CHECKING:
-    from rfx.cost.table import LatencyTable
+
+@dataclass(frozen=True)
+class Target:
+    """The runtime that the result is for, and the one that runs engines on this machine.
+
+    They differ only where the target is absent (a board's, with its latency table at hand): then a
+    runtime on the CPU stands in for it, accuracy is measured there, and nothing is timed.
+    """
+
+    serves: Runtime
+    here: Runtime
+
+    @property
+    def absent(self) -> bool:
+        return self.serves is not self.here
+
+
+@dataclass
+class StageClock:
+    """What a stage can say of itself: whether its result came from the store."""
+
+    cached: bool = False
 
 
 @dataclass
 class Session:
-    """`runtime` runs the engines of this session. Where the target cannot run here (a board's, with its
-    table at hand), it is a stand-in on the CPU, and `target` is the runtime that the result is
-    for."""
+    """One job under way. The recipe and the latency table are not part of it: they are arguments of
+    the steps."""
 
-    recipe: Recipe
     store: Store
-    runtime: Runtime
+    target: Target
     progress: Progress
-    target: Runtime | None = None  # set only where it is not `runtime`
-    table: tuple[LatencyTable, bool] | None = (
-        None  # once there is one, and whether it had been measured before: a run has one table
-    )
+    total: int | None = None  # stages of the job, where that is known beforehand
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def workload(self) -> Workload:
-        return Workload.of_text(**self.recipe.workload.model_dump())
-
-    @property
-    def offline(self) -> bool:
-        """The target is not here: nothing can be timed."""
-        return self.target is not None
-
-    @property
-    def served_by(self) -> Runtime:
-        """The runtime that the result is for."""
-        return self.target or self.runtime
-
-    def build(self, onnx: Path) -> Engine:
-        """An engine of this session. A stand-in runs the typed file as it is, whatever precisions it
-        would be measured at."""
-        return self.runtime.build(
-            onnx, replace(self.workload, precision="fp32") if self.offline else self.workload
-        )
+    def build(self, graph: Artefact | Path, workload: Workload) -> Engine:
+        """An engine of an artefact or of one ONNX file, on the runtime that runs here. A stand-in
+        runs the typed file as it is, whatever precision the target would be measured at."""
+        if self.target.absent:
+            workload = replace(workload, precision="fp32")
+        if isinstance(graph, Artefact):
+            return self.target.here.build_artefact(graph, workload)
+        return self.target.here.build(graph, workload)
 
     def warn(self, text: str) -> None:
         """Say it now and keep it for the evidence."""
         self.warnings.append(text)
         self.progress.warn(text)
 
+    def note(self, text: str) -> None:
+        """Say it now."""
+        self.progress.note(text)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[StageClock]:
-        """Times one stage; `clock.cached = True` inside says that its result came from the
-        store."""
+        """Time one stage and show where it stands among the others; `clock.cached = True` inside
+        says that its result came from the store."""
         clock = StageClock()
+        self.progress.stage(name, len(self.stages) + 1, self.total)
         started = time.perf_counter()
         yield clock
         self.stages.append(
@@ -80,11 +87,6 @@ class Session:
                 cached=clock.cached,
             )
         )
-
-
-@dataclass
-class StageClock:
-    cached: bool = False
 
 
 def peak_memory_mb() -> float:

@@ -1,45 +1,80 @@
-"""Pack: the shapes of a model as one small JSON file, with which a board measures a latency table
+"""Pack the shapes of a model as one small JSON file, with which a board measures a latency table
 without torch."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rfx.core.plan import Plan
+from rfx.core.environment import tool
+from rfx.core.plan import Kind, Plan
+from rfx.core.progress import Progress
+from rfx.core.store import Store, require_file_place
 from rfx.cost.bundle import strip, write_bundle
 from rfx.cost.latency import possible_depths, possible_points
 from rfx.export.blocks import stack
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink
-from rfx.pipeline.dense import ADDITIVITY_PLANS, block_shape, export_model, random_plan
-from rfx.pipeline.examples import Subject
+from rfx.models.subject import Subject
+from rfx.pipeline.dense import export_model, workload_of
+from rfx.pipeline.resolve import open_session, resolve_model
 from rfx.pipeline.session import Session
+from rfx.pipeline.table import ADDITIVITY_PLANS, block_shape, random_plan
+from rfx.recipe.spec import Recipe
+from rfx.tasks.find import task_class
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def pack(session: Session, subject: Subject, outputs: tuple[str, ...], path: Path) -> int:
-    """Write the bundle of `loaded` for the target of `run`; returns how many graphs it has.
+def shapes(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Pack the graphs of the recipe's model, without weights, for a board that need not be here.
+
+    Args:
+        recipe: needs a model and a target; data and budget are not looked at.
+        out: the JSON file to carry to the board.
+
+    Returns:
+        The number of graphs.
 
     Raises:
-        UsageError: the place cannot be written.
-        UnsupportedModelError: a layout or activation of which rfx has no block.
+        UserError: every mistake and missing piece, each with its exit code.
+
+    Example:
+        >>> rfx.shapes(rfx.Recipe(model="model/", target="trt"), "shapes.json")
+        115
     """
+    require_file_place(out)
+    session = open_session(recipe, store=store, progress=progress, may_be_absent=True, stages=2)
+    recipe, subject = resolve_model(session, recipe)
+    with session.stage("pack the shapes"):
+        return _pack(session, recipe, subject, task_class(recipe.task).output_names, Path(out))
+
+
+def _pack(
+    session: Session, recipe: Recipe, subject: Subject, outputs: tuple[str, ...], path: Path
+) -> int:
     import onnx
 
-    target, workload, recipe = session.served_by, session.workload, session.recipe
+    target, workload = session.target.serves, workload_of(recipe)
     shape = block_shape(subject)
-    points, depths = (
-        possible_points(shape, target, workload.precision),
-        possible_depths(subject.layers, target),
-    )
+    points = possible_points(shape, target, workload.precision)
+    depths = possible_depths(subject.layers, target)
     dense = (shape.heads_total, shape.filters_total)
     graphs: dict[str, tuple[bytes, dict[str, int]]] = {}
     folder = session.store.scratch("pack")
     try:
-        with session.progress.bar("packing the shapes", len(points) + 2 + ADDITIVITY_PLANS) as bar:
+        total = len(points) + 2 + ADDITIVITY_PLANS
+        with session.progress.bar("packing the shapes", total) as bar:
             for point in points:
                 for depth in depths if point == dense else (depths[0], depths[-1]):
                     model = convert_precision(
@@ -48,32 +83,33 @@ def pack(session: Session, subject: Subject, outputs: tuple[str, ...], path: Pat
                     graphs[f"stack/{point[0]}/{point[1]}/{depth}"] = strip(model)
                 bar.advance()
 
-            def add(name: str, model, plan: Plan) -> None:
-                file = export_model(session, subject, model, folder / "model.onnx", outputs, plan)
-                graphs[name] = strip(onnx.load(str(file)))
+            def add(name: str, plan: Plan) -> None:
+                model: nn.Module = subject.model
+                if plan.counts != Plan.dense(subject.sites).counts:
+                    model = shrink(model, subject.sites, plan)
+                artefact = export_model(recipe, subject, model, folder, outputs, plan)
+                graphs[name] = strip(onnx.load(str(artefact.file)))
                 bar.advance()
 
-            nothing = Plan.of(subject.sites, {s.name: () for s in subject.sites})
-            add("dense", subject.model, Plan.dense(subject.sites))
-            add("emptied", shrink(subject.model, subject.sites, nothing), nothing)
+            add("dense", Plan.dense(subject.sites))
+            add("emptied", Plan.of(subject.sites, {s.name: () for s in subject.sites}))
             # As a measurement on the spot: random counts of the grid. Which of them a table will
             # have is not known yet.
-            curves = SimpleNamespace(
-                curve=lambda kind: {p[0 if kind.value == "mha" else 1]: 0.0 for p in points}
-            )
+            counts = {
+                Kind.MHA: sorted({p[0] for p in points}),
+                Kind.FFN: sorted({p[1] for p in points}),
+            }
             rng = np.random.default_rng(recipe.seed)
-            plans = [random_plan(subject, curves, rng) for _ in range(ADDITIVITY_PLANS)]
+            plans = [random_plan(subject, counts, rng) for _ in range(ADDITIVITY_PLANS)]
             for i, plan in enumerate(plans):
-                add(f"plan/{i}", shrink(subject.model, subject.sites, plan), plan)
+                add(f"plan/{i}", plan)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    from rfx.core.version import __version__
-
     write_bundle(
         path,
         graphs=graphs,
         facts={
-            "tool": f"rfx {__version__}",
+            "tool": tool(),
             "target": target.name,
             "precision": workload.precision,
             "batch": workload.batch,

@@ -8,9 +8,8 @@ from typing import Any, TypeVar, overload
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError
-from rfx.recipe.fields import leaves
 from rfx.recipe.mistakes import validated
-from rfx.recipe.spec import DEFAULT, Recipe
+from rfx.recipe.spec import Recipe
 
 R = TypeVar("R", bound=Recipe)
 

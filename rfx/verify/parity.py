@@ -26,7 +26,7 @@ import numpy as np
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
 from rfx.core.store import atomic_write_text
 from rfx.core.workload import Workload
-from rfx.export.precision import HALVES
+from rfx.export.precision.known import HALVES
 from rfx.runtimes.base import Arrays
 from rfx.runtimes.find import locators, runtime_class
 from rfx.runtimes.tensorrt.build import is_rtx, library

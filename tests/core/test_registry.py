@@ -57,7 +57,7 @@ def install(tmp_path, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] in packages]:
         del sys.modules[name]
     for key, part in list(registry._registered.items()):
-        if part.__module__.split(".")[0] in (*packages, "tests"):
+        if part.__module__.split(".")[0] != "rfx":
             del registry._registered[key]
     registry.plugins.cache_clear()
 

@@ -434,10 +434,10 @@ def test_widths_that_a_larger_one_undercuts_are_never_chosen():
 
 
 def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
-    import rfx.export.precision as precision
+    import rfx.export.precision.convert as precision
 
     checked = []
-    monkeypatch.setattr(precision, "_check", lambda model, name: checked.append(name))
+    monkeypatch.setattr(precision, "check_converted", lambda model, name: checked.append(name))
     stacks = latency.Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
     for point in ((4, 64), (2, 32), (0, 64)):
         assert stacks.file(point, 2, tmp_path).is_file()

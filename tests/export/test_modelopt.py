@@ -28,7 +28,7 @@ from rfx.export.modelopt.command import main
 from rfx.export.modelopt.files import quantized_products, read_model
 from rfx.export.modelopt.proof import check
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.runtimes.base import EngineOptions

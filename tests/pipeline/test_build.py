@@ -1,14 +1,15 @@
 """Engines from ONNX files: what an output's Triton repository serves once there is an engine."""
 
+from types import SimpleNamespace
+
 import pytest
 
-import rfx.runtimes.tensorrt.runtime as tensorrt
+import rfx.pipeline.build as build
+from rfx.core.errors import UsageError
 from rfx.core.workload import Workload
 from rfx.export.onnx import export_onnx
 from rfx.export.triton import specs_of, write_triton
-from rfx.pipeline.build import serve_engine
 from rfx.runtimes.base import EngineOptions
-from rfx.runtimes.tensorrt.runtime import TensorRT
 from tests.families import make, text_inputs
 
 
@@ -38,15 +39,18 @@ def output(tmp_path):
     return tmp_path
 
 
-def serve(folder, engine="model.engine"):
-    compiler = TensorRT(EngineOptions(max_batch=4, max_sequence=64))
-    return serve_engine(
-        folder / "model.onnx", folder / engine, Workload.of_text(batch=1, sequence=16), compiler
+def serve(folder, backend="tensorrt", engine="model.engine"):
+    builder = SimpleNamespace(serving_platform=lambda: backend)
+    return build.serve_engine(
+        builder,
+        folder / "model.onnx",
+        folder / engine,
+        Workload.of_text(batch=1, sequence=16),
+        EngineOptions(max_batch=4, max_sequence=64),
     )
 
 
-def test_the_repository_serves_the_engine_from_then_on(output, monkeypatch):
-    monkeypatch.setattr(tensorrt, "module_name", lambda target: "tensorrt")
+def test_the_repository_serves_the_engine_from_then_on(output):
     folder = serve(output)
     assert folder == output / "triton" / "reviews"
     config = (folder / "config.pbtxt").read_text()
@@ -55,16 +59,16 @@ def test_the_repository_serves_the_engine_from_then_on(output, monkeypatch):
     assert not (folder / "1" / "model.onnx").exists() and (output / "model.onnx").is_file()
 
 
-def test_what_triton_cannot_serve_leaves_the_repository_alone(
-    output, monkeypatch, tmp_path_factory
-):
+def test_what_triton_cannot_serve_leaves_the_repository_alone(output, tmp_path_factory):
     before = (output / "triton" / "reviews" / "config.pbtxt").read_text()
-    monkeypatch.setattr(
-        tensorrt, "module_name", lambda target: "tensorrt_rtx"
-    )  # Triton reads no engine of it
-    assert serve(output) is None
-    monkeypatch.setattr(tensorrt, "module_name", lambda target: "tensorrt")
-    assert (
-        serve(output, tmp_path_factory.mktemp("elsewhere") / "other.engine") is None
-    )  # built beside no output
+    assert serve(output, backend=None) is None  # Triton reads no engine of TensorRT-RTX
+    # Built beside no output.
+    assert serve(output, engine=tmp_path_factory.mktemp("elsewhere") / "other.engine") is None
     assert (output / "triton" / "reviews" / "config.pbtxt").read_text() == before
+
+
+def test_what_a_file_was_exported_for_is_read_from_its_metadata(output, tmp_path):
+    assert build.read_facts(output / "model.onnx") == build.OnnxFacts()
+    for wrong, said in ((output, "a folder"), (tmp_path / "no.onnx", "does not exist")):
+        with pytest.raises(UsageError, match=said):
+            build.read_facts(wrong)

@@ -8,14 +8,16 @@ import pytest
 from rfx.core.errors import EnvironmentMissingError
 from rfx.evidence.gates import same_gate
 from rfx.pipeline import judge as check
+from rfx.recipe.read import make_recipe
 from rfx.verify import parity
 
-RUN = SimpleNamespace(
-    served_by=SimpleNamespace(name="trt"),
-    offline=False,
-    runtime=SimpleNamespace(name="trt", tolerance=lambda precision: 1e-3),
-    workload=SimpleNamespace(precision="fp32"),
+RUNTIME = SimpleNamespace(
+    name="trt",
+    capabilities=SimpleNamespace(locates_differences=True),
+    tolerance=lambda precision: 1e-3,
 )
+RUN = SimpleNamespace(target=SimpleNamespace(serves=RUNTIME, here=RUNTIME, absent=False))
+RECIPE = make_recipe({})
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def fails(monkeypatch):
 def test_a_search_that_fails_leaves_the_verdict_and_says_why(fails, tmp_path, error, said):
     fails(error)
     gate = same_gate({"shrunk-engine": 0.5}, 1e-3)
-    after = check.diagnose(RUN, None, tmp_path / "model.onnx", gate, tmp_path)
+    after = check.diagnose(RUN, RECIPE, None, tmp_path / "model.onnx", gate, tmp_path)
     assert after.outcome == "fail" and after.value == gate.value
     assert after.detail == f"{gate.detail}; not located: {said}"
     assert not list(tmp_path.iterdir())  # no script of a search that found nothing
@@ -53,11 +55,16 @@ def test_an_interrupt_is_none_of_its_failures(fails, tmp_path):
     fails(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         check.diagnose(
-            RUN, None, tmp_path / "model.onnx", same_gate({"shrunk-engine": 0.5}, 1e-3), tmp_path
+            RUN,
+            RECIPE,
+            None,
+            tmp_path / "model.onnx",
+            same_gate({"shrunk-engine": 0.5}, 1e-3),
+            tmp_path,
         )
 
 
 def test_where_outputs_agree_nothing_is_searched(fails, tmp_path):
     fails(AssertionError("searched"))
     gate = same_gate({"shrunk-engine": 0.0}, 1e-3)
-    assert check.diagnose(RUN, None, tmp_path / "model.onnx", gate, tmp_path) is gate
+    assert check.diagnose(RUN, RECIPE, None, tmp_path / "model.onnx", gate, tmp_path) is gate

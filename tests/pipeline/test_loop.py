@@ -12,8 +12,7 @@ from rfx.core.progress import Silent
 from rfx.core.store import Store
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
-from rfx.methods.search.knapsack import Knapsack
-from rfx.methods.search.searcher import Searcher
+from rfx.methods.build import build
 from rfx.recipe.read import make_recipe
 from tests.methods.search.problems import make_scores, make_sites
 
@@ -29,25 +28,29 @@ def table():
     return LatencyTable(key, curves, 0.5, 4)
 
 
-SEARCHER = Searcher(Knapsack(), "block", LatencyCost(table()))
-
-
 def loop(monkeypatch, tmp_path, target, truth):
     """`truth` maps a predicted ratio to the one that the clock would show."""
     recipe = make_recipe({"budget": {"latency": target}})
-    run = SimpleNamespace(recipe=recipe, store=Store(tmp_path), progress=Silent(), offline=False)
+    session = SimpleNamespace(
+        store=Store(tmp_path), progress=Silent(), target=SimpleNamespace(absent=False)
+    )
     subject = SimpleNamespace(sites=SITES)
     t = table()
     dense = t.predict_ms(SITES, {s.name: s.units for s in SITES})
     monkeypatch.setattr(
         close,
         "_measure",
-        lambda run, subject, base, outputs, result, file: truth(
-            t.predict_ms(SITES, result.counts) / dense
-        ),
+        lambda *given: truth(t.predict_ms(SITES, given[5].counts) / dense),
     )
     result, rounds = close.close_loop(
-        run, subject, make_scores(SITES), SEARCHER, t, None, ("logits",)
+        session,
+        recipe,
+        subject,
+        make_scores(SITES),
+        build(recipe.method, seed=0, labelled=True).searcher(LatencyCost(t)),
+        t,
+        None,
+        ("logits",),
     )
     return SimpleNamespace(
         predicted_ratio=t.predict_ms(SITES, result.counts) / dense, rounds=rounds

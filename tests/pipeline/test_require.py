@@ -3,7 +3,8 @@
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.pipeline.require import check_names, require_report_folder
+from rfx.pipeline.places import report_folder
+from rfx.pipeline.require import names
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.read import make_recipe
 
@@ -36,7 +37,7 @@ def recipe(preset, **more):
 )
 def test_a_method_that_cannot_work_is_refused(preset, more, said, allowed):
     with pytest.raises(UsageError, match=said) as error:
-        check_names(recipe(preset, **more))
+        names(recipe(preset, **more))
     assert allowed in error.value.allowed
 
 
@@ -50,14 +51,14 @@ def test_a_method_that_cannot_work_is_refused(preset, more, said, allowed):
     ],
 )
 def test_one_that_can_is_not(preset, more):
-    check_names(recipe(preset, **more))
+    names(recipe(preset, **more))
 
 
 def test_a_users_page_is_not_taken_for_a_model_card(tmp_path):
     (tmp_path / "evidence.json").write_text("{}")
     (tmp_path / "README.md").write_text("---\nlibrary_name: rfx\n---\n")
-    require_report_folder(tmp_path)
+    report_folder(tmp_path)
     (tmp_path / "README.md").write_text("# Our baselines\n")
     with pytest.raises(UsageError) as refused:
-        require_report_folder(tmp_path)
+        report_folder(tmp_path)
     assert "README.md" in refused.value.got

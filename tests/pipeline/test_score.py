@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from rfx.core.errors import UsageError
+from rfx.methods.build import build
+from rfx.recipe.read import make_recipe
 from tests.pipeline.test_prune_export import run
 
 
@@ -73,6 +76,20 @@ def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, t
         "rfx", texts
     ].keys()
     assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
+
+
+def scorer_of(method, labelled=True):
+    spec = make_recipe({"method": method}).method
+    return build(spec, seed=0, labelled=labelled).scorer
+
+
+def test_the_loss_of_labels_is_refused_without_any():
+    asked = {"name": "kwon", "scorer_options": {"loss": "label"}}
+    assert scorer_of(asked).loss == "label"
+    with pytest.raises(UsageError, match="needs labels") as refused:
+        scorer_of(asked, labelled=False)
+    assert "scorer_options.loss" in refused.value.next_step
+    assert scorer_of("kwon", labelled=False).loss == "predictive"
 
 
 def test_a_rearrangement_without_gradients_is_refused(trained, tmp_path):

@@ -112,12 +112,11 @@ def test_a_resumed_point_brings_its_table_and_searches_no_more(trained, tmp_path
     args = ("--latency", "0.8", "--json", "--quiet")
     first = run(trained, tmp_path / "a", *args)
     assert first.exit_code == 0, first.output
-    import rfx.pipeline.loop as close
 
     def none_is_searched_again(*_):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr(close, "search_counts", none_is_searched_again)
+    monkeypatch.setattr(sweeps, "search_counts", none_is_searched_again)
     again = run(trained, tmp_path / "b", *args)
     assert again.exit_code == 0, again.output
     before, after = json.loads(first.stdout), json.loads(again.stdout)
@@ -196,7 +195,9 @@ def test_a_strangers_folder_is_left_alone(trained, tmp_path):
 
 def test_every_seed_draws_its_own_sample_from_the_recipes_on(trained):
     recipe = make_recipe({"seed": 3, "calibration": {"seed": 7, "examples": 64}})
-    assert [(r.seed, r.calibration.seed) for r in (recipe, sweeps._reseeded(recipe, 1))] == [
+    assert [
+        (r.seed, r.calibration.seed) for r in (recipe, sweeps._reseeded(recipe, recipe, 1))
+    ] == [
         (3, 7),
         (4, 8),
     ]

@@ -40,7 +40,7 @@ def place(tmp_path, trained, cache, monkeypatch):
     """A folder with the files that README names."""
     monkeypatch.setattr("rfx.cost.latency.SECONDS", (0.5, 4.0))
     monkeypatch.setattr("rfx.cost.latency.MIN_ROUNDS", 6)
-    monkeypatch.setattr("rfx.pipeline.dense.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
+    monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained["model"], tmp_path / "path" / "to" / "model")
     shutil.copy(trained["train"], "train.jsonl")
@@ -57,7 +57,7 @@ def test_the_quickstart_block(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(latency, "SECONDS", (0.5, 8.0))
     monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
     monkeypatch.setattr(
-        "rfx.pipeline.dense.ADDITIVITY_LIMIT", 9.0
+        "rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0
     )  # so few rounds prove nothing: once is enough
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"<!-- quickstart -->\n```bash\n(.*?)```", TEXT, re.S)

@@ -13,7 +13,7 @@ from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError
 from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack, stack_inputs
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.find import runtime, runtime_class
 from rfx.runtimes.gpu import gpu_count, throttle_reasons

@@ -14,7 +14,7 @@ from rfx.core.plan import Plan
 from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.find import runtime, runtime_class

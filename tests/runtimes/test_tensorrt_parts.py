@@ -18,8 +18,8 @@ from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.find import runtime_class
-from rfx.runtimes.tensorrt.file import build_ahead, read_engine_file
 from rfx.runtimes.tensorrt.engine import TrtEngine
+from rfx.runtimes.tensorrt.file import build_ahead, read_engine_file
 
 
 class Stream:

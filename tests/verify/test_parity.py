@@ -19,7 +19,7 @@ from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.plan import Plan
 from rfx.evidence.gates import same_gate
 from rfx.export.onnx import export_onnx
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.runtimes.find import runtime_class

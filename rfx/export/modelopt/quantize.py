@@ -16,13 +16,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import re
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from rfx.core.errors import (
     UsageError,
     first_line,
 )
+from rfx.core.registry import register
 from rfx.core.store import atomic_write_bytes, require_file_place
 from rfx.export.modelopt.files import (
     PRODUCTS,
@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 
+@register("quantizer", "modelopt")
 def quantize(
     source: Path,
     calibration: Path,
@@ -73,7 +74,7 @@ def quantize(
     precision: str,
     attention: bool = False,
     method: str = "max",
-    note=lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
     chatter: Any = None,
 ) -> dict[str, Any]:
     """Write `source` with explicit Q/DQ to `out`, whole or not at all; `source` itself is only
@@ -101,7 +102,7 @@ def quantize(
     """
     require_file_place(out)
     for given, what in ((source, "model"), (calibration, "calibration file")):
-        if out.exists() and given.exists() and os.path.samefile(out, given):
+        if out.exists() and given.exists() and out.samefile(given):
             raise UsageError(
                 f"The output would overwrite the {what}.",
                 got=str(out),

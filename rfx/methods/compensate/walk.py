@@ -1,8 +1,8 @@
 """The walk of every compensation: site by site from the first, the pruned student's activations
 against the dense teacher's residual stream, earlier sites already compensated.
 
-One layer at a time, three passes over the batches: the teacher and the student's attention; the
-student's FFN; the student's output with what was found. What is fitted to the statistics is a
+One layer at a time; in a Transformer three passes over the batches: the teacher and the student's
+attention; the student's FFN; the student's output with what was found. What is fitted to the statistics is a
 subclass's business.
 """
 
@@ -18,17 +18,19 @@ import numpy as np
 
 from rfx.core.device import model_device
 from rfx.core.errors import UsageError
-from rfx.core.plan import Kind, Site
+from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.methods.compensate.gram import Gram
+from rfx.methods.compensate.outputs import LayerOutputs
+from rfx.models.modules import output_of
 from rfx.models.streams import (
     Call,
     HiddenStates,
     Resumed,
+    Trace,
     catch_first_layer,
     run_layer,
-    sliced_ffn,
-    stream_is_output,
+    sliced,
 )
 from rfx.tasks.calibration import Batch
 
@@ -122,7 +124,7 @@ class Walk(ABC):
             check_masks(sites, masks)
         self.model, self.sites, self.batches = model, sites, batches
         self.head_positions, self.token_weights = head_positions, token_weights or {}
-        self.decide = masks if callable(masks) else lambda site, _: masks[site.name]
+        self.decide: Decide = masks if callable(masks) else lambda site, _: masks[site.name]
         self.device = model_device(model)
         self.masks: dict[
             str, torch.Tensor
@@ -130,7 +132,7 @@ class Walk(ABC):
         self.teacher_masks: dict[str, torch.Tensor] = {}
         self.records: list[SiteRecord] = []
         self._patched: list[
-            tuple[torch.nn.Module, torch.nn.Parameter, torch.nn.Parameter | None]
+            tuple[torch.nn.Linear, torch.nn.Parameter, torch.nn.Parameter | None]
         ] = []
 
     @abstractmethod
@@ -150,7 +152,7 @@ class Walk(ABC):
         ends."""
         import torch
 
-        module = self.model.get_submodule(site.output)
+        module = output_of(self.model, site)
         self._patched.append((module, module.weight, module.bias))
         module.weight = torch.nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
         if bias is not None:
@@ -171,7 +173,8 @@ class Walk(ABC):
                 self._run(progress, title)
         finally:
             for module, weight, bias in reversed(self._patched):
-                module.weight, module.bias = weight, bias
+                module.weight = weight
+                module.register_parameter("bias", bias)
             self._patched.clear()
             for module, flag in training:
                 module.training = flag
@@ -192,61 +195,67 @@ class Walk(ABC):
     def _layer(
         self, layer: list[Site], teacher: HiddenStates, student: HiddenStates, last: bool
     ) -> None:
-        """Fit the sites of one layer; then `teacher` and `student` hold the next layer's inputs."""
-        mha = next((s for s in layer if s.kind is Kind.MHA), None)
-        ffn = next((s for s in layer if s.kind is Kind.FFN), None)
-        targets = teacher.copy()  # of the FFN; filled batch by batch
-        outputs = _Outputs(self.model, ffn)
+        """Fit the sites of one layer in their order; then `teacher` and `student` hold the next
+        layer's inputs.
 
-        fit = self._begin(mha)
-        weights = self._weights(mha)
-        for i, call in enumerate(self.calls):
-            trace = run_layer(self.model, layer, teacher[i], call, self.teacher_masks)
-            if fit is not None:
-                seen = run_layer(self.model, layer, student[i], call, self.masks, until=mha)
-                error = trace.streams[mha.name] - seen.streams[mha.name]  # [B, T, d]
-                positions = self._positions(call, last and self.narrow_attention)
-                fit.add(
-                    seen.features[mha.name], error, positions, self._held_out(call), weights(call)
-                )
-            if ffn is not None:
-                targets[i] = self._ffn_target(ffn, trace)
-            outputs.put(i, trace, teacher, targets)
-        if fit is not None:
-            self.solve(mha, fit)
-        elif mha is not None:
-            self.left_out(mha)
+        The last site of a layer, the closing one, is fitted to streams of the teacher that are
+        kept from the pass before. In a Transformer that is the FFN, after one pass for the
+        attention.
+        """
+        *inner, closing = layer
+        targets = teacher.copy()  # of the closing site; filled batch by batch
+        outputs = LayerOutputs(self.model, closing)
+        passes: list[Site | None] = [*inner] or [None]
+        for site in passes:
+            fit = self._begin(site) if site is not None else None
+            weights = self._weights(site)
+            for i, call in enumerate(self.calls):
+                trace = run_layer(self.model, layer, teacher[i], call, self.teacher_masks)
+                if site is not None and fit is not None:
+                    seen = run_layer(self.model, layer, student[i], call, self.masks, until=site)
+                    error = trace.streams[site.name] - seen.streams[site.name]  # [B, T, d]
+                    positions = self._positions(call, last and self.narrow_attention)
+                    features = seen.features[site.name]  # [B, T, channels]
+                    fit.add(features, error, positions, self._held_out(call), weights(call))
+                if site is passes[-1]:  # from then on the teacher's input is not needed
+                    targets[i] = self._closing_target(closing, trace)
+                    outputs.put(i, trace, teacher, targets)
+            self._finish(site, fit)
 
-        fit = self._begin(ffn)
+        fit = self._begin(closing)
         if fit is not None:
-            weights = self._weights(ffn)
-            with sliced_ffn(self.model, ffn, fit.kept) as fit.sliced:
-                masks = {s.name: self.masks[s.name] for s in layer if not (fit.sliced and s is ffn)}
+            weights = self._weights(closing)
+            with sliced(self.model, closing, fit.kept) as fit.sliced:
+                masks = {
+                    s.name: self.masks[s.name] for s in layer if not (fit.sliced and s is closing)
+                }
                 for i, call in enumerate(self.calls):
-                    seen = run_layer(self.model, layer, student[i], call, masks, until=ffn)
-                    error = targets[i] - seen.streams[ffn.name]  # [B, T, d]
+                    seen = run_layer(self.model, layer, student[i], call, masks, until=closing)
+                    error = targets[i] - seen.streams[closing.name]  # [B, T, d]
                     fit.add(
-                        seen.features[ffn.name],
+                        seen.features[closing.name],
                         error,
                         self._positions(call, last),
                         self._held_out(call),
                         weights(call),
                     )
-            self.solve(ffn, fit)
-        elif ffn is not None:
-            self.left_out(ffn)
+        self._finish(closing, fit)
 
         if not last:
             outputs.to_next(teacher, targets)
-            self._student_output(layer, ffn, student)
+            self._student_output(layer, student)
 
-    def _begin(self, site: Site | None) -> Fit | None:
+    def _finish(self, site: Site | None, fit: Fit | None) -> None:
+        if site is not None and fit is not None:
+            self.solve(site, fit)
+        elif site is not None:
+            self.left_out(site)
+
+    def _begin(self, site: Site) -> Fit | None:
         """Empty statistics of a site that is to be fitted; None, and a record, for one that is
         not."""
         import torch
 
-        if site is None:
-            return None
         self.masks[site.name] = torch.tensor(
             np.asarray(self.decide(site, self.resumed), dtype=np.float64), device=self.device
         )
@@ -258,7 +267,7 @@ class Walk(ABC):
         channels = torch.tensor(
             site.channels_of(kept.tolist()), dtype=torch.long, device=kept.device
         )
-        hidden = self.model.get_submodule(site.output).weight.shape[0]
+        hidden = output_of(self.model, site).out_features
         grams = [Gram(len(channels), hidden, self.device) for _ in range(2 if self.hold_out else 1)]
         return Fit(kept, channels, grams[0], grams[1] if self.hold_out else None)
 
@@ -310,72 +319,34 @@ class Walk(ABC):
         positions[:, 0] = True
         return positions
 
-    def _ffn_target(self, ffn: Site, trace) -> torch.Tensor:
-        """The teacher's stream after the FFN. The reference's teacher has its FFN whole here, on a
-        pruned prefix."""
+    def _closing_target(self, site: Site, trace: Trace) -> torch.Tensor:
+        """The teacher's stream after the closing site. The reference's teacher has its FFN whole
+        here, on a pruned prefix."""
         import torch
 
-        stream = trace.streams[ffn.name]  # [B, T, d]
-        mask = self.teacher_masks.get(ffn.name)
+        stream = trace.streams[site.name]  # [B, T, d]
+        mask = self.teacher_masks.get(site.name)
         if mask is None:
             return stream
-        output = self.model.get_submodule(ffn.output)
+        output = output_of(self.model, site)
         missing = (1.0 - mask).to(stream.dtype)  # [units]
         return stream + torch.nn.functional.linear(
-            trace.features[ffn.name] * missing, output.weight
+            trace.features[site.name] * missing, output.weight
         )
 
-    def _student_output(self, layer: list[Site], ffn: Site | None, student: HiddenStates) -> None:
+    def _student_output(self, layer: list[Site], student: HiddenStates) -> None:
         """The student's hidden states after the layer, with what was found."""
         import torch
 
-        kept = (
-            torch.nonzero(self.masks[ffn.name]).flatten()
-            if ffn is not None
-            else torch.empty(0, dtype=torch.int64)
-        )
-        with sliced_ffn(
-            self.model, ffn or layer[0], kept, self.masks[ffn.name][kept] if ffn else None
-        ) as sliced:
-            masks = {s.name: self.masks[s.name] for s in layer if not (sliced and s is ffn)}
+        closing = layer[-1]
+        mask = self.masks[closing.name]
+        kept = torch.nonzero(mask).flatten()
+        with sliced(self.model, closing, kept, mask[kept]) as in_part:
+            masks = {s.name: self.masks[s.name] for s in layer if not (in_part and s is closing)}
             for i, call in enumerate(self.calls):
-                student[i] = run_layer(self.model, layer, student[i], call, masks).output
-
-
-class _Outputs:
-    """Keeps the teacher's next hidden states without a third store: the FFN's target stream gives
-    them by the layer's own LayerNorm, or is them (pre-LN). Where neither holds (a masked teacher)
-    they are kept themselves."""
-
-    def __init__(self, model: torch.nn.Module, ffn: Site | None):
-        self.model, self.ffn, self.how = model, ffn, ""
-
-    def put(self, i: int, trace, teacher: HiddenStates, targets: HiddenStates) -> None:
-        """After batch i: the target is stored; `teacher[i]` has been used and may be replaced."""
-        import torch
-
-        if not self.how:
-            self.how = "keep"
-            if self.ffn is not None:
-                stream = trace.streams[self.ffn.name]
-                if stream_is_output(self.ffn):
-                    rebuilt, how = stream, "same"
-                else:
-                    rebuilt, how = self.model.get_submodule(self.ffn.norm)(stream), "norm"
-                if torch.equal(rebuilt, trace.output) and torch.equal(
-                    targets[i], stream.half().to(stream.dtype)
-                ) | torch.equal(targets[i], stream):
-                    self.how = how
-        if self.how == "keep":
-            teacher[i] = trace.output
-
-    def to_next(self, teacher: HiddenStates, targets: HiddenStates) -> None:
-        """`teacher` becomes the next layer's inputs."""
-        for i in range(len(teacher)):
-            if self.how == "norm":
-                teacher[i] = self.model.get_submodule(self.ffn.norm)(targets[i])
-            elif self.how == "same":
-                teacher[i] = targets[i]
+                output = run_layer(self.model, layer, student[i], call, masks).output
+                assert output is not None  # the run went to its end
+                student[i] = output
 
 
 def check_masks(

@@ -18,7 +18,7 @@ from rfx.core.errors import InternalCheckError, UnsupportedModelError, UsageErro
 from rfx.core.plan import Plan
 from rfx.export.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
-from rfx.export.precision import convert_precision
+from rfx.export.precision.convert import convert_precision
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from tests.families import FAMILIES, HEADS, batch, make, text_inputs, with_slow
@@ -533,7 +533,7 @@ def test_a_result_that_fails_the_checker_is_not_handed_out():
 
 def test_boards_without_torch_convert_too():
     code = (
-        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom rfx.export.precision "
+        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom rfx.export.precision.convert "
         "import convert_precision\n"
         "convert_precision(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), 'bf16')\nassert 'torch' "
         "not in sys.modules"

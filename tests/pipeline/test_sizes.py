@@ -1,19 +1,22 @@
-"""What a run asks of an engine must be within what the engine and the model take."""
+"""What is asked of an engine must be within what the engine and the model take."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.pipeline.examples import _fit_engine
+from rfx.pipeline.require import engine_sizes
 from rfx.recipe.read import make_recipe
 
 
-def run(served="trt", **engine):
-    recipe = make_recipe(
+def recipe(**engine):
+    return make_recipe(
         {"max_length": 64, "workload": {"sequence": 32, "batch": 4}, "engine": engine}
     )
-    return SimpleNamespace(recipe=recipe, served_by=SimpleNamespace(name=served))
+
+
+def runtime(profiled=True):
+    return SimpleNamespace(capabilities=SimpleNamespace(profiled=profiled))
 
 
 @pytest.mark.parametrize("engine", [{"max_sequence": 63}, {"max_sequence": 513}, {"max_batch": 3}])
@@ -21,18 +24,18 @@ def test_an_engine_that_could_not_run_its_own_evaluation_is_refused(engine):
     with pytest.raises(
         UsageError, match="smaller than what is timed|longer than the model"
     ) as refused:
-        _fit_engine(run(**engine), 512)
+        engine_sizes(recipe(**engine), runtime(), 512)
     assert next(iter(engine)).replace("_", "-") in refused.value.what
     assert refused.value.next_step.startswith(
         "lower" if "longer" in refused.value.what else "raise"
     )
     assert "lower --" in refused.value.next_step
-    _fit_engine(run("ort", **engine), 512)  # compiles nothing
+    engine_sizes(recipe(**engine), runtime(profiled=False), 512)  # compiles nothing
 
 
 @pytest.mark.parametrize(
     "engine", [{}, {"max_sequence": 64, "max_batch": 4}, {"max_sequence": 512}]
 )
 def test_one_that_can_is_not(engine):
-    _fit_engine(run(**engine), 512)
-    _fit_engine(run(max_sequence=4096), None)  # nothing limits the positions
+    engine_sizes(recipe(**engine), runtime(), 512)
+    engine_sizes(recipe(max_sequence=4096), runtime(), None)  # nothing limits the positions

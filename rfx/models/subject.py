@@ -1,0 +1,63 @@
+"""The dense model with what rfx knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rfx.core.inputs import InputSpec
+from rfx.core.plan import Kind, Site
+from rfx.models.families.find import family_name
+
+if TYPE_CHECKING:
+    import transformers
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dense model whose sites were found and proved.
+
+    Args:
+        model: the model in float32 and eval mode, without gradients of its parameters.
+        preprocessor: what turns raw examples into inputs: the tokenizer.
+        sites: the prunable sublayers in execution order.
+        inputs: what the exported graph is fed.
+        source: the folder or hub name that the model came from.
+        hash: of weights and configuration.
+    """
+
+    model: transformers.PreTrainedModel
+    preprocessor: Any
+    sites: tuple[Site, ...]
+    inputs: InputSpec
+    source: str
+    hash: str
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the residual stream."""
+        return int(self.model.get_submodule(self.sites[0].output).out_features)  # type: ignore[arg-type]
+
+    @property
+    def layers(self) -> int:
+        return 1 + max(s.layer for s in self.sites)
+
+    def first(self, kind: Kind) -> Site | None:
+        """The first site of a kind, None where the model has none."""
+        return next((s for s in self.sites if s.kind is kind), None)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts for the evidence."""
+        heads, filters = self.first(Kind.MHA), self.first(Kind.FFN)
+        return {
+            "source": self.source,
+            "family": family_name(self.model),
+            "class": type(self.model).__name__,
+            "layers": self.layers,
+            "hidden": self.hidden,
+            "heads": heads.units if heads else 0,
+            "head_dim": heads.width if heads else 0,
+            "filters": filters.units if filters else 0,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "hash": self.hash,
+        }

@@ -1,0 +1,126 @@
+"""Sites are found for what they are: by the description of a family, or read off a forward pass."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers as tf
+
+from rfx.core.errors import UnsupportedModelError
+from rfx.core.plan import Kind
+from rfx.models.families.find import families, family_name, find_sites, layout, position_limit
+from rfx.models.families.generic import generic_sites, probe_inputs, reads_ahead
+from rfx.models.prove import prove
+from tests.families import FAMILIES, make
+
+HEADS, WIDTH, FILTERS, LAYERS = 4, 8, 48, 3  # of the models that `make` makes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sites_come_in_the_order_they_run_with_their_sizes(family):
+    model = make(family)
+    sites = find_sites(model)
+    assert [(s.name, s.layer, s.kind) for s in sites] == [
+        (f"layer.{i}.{kind.value}", i, kind) for i in range(LAYERS) for kind in (Kind.MHA, Kind.FFN)
+    ]
+    for site in sites:
+        size = (HEADS, WIDTH) if site.kind is Kind.MHA else (FILTERS, 1)
+        assert (site.units, site.width) == size
+        assert model.get_submodule(site.output).in_features == site.channels
+        assert len(site.inputs) == (3 if site.kind is Kind.MHA else 1)
+        for path in site.inputs:
+            assert model.get_submodule(path).out_features == site.channels
+        assert all(p.startswith(site.layer_path + ".") for p in (*site.inputs, site.output))
+
+    ran = []
+    handles = [
+        model.get_submodule(s.output).register_forward_hook(
+            lambda *_, name=s.name: ran.append(name)
+        )
+        for s in sites
+    ]
+    with torch.no_grad():
+        model(**probe_inputs(model))
+    for handle in handles:
+        handle.remove()
+    assert ran == [s.name for s in sites]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f in ("bert", "roberta", "electra")])
+def test_reading_a_forward_pass_finds_what_the_family_describes(family):
+    model = make(family)
+    described = find_sites(model)
+    # What the attention returns depends on whether anybody asks for the probabilities.
+    assert [replace(s, returns=0) for s in generic_sites(model)] == [
+        replace(s, returns=0) for s in described
+    ]
+
+
+def test_a_family_has_a_name_and_so_have_the_models_of_none():
+    assert family_name(make("camembert")) == "roberta"
+    assert family_name(make("ernie")) == "generic (ernie)"
+    assert {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"} <= set(
+        families()
+    )
+
+
+@pytest.mark.parametrize("family, expected", [("bert", "post-ln"), ("esm", "pre-ln")])
+def test_the_layout_says_where_the_norms_stand(family, expected):
+    assert layout(find_sites(make(family))) == expected
+
+
+def test_positions_end_where_the_table_does():
+    assert position_limit(make("bert")) == 66
+    assert position_limit(make("roberta")) == 66 - 1 - 1  # the padding's row and those before it
+    unlimited = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=None))
+    assert position_limit(unlimited) is None
+
+
+def test_probe_inputs_are_the_same_every_time_and_leave_the_global_generator_alone():
+    model = make("bert")
+    state = torch.get_rng_state()
+    one, two = probe_inputs(model), probe_inputs(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert one["attention_mask"][0].all() and not one["attention_mask"][1, -3:].any()
+    assert int(one["input_ids"].min()) >= 3
+
+
+def test_an_encoder_reads_ahead_and_a_decoder_does_not():
+    bert = make("bert")
+    assert reads_ahead(bert, find_sites(bert)[-1].layer_path)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = tf.BertConfig(vocab_size=120, intermediate_size=48, is_decoder=True, **sizes)
+    decoder = tf.BertLMHeadModel(config).eval()
+    assert not reads_ahead(decoder, "bert.encoder.layer.1")
+
+
+def test_layers_that_are_not_understood_are_refused_with_what_is_supported():
+    gated = tf.ModernBertForSequenceClassification(
+        tf.ModernBertConfig(
+            vocab_size=120,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            pad_token_id=1,
+        )
+    ).eval()
+    assert generic_sites(gated) == []
+    with pytest.raises(UnsupportedModelError, match="does not understand the layers") as refused:
+        find_sites(gated)
+    assert "bert" in refused.value.allowed and refused.value.next_step
+
+
+def test_a_pruned_model_is_refused():
+    model = make("bert")
+    model.config.pruned_layers = [{"heads": 1, "filters": 2}]
+    with pytest.raises(UnsupportedModelError, match="pruned by rfx already"):
+        find_sites(model)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_sites_of_one_kind_alone_are_proved_too(kind):
+    model = make("bert")
+    assert prove(model, [s for s in find_sites(model) if s.kind is kind]) < 1e-4

@@ -1,0 +1,67 @@
+"""The latency table of a job: one, and refused where it is another's."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+import rfx.pipeline.table as tables
+from rfx.core.errors import UsageError
+from rfx.core.progress import Silent
+from rfx.core.store import Store
+from rfx.cost.latency import table_key
+from rfx.cost.table import LatencyTable
+from rfx.models.load import as_subject
+from rfx.pipeline.session import Session, Target
+from rfx.recipe.read import make_recipe
+from rfx.runtimes.find import runtime
+from tests.conftest import tokenizer
+from tests.families import make
+
+CURVES = {"mha": {0: 0.1, 4: 1.0}, "ffn": {0: 0.1, 48: 1.0}}
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A session, a subject, and the tables that were measured (by a stand-in for the clock)."""
+    measured = []
+
+    def measure_one(store, runtime, workload, shape, layers, **_):
+        key = table_key(runtime, workload, shape)
+        measured.append(LatencyTable(key, CURVES, 0.5, layers, additivity=({"error": 0.3},)))
+        return measured[-1], False
+
+    monkeypatch.setattr(tables, "load_or_measure", measure_one)
+    monkeypatch.setattr(tables, "ADDITIVITY_LIMIT", 0.05)
+    subject = as_subject(make("bert"), tokenizer(tmp_path), "a model")
+    here = runtime("ort")
+    return Session(Store(tmp_path / "store"), Target(here, here), Silent()), subject, measured
+
+
+RECIPE = make_recipe({"budget": {"latency": 0.5}})
+
+
+def get(session, subject, source):
+    return source.get(session, RECIPE, subject, SimpleNamespace(engine=None), ("logits",))
+
+
+def test_a_job_has_one_table_even_where_it_is_too_inexact_to_be_kept(job):
+    session, subject, measured = job
+    source = tables.Tables()
+    (first, known), (second, again) = (get(session, subject, source) for _ in range(2))
+    assert first == second and (known, again) == (False, True)
+    assert len(measured) == 1 and len(session.warnings) == 1
+
+
+def test_a_table_of_another_device_or_depth_is_refused_and_says_what_differs(job):
+    session, subject, _ = job
+    table, _ = get(session, subject, tables.Tables())
+    assert get(session, subject, tables.Tables(table)) == (table, True)
+    elsewhere = replace(table, key=replace(table.key, device="another CPU"))
+    for wrong, said in (
+        (elsewhere, "another CPU"),
+        (replace(table, layers=12), "layers: table 12"),
+    ):
+        with pytest.raises(UsageError, match="belongs to another") as refused:
+            get(session, subject, tables.Tables(wrong))
+        assert said in refused.value.got
