@@ -1,145 +1,225 @@
-"""Options that several commands share."""
+"""The options of the commands, made from the fields of the recipe, and those few that belong to no
+recipe."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
+from rfx.core.errors import UsageError
+from rfx.recipe.fields import GROUPS, Setting, settings
+from rfx.recipe.reference import remark
+from rfx.recipe.spec import Recipe
+
+_OUTPUT = "Output"
+
 Source = Annotated[
-    Optional[str],
+    str | None,
     typer.Argument(
-        help="A recipe (YAML file or the name of a bundled one), or a model (folder or hub name). "
-        "Default: the quickstart."
+        help="A recipe (a YAML file, or the name of one that comes with rfx), or a model (a folder "
+        "or a hub name). Without it, the quickstart is taken."
     ),
-]
-ModelName = Annotated[
-    Optional[str],
-    typer.Option(
-        "--model", help="Model folder or hub name, for a recipe that names none or another."
-    ),
-]
-Task = Annotated[
-    Optional[str],
-    typer.Option("--task", help="text-classification, question-answering or token-classification."),
-]
-Train = Annotated[
-    Optional[str],
-    typer.Option(
-        "--train",
-        help="Examples to calibrate on, labels optional: JSONL, CSV, TSV, Parquet, SQuAD JSON, a "
-        "text a line (.txt), or a datasets name such as glue/sst2.",
-    ),
-]
-Eval = Annotated[
-    Optional[str],
-    typer.Option("--eval", help="Labelled examples to evaluate on; they take part in no choice."),
-]
-Target = Annotated[
-    Optional[str],
-    typer.Option(
-        "--target",
-        help="Runtime that will serve the model: trt, trt-rtx, cuda, ort, openvino, or auto (the "
-        "best one here).",
-    ),
-]
-Latency = Annotated[
-    Optional[float],
-    typer.Option("--latency", help="Latency budget as a share of the dense model's, e.g. 0.7."),
-]
-Flops = Annotated[
-    Optional[float],
-    typer.Option(
-        "--flops", help="FLOPs budget as a share of the dense model's, in place of --latency."
-    ),
-]
-MaxDrop = Annotated[
-    Optional[float],
-    typer.Option(
-        "--max-drop", help="Largest drop of the metric, in points (1.0 = one of a hundred)."
-    ),
-]
-MinSpeedup = Annotated[
-    Optional[float], typer.Option("--min-speedup", help="Least speedup over dense, e.g. 1.3.")
-]
-Metric = Annotated[
-    Optional[str], typer.Option("--metric", help="Metric of the task; default: its usual one.")
-]
-MethodName = Annotated[
-    Optional[str],
-    typer.Option(
-        "--method", help="rfx (default), kprune, kwon, kwon-reference, magnitude or random."
-    ),
-]
-Batch = Annotated[
-    Optional[int], typer.Option("--batch", help="Batch size of the latency measurement (1).")
-]
-Sequence = Annotated[
-    Optional[int], typer.Option("--sequence", help="Tokens of the latency measurement (128).")
-]
-Threads = Annotated[
-    Optional[int], typer.Option("--threads", help="CPU threads of the runtime (1).")
-]
-Precision = Annotated[
-    Optional[str],
-    typer.Option(
-        "--precision",
-        help="fp32, fp16 or bf16, put into the ONNX file; as the runtime and device have them.",
-    ),
-]
-MaxLength = Annotated[
-    Optional[int], typer.Option("--max-length", help="Longest input in tokens (128).")
-]
-Examples = Annotated[Optional[int], typer.Option("--examples", help="Calibration examples (2048).")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Seed of every random choice (0).")]
-Column = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--column", help="Where a column has another name: ROLE=NAME, e.g. text=review. Repeatable."
-    ),
-]
-Labels = Annotated[
-    Optional[str],
-    typer.Option("--labels", help="Label names in the model's order, comma separated."),
 ]
 TableFile = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(
         "--table",
-        help="A latency table of `rfx profile` or of a board. With one, a --target that cannot "
-        "run here is searched for all the same.",
-    ),
-]
-MaxBatch = Annotated[
-    Optional[int],
-    typer.Option(
-        "--max-batch", min=1, help="Largest batch an engine takes (TensorRT; default: --batch)."
-    ),
-]
-MaxSequence = Annotated[
-    Optional[int],
-    typer.Option(
-        "--max-sequence",
-        min=1,
-        help="Longest sequence an engine takes (TensorRT; default: --sequence or --max-length).",
-    ),
-]
-Capability = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--compute-capability",
-        help="Build ahead of time with TensorRT-RTX, e.g. 8.9. Repeatable; needs no GPU.",
+        help="A latency table that `rfx profile` or a board has measured. With one, a --target "
+        "that cannot run here is searched for all the same.",
+        rich_help_panel=GROUPS["target"],
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Output folder; it appears whole or not at all.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Output folder. It appears whole or not at all.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log; errors only.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print errors only, no progress and no log.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 AllowInconclusive = Annotated[
     bool,
     typer.Option(
-        "--allow-inconclusive", help="Exit 0 where a gate is inconclusive and none failed."
+        "--allow-inconclusive",
+        help="Exit with 0 where a gate is inconclusive and none has failed.",
+        rich_help_panel=GROUPS["limits"],
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which settings of the recipe a command takes as options.
+
+    Args:
+        groups: the groups that it shows; None: all of them.
+        also: single keys of other groups.
+        without: groups and single keys that it does not show.
+        lists: keys of which it takes several values, comma separated.
+    """
+
+    groups: frozenset[str] | None = None
+    also: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
+
+    def __call__(self, setting: Setting) -> bool:
+        if not setting.option or {setting.key, setting.about.group} & self.without:
+            return False
+        return self.groups is None or setting.about.group in self.groups or setting.key in self.also
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for: `values` holds what was given, by the key of the recipe, for
+    those options that were given."""
+
+    model: type[Recipe] = Recipe
+    source: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a key; None where it was not given."""
+        return self.values.get(key)
+
+    def without(self, *keys: str) -> Asked:
+        """The same without some keys."""
+        return replace(self, values={k: v for k, v in self.values.items() if k not in keys})
+
+    def changes(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """What the options change in a recipe, and the origin of each change, both by key.
+
+        Raises:
+            UsageError: a text that cannot be read as what its option takes.
+        """
+        known = {s.key: s for s in settings(self.model)}
+        changes: dict[str, Any] = {}
+        origin: dict[str, str] = {}
+        for key, given in self.values.items():
+            setting, (section, _, name) = known[key], key.rpartition(".")
+            values = dict(_read(setting, given))
+            if section and known[section].about.alternatives:
+                changes[section] = {**changes.get(section, {}), name: values[key]}
+                origin[section] = f"the command line ({_siblings(self, section)})"
+                continue
+            for at in (*values, *setting.about.also):
+                changes[at] = values.get(at, given)
+                origin[at] = f"the command line ({setting.option})"
+        return changes, origin
+
+
+def _siblings(asked: Asked, section: str) -> str:
+    options = {s.key: s.option for s in settings(asked.model)}
+    return ", ".join(str(options[k]) for k in asked.values if k.startswith(f"{section}."))
+
+
+def _read(setting: Setting, given: Any) -> list[tuple[str, Any]]:
+    """The keys that an option sets, with their values."""
+    form = setting.about.form
+    if form == "list":
+        return [(setting.key, [n.strip() for n in given.split(",")])]
+    if form not in ("pairs", "values"):
+        return [(setting.key, given)]
+    found = []
+    for pair in given:
+        name, _, text = pair.partition("=")
+        if not name or not text:
+            raise UsageError(
+                f"{setting.option} is not understood.",
+                got=pair,
+                allowed=f"{setting.about.metavar}, e.g. {setting.option} "
+                + ("text=review" if form == "pairs" else "doc_stride=64"),
+                next_step="correct it",
+            )
+        found.append((f"{setting.key}.{name}", text if form == "pairs" else _value(text)))
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number, a truth value or a text, as YAML reads it."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _parameter(setting: Setting, several: bool) -> inspect.Parameter:
+    """A parameter of a command, as typer reads it."""
+    kinds: dict[str, Any] = {"repeated": list[str], "pairs": list[str], "values": list[str]}
+    kind = kinds.get(setting.about.form, setting.kind)
+    if several or kind not in (int, float, bool, list[str]):
+        kind = str
+    said = remark(setting)
+    text = f"{setting.description}{f' ({said})' if said else ''}"
+    if several:
+        text += " Several targets are separated by commas."
+    annotation = Annotated[
+        Optional[kind],  # type: ignore[valid-type]  # noqa: UP045
+        typer.Option(
+            *setting.about.cli,
+            help=text,
+            metavar="SHARE,SHARE,..." if several else setting.about.metavar or None,
+            rich_help_panel=GROUPS.get(setting.about.group, setting.about.group.capitalize())
+            or "Other",
+        ),
+    ]
+    return inspect.Parameter(
+        setting.key.replace(".", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=annotation,
+    )
+
+
+def with_options(
+    command: Callable[..., None], model: type[Recipe], shown: Shown, source: bool = True
+) -> Callable[..., None]:
+    """A command with an option for each setting that it shows, for typer.
+
+    Args:
+        command: its first parameter takes what was asked for (`Asked`), the others are options of
+            its own.
+        source: whether it takes a recipe or a model as its argument.
+    """
+    chosen = [s for s in settings(model) if shown(s)]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    first = [
+        inspect.Parameter("source", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Source)
+    ]
+    parameters = [
+        *(p for p in own if p.default is inspect.Parameter.empty),
+        *(first if source else ()),
+        *(_parameter(s, s.key in shown.lists) for s in chosen),
+        *(p for p in own if p.default is not inspect.Parameter.empty),
+    ]
+
+    def run(**given: Any) -> None:
+        values = {s.key: given.pop(s.key.replace(".", "_")) for s in chosen}
+        values = {k: v for k, v in values.items() if v is not None and v != []}
+        command(Asked(model, given.pop("source", None), values), **given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

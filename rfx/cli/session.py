@@ -9,17 +9,40 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import typer
 
-from rfx.core.errors import ExitCode, UsageError, UserError, is_interrupt
+from rfx.cli.options import Asked
+from rfx.core.errors import (
+    EnvironmentMissingError,
+    ExitCode,
+    UsageError,
+    UserError,
+    is_interrupt,
+)
+from rfx.recipe.spec import Recipe
+
+if TYPE_CHECKING:
+    from rfx.cli.terminal import Terminal
+    from rfx.cost.table import LatencyTable
+    from rfx.evidence.records import Evidence
+
+
+INTERRUPTED = (
+    "Interrupted. Nothing half-written is left, and what was finished is kept.\n"
+    "  next:    run the same command again; it goes on from what is kept"
+)
 
 
 @contextmanager
-def session(as_json: bool, quiet: bool) -> Iterator[Any]:
+def session(as_json: bool, quiet: bool, command: str) -> Iterator[Terminal]:
     """Progress for one command; user errors become a message and their exit code, an interrupt
-    130."""
+    130.
+
+    Args:
+        command: its name, which the next step of an error speaks of.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -27,33 +50,40 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
     from rfx.cli.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
-    try:
-        with terminal:
-            yield terminal
-    except UserError as error:
+
+    def end(error: UserError) -> typer.Exit:
+        step = error.next_step or f"correct it; `rfx {command} --help` lists what there is"
         if as_json:
             print_error(
                 error.what,
                 error.exit_code,
                 got=error.got,
                 allowed=error.allowed,
-                next_step=error.next_step,
+                next_step=step,
             )
-        terminal.error(error.render())
-        raise typer.Exit(int(error.exit_code)) from None
+        said = error.render() if error.next_step else f"{error.render()}\n  next:    {step}"
+        terminal.error(said)
+        return typer.Exit(int(error.exit_code))
+
+    try:
+        with terminal:
+            yield terminal
+    except UserError as error:
+        raise end(error) from None
     except ModuleNotFoundError as error:  # a board that has a runtime and little else
         name = (error.name or "").partition(".")[0]
         if not name or name == "rfx":
             raise
-        message = f"This command needs {name}, which is not installed."
-        if as_json:
-            print_error(message, ExitCode.ENVIRONMENT)
-        terminal.error(
-            message
-            + "\n  next:    install rfx with its dependencies here (pip install rfx-exporter), or "
-            "run this on the server"
-        )
-        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
+        raise end(
+            EnvironmentMissingError(
+                f"This command needs {name}, which is not installed.",
+                next_step="install rfx with its dependencies here (pip install rfx-exporter), or "
+                "run this on the server",
+            )
+        ) from None
+    except KeyboardInterrupt:
+        _say_interrupted(as_json, terminal)
+        raise typer.Exit(int(ExitCode.INTERRUPT)) from None
     except Exception as error:
         if is_interrupt(error):
             _say_interrupted(as_json, terminal)
@@ -62,25 +92,19 @@ def session(as_json: bool, quiet: bool) -> Iterator[Any]:
         message = _disk_problem(error)
         if message is None:
             raise
-        if as_json:
-            print_error(message, ExitCode.ENVIRONMENT)
-        terminal.error(
-            message
-            + "\n  next:    free space or permissions there, then run again; what was measured is "
-            "kept"
-        )
-        raise typer.Exit(int(ExitCode.ENVIRONMENT)) from None
-    except KeyboardInterrupt:
-        _say_interrupted(as_json, terminal)
-        raise typer.Exit(int(ExitCode.INTERRUPT)) from None
+        raise end(
+            EnvironmentMissingError(
+                message,
+                next_step="free space or permissions there, then run again; what was measured is "
+                "kept",
+            )
+        ) from None
 
 
-def _say_interrupted(as_json: bool, terminal: Any) -> None:
+def _say_interrupted(as_json: bool, terminal: Terminal) -> None:
     if as_json:
         print_error("Interrupted.", ExitCode.INTERRUPT)
-    terminal.error(
-        "Interrupted. Nothing half-written is left; what was finished is kept for the next run."
-    )
+    terminal.error(INTERRUPTED)
 
 
 def _disk_problem(error: BaseException) -> str | None:
@@ -97,7 +121,7 @@ def _disk_problem(error: BaseException) -> str | None:
         errno.EACCES,
         errno.EPERM,
     )
-    seen = error
+    seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in refusals:
             return os.strerror(seen.errno) + (
@@ -125,106 +149,60 @@ def print_error(what: str, code: ExitCode, **parts: Any) -> None:
     print_json({"error": said, "exit_code": int(code)})
 
 
-def recipe_of(
-    source: str | None,
-    *,
-    model=None,
-    task=None,
-    train=None,
-    eval_=None,
-    target=None,
-    latency=None,
-    flops=None,
-    max_drop=None,
-    min_speedup=None,
-    metric=None,
-    method=None,
-    batch=None,
-    sequence=None,
-    threads=None,
-    precision=None,
-    max_length=None,
-    examples=None,
-    seed=None,
-    column=None,
-    labels=None,
-    max_batch=None,
-    max_sequence=None,
-    capability=None,
-):
-    """The recipe of the command line: a file, a bundled one or a model, with the options on top."""
-    from rfx.recipe.presets import PRESETS
+def show_error(what: str, next_step: str | None = None) -> None:
+    """An error on stderr, outside any command."""
+    from rfx.cli.terminal import Terminal
+
+    Terminal(quiet=True).error(what + (f"\n  next:    {next_step}" if next_step else ""))
+
+
+def close(
+    evidence: Evidence, as_json: bool, quiet: bool, allow_inconclusive: bool, out: Path | None
+) -> NoReturn:
+    """Print evidence, tell GitHub Actions, and end with the exit code of its gates."""
+    from rfx.cli.results import print_lines
+    from rfx.evidence.gates import exit_code
+    from rfx.evidence.report.terminal import summary
+
+    if as_json:
+        print_json(evidence.model_dump(mode="json"))
+    elif not quiet:
+        print_lines(summary(evidence, out))
+    publish(evidence)
+    raise typer.Exit(int(exit_code(evidence, allow_inconclusive)))
+
+
+def recipe_of(asked: Asked) -> Recipe:
+    """The recipe of the command line: a file, one that comes with rfx, or a model, with the options
+    on top.
+
+    Raises:
+        UsageError: it is not valid, or an option cannot be read.
+    """
     from rfx.recipe.read import bundled_recipes, make_recipe, read_recipe
 
-    def is_recipe(s: str) -> bool:
-        return s in bundled_recipes() or s.endswith((".yaml", ".yml"))
-
-    source = source or model
+    changes, origin = asked.changes()
+    source = asked.source or changes.get("model")
     if source is None:
-        base = read_recipe("quickstart")
-    elif is_recipe(source):
-        base = read_recipe(source)
+        base = read_recipe("quickstart", model=asked.model)
+    elif source in bundled_recipes() or source.endswith((".yaml", ".yml")):
+        base = read_recipe(source, model=asked.model)
     else:
         base = make_recipe(
-            {"name": Path(source).name, "model": source}, source, "the command line (SOURCE)"
+            {"name": Path(source).name, "model": source},
+            source,
+            "the command line",
+            model=asked.model,
         )
-        task = task or task_of(source)
-    if method is not None and method not in PRESETS:
-        raise UsageError(
-            "There is no method of this name.",
-            got=method,
-            allowed=", ".join(PRESETS),
-            next_step="give another --method",
-        )
-    columns = {}
-    for pair in column or []:
-        role, _, name = pair.partition("=")
-        if not role or not name:
-            raise UsageError(
-                "--column is not understood.",
-                got=pair,
-                allowed="ROLE=NAME, e.g. --column text=review",
-                next_step="correct it",
-            )
-        columns[f"data.columns.{role}"] = name
-    values = {
-        "model": model,
-        "task": task,
-        "data.train": train,
-        "data.eval": eval_,
-        "target": target,
-        "budget": {k: v for k, v in (("latency", latency), ("flops", flops)) if v is not None}
-        or None,
-        "limits.max_drop": max_drop,
-        "limits.min_speedup": min_speedup,
-        "metric": metric,
-        "method": method,
-        "workload.batch": batch,
-        "workload.sequence": sequence,
-        "workload.threads": threads,
-        "workload.precision": precision,
-        "max_length": max_length,
-        "calibration.examples": examples,
-        "engine.max_batch": max_batch,
-        "engine.max_sequence": max_sequence,
-        "engine.compute_capabilities": capability or None,
-        "calibration.seed": seed,
-        "seed": seed,
-        "data.labels": [n.strip() for n in labels.split(",")] if labels else None,
-        **columns,
-    }
-    return base.changed(
-        {k: v for k, v in values.items() if v is not None},
-        "the command line",
-        source or "the command line",
-    )
+    return base.changed(changes, origin, "the command line")
 
 
 SWEPT = "0.8,0.7,0.6,0.5,0.4"  # targets of a sweep that names none
 
 
-def shares_of(latency: str | None, flops: str | None) -> tuple[str, list[float]]:
+def shares_of(asked: Asked) -> tuple[Literal["latency", "flops"], list[float]]:
     """Which budget a sweep goes over, and its targets, from comma separated numbers."""
+    latency, flops = asked["budget.latency"], asked["budget.flops"]
     if latency is not None and flops is not None:
         raise UsageError(
             "A sweep goes over latency or over FLOPs.",
@@ -232,49 +210,27 @@ def shares_of(latency: str | None, flops: str | None) -> tuple[str, list[float]]
             allowed="one of them",
             next_step="leave one out",
         )
-    text = flops if flops is not None else latency if latency is not None else SWEPT
+    by: Literal["latency", "flops"] = "flops" if flops is not None else "latency"
+    text = flops or latency or SWEPT
     try:
-        return ("flops" if flops is not None else "latency"), [
-            float(t) for t in text.split(",") if t.strip()
-        ]
+        return by, [float(t) for t in text.split(",") if t.strip()]
     except ValueError:
         raise UsageError(
             "The targets of a sweep are not numbers.",
             got=text,
             allowed=f"comma separated shares, e.g. {SWEPT}",
-            next_step=f"correct --{'flops' if flops is not None else 'latency'}",
+            next_step=f"correct --{by}",
         ) from None
 
 
-def table_of(path: Path | None):
-    from rfx.cost.table_file import read_table
+def table_of(path: Path | None) -> LatencyTable | None:
+    """The latency table of `--table`."""
+    from rfx.pipeline.table import read_table
 
     return read_table(path) if path else None
 
 
-def task_of(source: str | None) -> str | None:
-    """The task of a local checkpoint, read off its architecture; None where it says nothing."""
-    config = Path(source or "") / "config.json"
-    if source is None or not config.is_file():
-        return None
-    try:
-        architecture = (
-            json.loads(config.read_text(encoding="utf-8")).get("architectures") or [""]
-        )[0]
-    except (ValueError, AttributeError):
-        return None
-    endings = {
-        "ForSequenceClassification": "text-classification",
-        "ForTokenClassification": "token-classification",
-        "ForQuestionAnswering": "question-answering",
-    }
-    return next(
-        (task for ending, task in endings.items() if architecture.endswith(ending)),
-        "text-classification",
-    )
-
-
-def publish(evidence: Any) -> None:
+def publish(evidence: Evidence) -> None:
     """Tell GitHub Actions: the step summary where $GITHUB_STEP_SUMMARY names a file, `::error`
     lines on stderr where GITHUB_ACTIONS=true."""
     from rfx.evidence.report.facts import interval_text, limit_text, value_text
@@ -283,7 +239,7 @@ def publish(evidence: Any) -> None:
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:
         try:
-            with open(path, "a", encoding="utf-8") as stream:
+            with Path(path).open("a", encoding="utf-8") as stream:
                 stream.write(render(evidence, "markdown") + "\n")
         except OSError as error:
             sys.stderr.write(f"warning: the step summary cannot be written: {error}\n")

@@ -60,6 +60,44 @@ def cpu_model() -> str:
     return f"{name} ({extension})" if extension else name
 
 
+# The instruction sets that decide how fast matrix products are, in words: by the flags of Linux,
+# and by the keys that macOS answers under hw.optional.
+_FEATURES = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "AVX-512 VNNI": ("avx512_vnni",),
+    "AVX VNNI": ("avx_vnni",),
+    "AVX-512 BF16": ("avx512_bf16",),
+    "AMX INT8": ("amx_int8",),
+    "AMX BF16": ("amx_bf16",),
+    "dotprod": ("asimddp", "arm.FEAT_DotProd"),
+    "i8mm": ("i8mm", "arm.FEAT_I8MM"),
+    "BF16": ("bf16", "arm.FEAT_BF16"),
+    "SVE": ("sve",),
+}
+
+
+@lru_cache(maxsize=1)
+def cpu_features() -> tuple[str, ...]:
+    """The instruction sets of this CPU on which the speed of matrix products depends: "AVX-512",
+    "AVX-512 VNNI", "AMX INT8" and so on, on ARM "dotprod" and "i8mm". Empty where the system does
+    not say."""
+    flags: set[str] = set()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            flags |= set(value.split())
+            break
+    if platform.system() == "Darwin":
+        asked = [name for names in _FEATURES.values() for name in names if "." in name]
+        flags |= {n for n in asked if _output(["sysctl", "-n", f"hw.optional.{n}"]) == "1"}
+    return tuple(name for name, known in _FEATURES.items() if flags & set(known))
+
+
 @lru_cache(maxsize=1)
 def gpu_models() -> tuple[str, ...]:
     """Names of the NVIDIA GPUs as nvidia-smi gives them; empty without one."""
@@ -101,6 +139,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
+        "cpu_features": list(cpu_features()),
         "cores": os.cpu_count(),
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "gpus": list(gpu_models()),

@@ -17,6 +17,7 @@ from rfx.core.plan import Plan
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Round, SearchPart, TablePart
+from rfx.evidence.report.facts import round_text
 from rfx.methods.build import Method
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
@@ -161,6 +162,9 @@ def close_loop(
                     except InfeasibleError:
                         # An earlier round was feasible: the gate says how near it came.
                         rounds[-1] = rounds[-1].model_copy(update={"note": NO_FASTER})
+                        session.progress.note(
+                            "No plan is faster than the last one: the loop ends here."
+                        )
                         break
                 else:
                     result = _first(searcher, subject, scores, budget, target)
@@ -176,9 +180,13 @@ def close_loop(
                     )
                 )
                 bar.advance()
-                if note == ON_TARGET:
-                    break
                 budget = corrected(tried, aim_at(target)) * dense_ms
+                last = note == ON_TARGET or i + 1 == ROUNDS
+                session.progress.note(
+                    round_text(i + 1, rounds[-1], target, None if last else budget)
+                )
+                if last:
+                    break
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]

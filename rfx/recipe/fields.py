@@ -7,6 +7,7 @@ read from here (`settings`), so that nothing about an option is written down a s
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,8 +40,6 @@ GROUPS = {
     "run": "Run",
 }
 
-_ABOUT = "rfx"  # where `json_schema_extra` keeps what pydantic has no place for
-
 
 @dataclass(frozen=True)
 class About:
@@ -55,6 +54,9 @@ class About:
         metavar: what stands for the value in `--help`.
         names: the kind of the registry whose names are allowed.
         internal: it is part of the document, and not an option.
+        also: other keys that get the same value when it is given on the command line.
+        alternatives: the keys of this section exclude each other: one that is given on the command
+            line takes the place of all of them.
     """
 
     cli: tuple[str, ...] = ()
@@ -65,6 +67,8 @@ class About:
     metavar: str = ""
     names: str = ""
     internal: bool = False
+    also: tuple[str, ...] = ()
+    alternatives: bool = False
 
 
 def option(
@@ -79,6 +83,8 @@ def option(
     metavar: str = "",
     names: str = "",
     internal: bool = False,
+    also: tuple[str, ...] = (),
+    alternatives: bool = False,
     **limits: Any,
 ) -> Any:
     """A field of the recipe with everything that is to be known of it.
@@ -92,13 +98,24 @@ def option(
     The other arguments are those of `About`. A field inside a section belongs to the group of the
     section unless it names another.
     """
-    about = About(tuple(cli.split()), unit, group, unset, form, metavar, names, internal)
+    said: dict[str, Any] = {
+        "cli": cli.split(),
+        "unit": unit,
+        "group": group,
+        "unset": unset,
+        "form": form,
+        "metavar": metavar,
+        "names": names,
+        "internal": internal,
+        "also": list(also),
+        "alternatives": alternatives,
+    }
     start: dict[str, Any] = (
         {"default_factory": default} if callable(default) else {"default": default}
     )
     return Field(
         description=" ".join(description.split()),
-        json_schema_extra={_ABOUT: about},  # type: ignore[dict-item]
+        json_schema_extra={k: v for k, v in said.items() if v},
         **start,
         **limits,
     )
@@ -176,8 +193,12 @@ class Setting:
 def about(field: FieldInfo) -> About:
     """What `option` was told; of a plain pydantic field, nothing."""
     extra = field.json_schema_extra
-    found = extra.get(_ABOUT) if isinstance(extra, Mapping) else None
-    return found if isinstance(found, About) else About()
+    known = {f.name for f in dataclasses.fields(About)}
+    said: dict[str, Any] = dict(extra) if isinstance(extra, Mapping) else {}
+    found: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k in known
+    }
+    return About(**found)
 
 
 def _without_none(annotation: Any) -> Any:
@@ -193,7 +214,7 @@ def _walk(model: type[BaseModel], prefix: str, group: str) -> Iterator[Setting]:
         if said.internal:
             continue
         if not said.group and group:
-            said = About(**{**vars(said), "group": group})
+            said = dataclasses.replace(said, group=group)
         found = Setting(prefix + name, field, said, _without_none(field.annotation))
         yield found
         if found.is_section:
@@ -235,3 +256,18 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
         at[parent] = dict(inner) if isinstance(inner, Mapping) else {}
         at = at[parent]
     at[last] = value
+
+
+def keys_set(data: Mapping[str, Any] | BaseModel, prefix: str = "") -> set[str]:
+    """The keys, with dots, that a nested document or model sets."""
+    pairs = (
+        [(name, getattr(data, name)) for name in data.model_fields_set]
+        if isinstance(data, BaseModel)
+        else data.items()
+    )
+    found: set[str] = set()
+    for name, value in pairs:
+        found.add(f"{prefix}{name}")
+        if isinstance(value, (Mapping, BaseModel)):
+            found |= keys_set(value, f"{prefix}{name}.")
+    return found

@@ -12,8 +12,8 @@ class MethodSpec(Section):
     """The five parts of a pruning method (scorer, search, refine, compensate, schedule) and the
     options of some of them.
 
-    `rfx.recipe.presets.PRESETS` holds the known combinations. Where `name` is one of these, the keys
-    that are not given are as in that combination; any other name is a label.
+    `rfx.recipe.presets.PRESETS` holds the known combinations. Where `name` is one of these, the
+    keys that are not given are as in that combination; any other name is a label.
     """
 
     name: str = option(
@@ -65,7 +65,8 @@ class MethodSpec(Section):
     )
     tuning: Literal["kwon", "kwon-reference"] = option(
         "kwon",
-        "Whether scales are fitted as the paper has it, or as its code. For the compensation scales.",
+        """Whether scales are fitted as the paper has it, or as its code does it. For the
+        compensation scales.""",
     )
     schedule: str = option(
         "oneshot",

@@ -30,6 +30,14 @@ _EXPECTED = {  # what pydantic's errors of kind ask for
     "model_attributes_type": "a mapping of keys",
 }
 
+_RANGE = (
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "finite_number",
+)
+
 
 def options_at(model: type[BaseModel], place: str) -> str:
     """The options of the command line that set a key or, of a section, what is in it."""
@@ -55,6 +63,7 @@ def validated(model: type[R], data: Mapping[str, Any], where: str) -> R:
 
 
 def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
+    known = {s.key: s for s in settings(model)}
     problems, values, allowed = [], [], []
     for e in error.errors():
         place = ".".join(str(p) for p in e["loc"]) or "the document"
@@ -72,6 +81,12 @@ def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageE
             place, given = "method", given.get("method")
             message = "there is no method of this name"
             allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
+        elif place in known and known[place].limits and e["type"] in _RANGE:
+            message = "it is out of range"
+            allowed.append(f"{place}: {known[place].limits}")
+        elif place in known and known[place].choices:
+            message = "there is no such choice"
+            allowed.append(f"{place}: {', '.join(known[place].choices)}")
         option = options_at(model, place)
         problems.append(f"{place}{f' ({option})' if option else ''}: {message}")
         values.append(f"{place} = {given!r:.80}")
@@ -79,5 +94,5 @@ def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageE
         f"{where} is not valid: " + "; ".join(problems),
         got="; ".join(values),
         allowed="; ".join(dict.fromkeys(allowed)) or None,
-        next_step="correct it; docs/recipes.md has every key",
+        next_step="correct it; the reference of recipes lists every key",
     )

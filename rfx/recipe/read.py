@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from rfx.core import migrate
 from rfx.core.errors import UsageError
 from rfx.recipe.mistakes import validated
-from rfx.recipe.spec import Recipe
+from rfx.recipe.spec import GIVEN, Recipe
 
 R = TypeVar("R", bound=Recipe)
 
@@ -51,7 +51,7 @@ def make_recipe(
     recipe = validated(model, current, where)
     if not origin:
         return recipe
-    said = {k: origin if v == "given" else v for k, v in recipe.origin.items()}
+    said = {k: origin if v == GIVEN else v for k, v in recipe.origin.items()}
     return recipe.model_copy(update={"origin": type(recipe.origin)(said)})
 
 
@@ -86,7 +86,7 @@ def read_recipe(path: str | Path, *, model: type[R] | None = None) -> R | Recipe
             f"{file} does not hold a recipe.",
             got=type(data).__name__,
             allowed="a mapping of keys",
-            next_step="correct the file; docs/recipes.md has every key",
+            next_step="correct the file; the reference of recipes lists every key",
         )
     origin = f"the recipe {path} of rfx" if ours else f"the file {path}"
     return _relative_to(make_recipe(data, str(file), origin, model=model or Recipe), file.parent)

@@ -12,13 +12,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, model_validator
 from typing_extensions import Self
 
-from rfx.recipe.fields import FrozenDict, Table, leaves, option, put
+from rfx.recipe.fields import FrozenDict, Table, keys_set, leaves, option, put
 from rfx.recipe.method import MethodSpec
 from rfx.recipe.mistakes import validated
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.section import Section
 
 DEFAULT = "default"  # the origin of a value that nobody has set
+GIVEN = "given"  # of one that was set, by somebody who did not say who it is
 
 
 class DataSpec(Section):
@@ -99,8 +100,8 @@ class WorkloadSpec(Section):
 class EngineSpec(Section):
     """How TensorRT compiles its engine. Other runtimes have no use for these keys.
 
-    The optimisation profile runs from 1 x 1 over the workload, where it is fastest, to `max_batch` x
-    `max_sequence`.
+    The optimisation profile runs from 1 x 1 over the workload, where it is fastest, to
+    `max_batch` x `max_sequence`.
     """
 
     max_batch: int | None = option(
@@ -124,14 +125,14 @@ class EngineSpec(Section):
         "Memory that kernels may use while they run.",
         cli="--workspace-mb",
         unit="MB",
-        unset="TensorRT's own default",
+        unset="as much as TensorRT chooses",
         ge=1,
     )
     builder_level: int | None = option(
         None,
         "Optimisation level of the build. A higher one builds longer.",
         cli="--builder-level",
-        unset="TensorRT's own default, 3",
+        unset="TensorRT's own, which is 3",
         ge=0,
         le=5,
     )
@@ -170,9 +171,7 @@ class CalibrationSpec(Section):
         unit="examples",
         ge=1,
     )
-    seed: int = option(
-        0, "Seed of the drawing. On the command line, --seed sets it together with seed.", ge=0
-    )
+    seed: int = option(0, "Seed of the drawing. The option --seed sets it too.", ge=0)
 
 
 class Budget(Section):
@@ -227,8 +226,8 @@ class Recipe(Section):
     """The whole request. It is frozen: `changed` makes another one.
 
     `origin` maps each key (with dots) to the place where its value comes from: "default", "the
-    preset kwon", "the file my.yaml", "the command line (--batch)". Two recipes that ask for the same
-    are equal wherever their values come from.
+    preset kwon", "the file my.yaml", "the command line (--batch)". Two recipes that ask for the
+    same are equal wherever their values come from.
     """
 
     schema_version: Literal[2] = option(2, "The version of this document's form.", internal=True)
@@ -285,7 +284,9 @@ class Recipe(Section):
         group="target",
         names="runtime",
     )
-    budget: Budget = option(Budget, "How much the pruned model may cost.", group="budget")
+    budget: Budget = option(
+        Budget, "How much the pruned model may cost.", group="budget", alternatives=True
+    )
     limits: Limits = option(Limits, "What the result is judged by.", group="limits")
     workload: WorkloadSpec = option(WorkloadSpec, "What is timed.", group="workload")
     engine: EngineSpec = option(EngineSpec, "How TensorRT compiles its engine.", group="engine")
@@ -294,14 +295,20 @@ class Recipe(Section):
     )
     method: MethodSpec = option(
         lambda: PRESETS["rfx"],
-        f"""The pruning method: the name of a known one ({", ".join(PRESETS)}), or a mapping of its
-        parts.""",
+        f"""The pruning method by its name: {", ".join(PRESETS)}. A recipe may give its parts
+        instead.""",
         cli="--method",
         group="method",
         metavar="NAME",
     )
     seed: int = option(
-        0, "Seed of every random choice but the calibration's.", cli="--seed", group="run", ge=0
+        0,
+        """Seed of every random choice. On the command line it is the seed of the calibration
+        examples too.""",
+        cli="--seed",
+        group="run",
+        also=("calibration.seed",),
+        ge=0,
     )
     origin: Table[str, str] = option(
         FrozenDict, "Where each value comes from. Filled by rfx.", internal=True
@@ -313,37 +320,32 @@ class Recipe(Section):
         """The parts of a method that is named, and the origin of every value."""
         if not isinstance(data, Mapping):
             return data
-        method, start = data.get("method"), None
+        whole, preset = dict(data), None
+        method = whole.get("method")
         if isinstance(method, str):
             if method not in PRESETS:
                 raise ValueError(
                     f"method: {method!r} is not a known method; known: {', '.join(PRESETS)}"
                 )
-            start, method = PRESETS[method], {}
+            preset, method = PRESETS[method], {}
         elif isinstance(method, Mapping) and isinstance(method.get("name"), str):
-            start = PRESETS.get(method["name"])
-        origin = {
-            key: DEFAULT if not key.startswith("method.") else "the preset rfx"
-            for key in leaves(cls)
-        }
-        if start is not None:
-            whole = start.model_dump()
-            origin |= {f"method.{key}": f"the preset {start.name}" for key in whole}
-            given = {**data, "method": dict(method)}
-            data = {**data, "method": {**whole, **method}}
-        else:
-            if "method" in data:
-                origin |= {key: DEFAULT for key in origin if key.startswith("method.")}
-            given = dict(data)
-        known = given.pop("origin", None)
-        said = known if isinstance(known, Mapping) else {}
-        origin |= {key: "given" for key in _given(given) if key in origin}
-        return {**data, "origin": {**origin, **said} if isinstance(said, Mapping) else known}
+            preset = PRESETS.get(method["name"])
+        origin = dict.fromkeys(leaves(cls), DEFAULT)
+        if preset is not None or "method" not in whole:
+            name = preset.name if preset is not None else PRESETS["rfx"].name
+            origin |= {f"method.{key}": f"the preset {name}" for key in MethodSpec.model_fields}
+        said = whole.get("origin", {})
+        set_here = {**whole, "method": method} if "method" in whole else whole
+        origin |= {key: GIVEN for key in keys_set(set_here) if key in origin}
+        if preset is not None and isinstance(method, Mapping):
+            whole["method"] = {**preset.model_dump(), **method}
+        whole["origin"] = {**origin, **said} if isinstance(said, Mapping) else said
+        return whole
 
     def changed(
         self,
         values: Mapping[str, Any],
-        origin: str | Mapping[str, str] = "given",
+        origin: str | Mapping[str, str] = GIVEN,
         where: str = "the changed recipe",
     ) -> Self:
         """Another recipe, validated, with some values changed.
@@ -363,7 +365,7 @@ class Recipe(Section):
             if isinstance(value, BaseModel):
                 value = value.model_dump()
             put(data, key, value)
-            source = origin if isinstance(origin, str) else origin.get(key, "given")
+            source = origin if isinstance(origin, str) else origin.get(key, GIVEN)
             at = next((k for k in said if key == k or key.startswith(f"{k}.")), None)
             if at is not None:  # also one entry of a table, e.g. data.columns.text
                 said[at] = source
@@ -387,18 +389,3 @@ class Recipe(Section):
         return self.model_dump(exclude={"origin"}) == other.model_dump(exclude={"origin"})
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _given(data: Mapping[str, Any] | BaseModel, prefix: str = "") -> set[str]:
-    """The keys, with dots, that a nested document or model sets."""
-    pairs = (
-        [(name, getattr(data, name)) for name in data.model_fields_set]
-        if isinstance(data, BaseModel)
-        else data.items()
-    )
-    found: set[str] = set()
-    for name, value in pairs:
-        found.add(f"{prefix}{name}")
-        if isinstance(value, (Mapping, BaseModel)):
-            found |= _given(value, f"{prefix}{name}.")
-    return found

@@ -320,7 +320,7 @@ def test_progress_off_a_terminal_tells_slow_from_hung(monkeypatch, capsys):
     with Terminal() as terminal, terminal.bar("counting", 4) as bar:
         bar.advance()
     said = capsys.readouterr()
-    assert "counting: 1 (25%)" in said.err and not said.out
+    assert "counting: 1 of 4 (25%); time left: about" in said.err and not said.out
 
 
 def test_an_engine_is_never_written_over_its_model(tmp_path, trained, cache):
@@ -480,11 +480,11 @@ def test_a_place_that_cannot_be_is_named(call):
 
 
 def test_a_missing_package_is_named(trained, monkeypatch):
-    import rfx.pipeline.prune_export
+    import rfx.pipeline.plan
 
     def gone(*_, **__):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(rfx.pipeline, "plan_only", gone)
+    monkeypatch.setattr(rfx.pipeline.plan, "plan", gone)
     result = run("plan", trained["model"], "--flops", "0.5")
     assert result.exit_code == 4 and "needs torch" in result.output

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rfx.cli.session import publish
-from rfx.cli.terminal import print_lines
+from rfx.cli.results import print_lines
 from rfx.core.errors import UsageError
 from rfx.evidence.report.terminal import summary
 from rfx.evidence.report.write import files, render, write_reports

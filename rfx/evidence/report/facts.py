@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rfx.core.plan import Kind
-from rfx.evidence.records import Evidence, Gate
+from rfx.evidence.records import Evidence, Gate, Round, SearchPart
 from rfx.evidence.words import POINTS, milliseconds, percent, point_range, points, step
 
 GATE_TITLES = {
@@ -170,8 +170,12 @@ def label_of(kind: str) -> str:
 
 
 def search_text(evidence: Evidence) -> list[str]:
-    """What the search found, each line a sentence; what was not recorded is left out."""
-    s = evidence.search
+    """What the search of an evidence found, each line a sentence."""
+    return search_sentences(evidence.search)
+
+
+def search_sentences(s: SearchPart) -> list[str]:
+    """What a search found, each line a sentence; what was not recorded is left out."""
     if s.value_kept is None:
         return []
     lines = [f"The search ({s.method}) kept {percent(s.value_kept)} of the importance."]
@@ -197,22 +201,33 @@ def search_text(evidence: Evidence) -> list[str]:
 def round_texts(evidence: Evidence) -> list[str]:
     """Each turn of the closed loop: what was asked, what was measured, and why another followed."""
     rounds, target = evidence.search.rounds, _target(evidence)
+    following = [*(r.budget_ms for r in rounds[1:]), None]
+    return [
+        round_text(i, r, target, budget)
+        for i, (r, budget) in enumerate(zip(rounds, following, strict=True), 1)
+    ]
+
+
+def round_text(number: int, r: Round, target: float | None, next_budget_ms: float | None) -> str:
+    """One turn of the closed loop, in words.
+
+    Args:
+        number: of the turn, from 1.
+        target: share of the dense latency that is asked for; None: it is not known.
+        next_budget_ms: what the next turn is given, ms; None: this was the last.
+    """
     asked = "" if target is None else f"; the target is {target:g}"
-    lines = []
-    for i, r in enumerate(rounds):
-        text = (
-            f"Round {i + 1} asked for a plan of at most {milliseconds(r.budget_ms)} by the table "
-            f"and measured {r.measured_ratio:.3f} of the dense latency{asked}. "
-            f"{_ROUNDS.get(r.note, r.note)}"
-        )
-        if r.note not in _ENDS:
-            if i + 1 < len(rounds):
-                less = rounds[i + 1].budget_ms < r.budget_ms
-                text += f" The next round is given a {'smaller' if less else 'larger'} budget."
-            else:
-                text += " This was the last round."
-        lines.append(text)
-    return lines
+    text = (
+        f"Round {number} asked for a plan of at most {milliseconds(r.budget_ms)} by the table "
+        f"and measured {r.measured_ratio:.3f} of the dense latency{asked}. "
+        f"{_ROUNDS.get(r.note, r.note)}"
+    )
+    if r.note in _ENDS:
+        return text
+    if next_budget_ms is None:
+        return f"{text} This was the last round."
+    size = "smaller" if next_budget_ms < r.budget_ms else "larger"
+    return f"{text} The next round is given a {size} budget."
 
 
 def _target(evidence: Evidence) -> float | None:
