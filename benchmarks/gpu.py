@@ -37,9 +37,11 @@ from rfx.core.plan import Counts, Kind, Plan, Site
 from rfx.core.store import Store, atomic_write_text
 from rfx.core.workload import Workload
 from rfx.cost.flops import FlopsCost
-from rfx.cost.latency import Stacks, check_additivity, load_or_measure
+from rfx.cost.latency import load_or_measure
 from rfx.cost.latency_cost import LatencyCost
+from rfx.cost.stacks import Stacks
 from rfx.cost.table import LatencyTable
+from rfx.cost.whole import check_additivity
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.methods.scores.base import Scores

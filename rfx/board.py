@@ -27,9 +27,10 @@ from rfx.core.plan import Plan
 from rfx.core.store import Store, require_file_place
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
-from rfx.cost.latency import check_additivity, load_or_measure
+from rfx.cost.latency import load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import write_table
+from rfx.cost.whole import check_additivity
 from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime, runtime_names, runtimes_report

@@ -115,8 +115,8 @@ def short_measurements():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rfx.pipeline.judge.FINAL_SECONDS", 1.0)
         patch.setattr("rfx.pipeline.loop.ROUND_SECONDS", 0.5)
-        patch.setattr("rfx.cost.latency.ANCHOR_SECONDS", 0.5)
-        patch.setattr("rfx.cost.latency.SECONDS", (1.0, 10.0))
+        patch.setattr("rfx.cost.effort.ANCHOR_SECONDS", 0.5)
+        patch.setattr("rfx.cost.effort.SECONDS", (1.0, 10.0))
         patch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)
         yield
 

@@ -12,12 +12,13 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-import rfx.cost.latency as latency
 from rfx import board
 from rfx.cli.app import app
 from rfx.core.errors import UsageError
 from rfx.core.workload import Workload
+from rfx.cost import effort
 from rfx.cost.bundle import Bundle, strip
+from rfx.cost.points import possible_depths, possible_points
 from rfx.cost.table_file import read_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
@@ -98,8 +99,8 @@ def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
     shape, ort = BlockShape(**bundle.shape), runtime("ort")
     asked = {
         (*p, d)
-        for p in latency.possible_points(shape, ort, "fp32")
-        for d in latency.possible_depths(bundle.layers, ort)[::2]
+        for p in possible_points(shape, ort, "fp32")
+        for d in possible_depths(bundle.layers, ort)[::2]
     }
     assert asked <= bundle.points and shapes.stat().st_size < 300_000
 
@@ -128,7 +129,7 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in NO: raise ImportError('not on a board: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
-        "import rfx.cost.latency as latency; latency.SECONDS, latency.MIN_ROUNDS = (0.5, 2.0), 8\n"
+        "from rfx.cost import effort; effort.SECONDS, effort.MIN_ROUNDS = (0.5, 2.0), 8\n"
         # a tiny model is all noise
         "import rfx.board as board; board.ADDITIVITY_LIMIT = 9.0; sys.exit(board.main())\n"
     )
@@ -202,8 +203,8 @@ def board_table(trained, tmp_path_factory):
     """A table measured here with ONNX Runtime, given the key of a board that is not here."""
     folder = tmp_path_factory.mktemp("table")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SECONDS", (0.5, 2.0))
-        patch.setattr(latency, "MIN_ROUNDS", 8)
+        patch.setattr(effort, "SECONDS", (0.5, 2.0))
+        patch.setattr(effort, "MIN_ROUNDS", 8)
         patch.setenv("RFX_CACHE", str(folder / "cache"))
         made = CliRunner().invoke(
             app,

@@ -24,7 +24,7 @@ class Kind(str, Enum):
     plural: str
     label: str
 
-    def __new__(cls, value: str, unit: str, label: str) -> Kind:
+    def __new__(cls, value: str, unit: str = "", label: str = "") -> Kind:
         kind = str.__new__(cls, value)
         kind._value_ = value
         kind.unit, kind.plural, kind.label = unit, f"{unit}s", label

@@ -94,7 +94,7 @@ def write_bundle(
 
 
 class Bundle:
-    """A bundle on the board; stands in for `rfx.cost.latency.Stacks`.
+    """A bundle on the board; stands in for `rfx.cost.stacks.Stacks`.
 
     Raises:
         UsageError: no such file, not a bundle, or of another schema.

@@ -3,7 +3,8 @@ runtime here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from rfx.core.plan import Kind
 MAX_MIDPOINTS = 8  # widths between two tile edges that are tried, where latency goes in steps
 
 Point = tuple[int, int]  # heads, filters
+Curves = Mapping[str, Mapping[int, float]]  # milliseconds by kind and count
 
 
 def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
@@ -38,8 +40,20 @@ def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
     return sorted(middle for _, middle in sorted(rises, reverse=True)[:MAX_MIDPOINTS])
 
 
-def split(samples: Mapping[Point, np.ndarray], heads, filters, dense: Point, smooth: bool):
-    """Slopes S(h, f) -> costs a(h), b(f) and the half-widths of their 95 % intervals."""
+def split(
+    samples: Mapping[Point, np.ndarray],
+    heads: Sequence[int],
+    filters: Sequence[int],
+    dense: Point,
+    smooth: bool,
+) -> tuple[Curves, Curves, dict[str, Any]]:
+    """Slopes S(h, f) -> costs a(h), b(f) and the half-widths of their 95 % intervals.
+
+    Args:
+        samples: milliseconds by point, [1 + resamples], the estimate first.
+        heads, filters: the counts measured.
+        smooth: whether more units never cost less on this runtime.
+    """
     H, F = dense
     D = samples[dense]
     empty = np.maximum(0.0, samples[0, F] + samples[H, 0] - D) / 2  # a(0) = b(0)
@@ -77,7 +91,14 @@ def monotone(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(int(size), mean) for mean, size in pools])
 
 
-def anchor(curves, errors, layers: int, dense: Point, dense_ms: float, emptied_ms: float):
+def anchor(
+    curves: Curves,
+    errors: Curves,
+    layers: int,
+    dense: Point,
+    dense_ms: float,
+    emptied_ms: float,
+) -> tuple[Curves, Curves, float, dict[str, Any]]:
     """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the
     emptied model is dense - emptied, and the curves are stretched to that. The factor says how well
     stacks speak for the model."""

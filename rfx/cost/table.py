@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rfx.core.plan import Counts, Kind, Site, SitePlan
 
@@ -30,6 +31,11 @@ class TableKey:
     layout: str  # "post-ln/gelu", ...
 
     @property
+    def units(self) -> dict[Kind, int]:
+        """Units of a sublayer, by kind; 0 where the blocks have none of it."""
+        return {Kind.MHA: self.heads, Kind.FFN: self.filters}
+
+    @property
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -50,7 +56,7 @@ class LatencyTable:
     errors_ms: Mapping[str, Mapping[int, float]] = field(
         default_factory=dict
     )  # half-width of the interval of a cost
-    additivity: tuple[Mapping[str, object], ...] = ()
+    additivity: tuple[Mapping[str, Any], ...] = ()
     measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
 
     def curve(self, kind: Kind | str) -> dict[int, float]:

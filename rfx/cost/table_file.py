@@ -11,7 +11,6 @@ from typing import Any
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError
-from rfx.core.plan import Kind
 from rfx.core.store import atomic_write_text
 from rfx.cost.table import LatencyTable, TableKey
 
@@ -64,9 +63,10 @@ def parse_table(data: Any, where: str) -> LatencyTable:
             where,
             f"a number or a list of counts and milliseconds is not what it should be ({error})",
         ) from None
-    if set(table.costs_ms) != {k.value for k in Kind}:
-        raise _corrupt(where, f"costs_ms needs {' and '.join(k.value for k in Kind)}")
-    for kind, units in ((Kind.MHA, table.key.heads), (Kind.FFN, table.key.filters)):
+    kinds = {kind: units for kind, units in table.key.units.items() if units}
+    if set(table.costs_ms) != {kind.value for kind in kinds}:
+        raise _corrupt(where, f"costs_ms needs {' and '.join(kind.value for kind in kinds)}")
+    for kind, units in kinds.items():
         curve = table.curve(kind)
         bad = [
             n

@@ -14,7 +14,7 @@ from rfx.core.plan import Kind, Plan
 from rfx.core.progress import Progress
 from rfx.core.store import Store, require_file_place
 from rfx.cost.bundle import strip, write_bundle
-from rfx.cost.latency import possible_depths, possible_points
+from rfx.cost.points import possible_depths, possible_points
 from rfx.export.blocks import stack
 from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink

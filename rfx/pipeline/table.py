@@ -10,10 +10,11 @@ import numpy as np
 
 from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.plan import Kind, Plan
-from rfx.cost.latency import check_additivity, load_or_measure, table_key
+from rfx.cost.latency import load_or_measure, table_key
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import read_table as read_table
 from rfx.cost.table_file import write_table as write_table
+from rfx.cost.whole import check_additivity
 from rfx.evidence.records import TablePart
 from rfx.export.blocks import BlockShape
 from rfx.models.families.find import layout

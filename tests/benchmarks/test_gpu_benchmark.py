@@ -11,9 +11,9 @@ import pytest
 
 import benchmarks.gpu as gpu
 import benchmarks.gpu_extras as gpu_extras
-import rfx.cost.latency as latency
 from benchmarks.gpu_report import half_width, markdown, roofline_ms
 from rfx.core.workload import Workload
+from rfx.cost import effort
 from rfx.cost.table import LatencyTable
 from rfx.methods.scores.base import Scores
 from rfx.runtimes.find import runtime_class
@@ -39,8 +39,8 @@ SMALL = [
 
 
 def test_it_measures_writes_and_resumes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(latency, "SECONDS", (0.3, 1.0))
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 8)
+    monkeypatch.setattr(effort, "SECONDS", (0.3, 1.0))
+    monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
     assert gpu.main(["--out", str(tmp_path), *SMALL]) == 0
     result = json.loads((tmp_path / "gpu.json").read_text())
     row = next(r for r in result["rows"] if r["config"]["runtime"] == "ort")
@@ -95,8 +95,8 @@ def test_one_that_fails_is_recorded_and_tried_again_last(tmp_path, monkeypatch):
 
 
 def test_out_of_time_leaves_a_row_that_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", (0.3, 1.0))
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 8)
+    monkeypatch.setattr(effort, "SECONDS", (0.3, 1.0))
+    monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
     real = gpu.Bench.dense_ms
 
     def then_late(bench, dense, seconds):

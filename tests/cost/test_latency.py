@@ -10,14 +10,17 @@ import onnx
 import pytest
 
 import rfx.cost.curves as algebra
-import rfx.cost.latency as latency
+import rfx.cost.groups as groups
 from rfx.core.errors import UsageError
 from rfx.core.plan import Plan
 from rfx.core.progress import Silent
 from rfx.core.store import Store
 from rfx.core.workload import Workload
+from rfx.cost import effort
 from rfx.cost.flops import FlopsCost
-from rfx.cost.latency import filter_counts, load_or_measure, table_key
+from rfx.cost.latency import load_or_measure, table_key
+from rfx.cost.points import MAX_FILTER_COUNTS, filter_counts
+from rfx.cost.stacks import Bench, Stacks
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table, read_table, write_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
@@ -57,7 +60,7 @@ def table(**more):
 )
 def test_filter_counts_are_on_the_grid_with_both_ends(total, grid):
     counts = filter_counts(total, grid)
-    assert counts[0] == 0 and counts[-1] == total and len(counts) <= latency.MAX_FILTER_COUNTS + 1
+    assert counts[0] == 0 and counts[-1] == total and len(counts) <= MAX_FILTER_COUNTS + 1
     assert all(n % grid == 0 for n in counts[:-1])
 
 
@@ -221,7 +224,7 @@ def small(tmp_path_factory):
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "SECONDS", (0.5, 5.0))
+        patch.setattr(effort, "SECONDS", (0.5, 5.0))
         yield measure, table_key(ort, workload, shape), tmp_path_factory
 
 
@@ -267,7 +270,7 @@ def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
     monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)  # two points a group
     store = Store(tmp_path)
     done = []
-    real = latency._measure_group
+    real = groups.measure_group
 
     def stops(*args):
         if len(done) == 2:
@@ -276,17 +279,17 @@ def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(latency, "_measure_group", stops)
+        patch.setattr(groups, "measure_group", stops)
         with pytest.raises(KeyboardInterrupt):
             measure(store)
     assert not list((tmp_path / "scratch").iterdir())
     later = []
-    monkeypatch.setattr(latency, "_measure_group", lambda *args: later.append(args) or real(*args))
+    monkeypatch.setattr(groups, "measure_group", lambda *args: later.append(args) or real(*args))
     measured, cached = measure(store)
-    groups = 4  # of the eight points but the dense one, which is timed with each
+    number = 4  # of the eight points but the dense one, which is timed with each
     assert (
         not cached
-        and len(later) == groups - 2
+        and len(later) == number - 2
         and sorted(measured.costs_ms["mha"]) == [0, 1, 2, 3, 4]
     )
     measured_points = [p for args in done[:2] + later for p in args[1]]
@@ -296,7 +299,7 @@ def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
 def test_with_other_memory_at_hand_the_rest_is_divided_anew(small, tmp_path, monkeypatch):
     measure, _, _ = small
     store, sizes = Store(tmp_path), []
-    real = latency._measure_group
+    real = groups.measure_group
 
     def first_only(*args):
         if sizes:
@@ -306,11 +309,11 @@ def test_with_other_memory_at_hand_the_rest_is_divided_anew(small, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Runtime, "group_bytes", lambda self: 0)
-        patch.setattr(latency, "_measure_group", first_only)
+        patch.setattr(groups, "measure_group", first_only)
         with pytest.raises(KeyboardInterrupt):
             measure(store)
     monkeypatch.setattr(
-        latency, "_measure_group", lambda *args: sizes.append(len(args[1])) or real(*args)
+        groups, "measure_group", lambda *args: sizes.append(len(args[1])) or real(*args)
     )
     table, _ = measure(store)
     assert sizes == [2, 6] and sorted(table.costs_ms["ffn"]) == [0, 32, 64, 96]
@@ -321,9 +324,9 @@ def test_the_dense_stacks_are_built_once_for_all_groups(small, tmp_path, monkeyp
     measure, _, _ = small
     monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)
     built = []
-    real = latency._build_stack
+    real = Bench.build
     monkeypatch.setattr(
-        latency, "_build_stack", lambda *args: built.append((args[3], args[4])) or real(*args)
+        Bench, "build", lambda *args: built.append((args[1], args[2])) or real(*args)
     )
     measure(Store(tmp_path))
     stacks = built[
@@ -337,10 +340,10 @@ def test_a_group_takes_what_the_memory_holds():
 
     def size(batch, memory, **own):
         there = SimpleNamespace(group_bytes=lambda: memory, capabilities=Capabilities(**own))
-        return latency._group_size(there, bert, Workload.of_text(batch=batch), depths)
+        return groups.group_size(there, bert, Workload.of_text(batch=batch), depths)
 
     assert size(1, 1 << 29, own_activations=False) == size(128, 1 << 29, own_activations=False) == 2
-    assert size(1, 1 << 36, own_activations=True) == latency.MAX_GROUP
+    assert size(1, 1 << 36, own_activations=True) == groups.MAX_GROUP
     assert 2 < size(128, 1 << 33, own_activations=True) < size(1, 1 << 33, own_activations=True)
 
 
@@ -438,7 +441,7 @@ def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
 
     checked = []
     monkeypatch.setattr(precision, "check_converted", lambda model, name: checked.append(name))
-    stacks = latency.Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
+    stacks = Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
     for point in ((4, 64), (2, 32), (0, 64)):
         assert stacks.file(point, 2, tmp_path).is_file()
     assert checked == ["fp16"]

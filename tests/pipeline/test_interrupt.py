@@ -95,10 +95,10 @@ def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_pat
 def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(
     trained, cache, tmp_path, monkeypatch
 ):
-    import rfx.cost.latency as latency
+    from rfx.cost import effort
 
-    monkeypatch.setattr(latency, "SECONDS", (0.2, 2.0))
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
+    monkeypatch.setattr(effort, "SECONDS", (0.2, 2.0))
+    monkeypatch.setattr(effort, "MIN_ROUNDS", 3)
     arguments = [a for a in command(trained, tmp_path / "out")]
     arguments[arguments.index("--flops")] = "--latency"
     arguments[arguments.index("0.5")] = "0.8"

@@ -38,8 +38,8 @@ def run(arguments: list[str]) -> int:
 @pytest.fixture
 def place(tmp_path, trained, cache, monkeypatch):
     """A folder with the files that README names."""
-    monkeypatch.setattr("rfx.cost.latency.SECONDS", (0.5, 4.0))
-    monkeypatch.setattr("rfx.cost.latency.MIN_ROUNDS", 6)
+    monkeypatch.setattr("rfx.cost.effort.SECONDS", (0.5, 4.0))
+    monkeypatch.setattr("rfx.cost.effort.MIN_ROUNDS", 6)
     monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained["model"], tmp_path / "path" / "to" / "model")
@@ -49,13 +49,13 @@ def place(tmp_path, trained, cache, monkeypatch):
 
 
 def test_the_quickstart_block(tmp_path, cache, monkeypatch):
-    import rfx.cost.latency as latency
     import rfx.tasks.quickstart as quickstart
+    from rfx.cost import effort
 
     for name, value in (("TRAIN", 96), ("EVAL", 48), ("EPOCHS", 1)):
         monkeypatch.setattr(quickstart, name, value)
-    monkeypatch.setattr(latency, "SECONDS", (0.5, 8.0))
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 3)
+    monkeypatch.setattr(effort, "SECONDS", (0.5, 8.0))
+    monkeypatch.setattr(effort, "MIN_ROUNDS", 3)
     monkeypatch.setattr(
         "rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0
     )  # so few rounds prove nothing: once is enough

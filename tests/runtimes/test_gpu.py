@@ -8,10 +8,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-import rfx.cost.latency as latency
 from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError
 from rfx.core.workload import Workload
+from rfx.cost import effort
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.base import EngineOptions
@@ -94,7 +94,7 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
 
 @pytest.mark.parametrize("name", [here(n) for n in GPU])
 def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
+    monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
     result = CliRunner().invoke(
         app,
         [

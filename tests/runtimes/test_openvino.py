@@ -7,10 +7,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-import rfx.cost.latency as latency
 from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.workload import Workload
+from rfx.cost import effort
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
@@ -110,8 +110,8 @@ def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     """Table, closed loop, gates: the same code as on any other runtime, timed for real."""
     monkeypatch.setattr("rfx.verify.latency.PRECISION", 0.05)
     monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
-    monkeypatch.setattr(latency, "SECONDS", (0.5, 2.0))
-    monkeypatch.setattr(latency, "MIN_ROUNDS", 8)
+    monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
+    monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
     out = tmp_path / "out"
     arguments = [
         "prune-export",

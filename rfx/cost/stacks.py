@@ -1,0 +1,77 @@
+"""Stacks of equal blocks: the ONNX files that a latency table is measured with, and their
+engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rfx.core.progress import Progress
+from rfx.core.store import Store
+from rfx.core.workload import Workload
+from rfx.cost.points import Point, depths
+from rfx.export.blocks import BlockShape, stack
+from rfx.runtimes.base import Engine, Runtime
+
+
+class StackSource(Protocol):
+    """Where the ONNX files of stacks come from: `Stacks`, or on a board `rfx.cost.bundle.Bundle`."""
+
+    def file(self, point: Point, depth: int, folder: Path) -> Path:
+        """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
+
+
+class Stacks:
+    """Makes the ONNX files of stacks, with random weights."""
+
+    def __init__(self, shape: BlockShape, precision: str, seed: int):
+        self.shape, self.precision, self.seed = shape, precision, seed
+        self._checked = False
+
+    def file(self, point: Point, depth: int, folder: Path) -> Path:
+        """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
+        import onnx
+
+        from rfx.export.precision.convert import convert_precision
+
+        path = folder / "stack.onnx"
+        made = stack(self.shape, [point] * depth, seed=self.seed)
+        # The checker on the first alone: the others have its nodes, and it takes longer than the
+        # conversion.
+        onnx.save(convert_precision(made, self.precision, check=not self._checked), str(path))
+        self._checked = True
+        return path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured and on what: stacks of blocks of one shape, on one runtime.
+
+    `layers` is the number of blocks of the model that the table is for.
+    """
+
+    store: Store
+    runtime: Runtime
+    workload: Workload
+    shape: BlockShape
+    layers: int
+    stacks: StackSource
+    progress: Progress
+    seed: int
+
+    @property
+    def dense(self) -> Point:
+        return self.shape.heads_total, self.shape.filters_total
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        return depths(self.layers, self.runtime.capabilities.max_depth)
+
+    def build(self, point: Point, depth: int, folder: Path) -> Engine:
+        """The engine of a stack; its ONNX file in `folder` is gone afterwards."""
+        file = self.stacks.file(point, depth, folder)
+        try:
+            return self.runtime.build(file, self.workload)
+        finally:
+            file.unlink(missing_ok=True)

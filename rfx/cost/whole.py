@@ -1,0 +1,111 @@
+"""Whole models: those that anchor a latency table, and those that show whether its costs add up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rfx.core.inputs import InputSpec
+from rfx.core.plan import Plan, Site
+from rfx.core.progress import Progress
+from rfx.core.workload import Workload
+from rfx.cost import effort
+from rfx.cost.stacks import Bench
+from rfx.cost.table import LatencyTable
+from rfx.export.blocks import stack_inputs
+from rfx.runtimes.base import BoundRun, Engine
+from rfx.runtimes.timing import interleave
+
+
+def measure_anchors(
+    bench: Bench,
+    dense: Engine,
+    emptied: Callable[[], Engine],
+    inputs: InputSpec,
+    reference_ms: float,
+) -> tuple[float, float]:
+    """Latency in ms of the dense and of the emptied model, on the scale of a table whose deepest
+    dense stack took `reference_ms`."""
+    workload, seed = bench.workload, bench.seed
+    folder = bench.store.scratch("anchors")
+    engines: list[Engine] = []
+    try:
+        empty = emptied()
+        engines.append(empty)
+        reference = bench.build(bench.dense, bench.depths[-1], folder)
+        engines.append(reference)
+        stacked = stack_inputs(bench.shape, workload.batch, workload.sequence, seed)
+        times = _interleaved(
+            {
+                "reference": reference.bind(stacked),
+                "dense": _bound(dense, inputs, workload, seed),
+                "emptied": _bound(empty, inputs, workload, seed),
+            },
+            seed,
+        )
+    finally:
+        for engine in engines:
+            engine.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    unit = reference_ms / float(np.median(times["reference"]))
+    return float(np.median(times["dense"])) * unit, float(np.median(times["emptied"])) * unit
+
+
+def _bound(engine: Engine, inputs: InputSpec, workload: Workload, seed: int) -> BoundRun:
+    return engine.bind(inputs.example(workload, seed=seed, names=engine.input_names))
+
+
+def _interleaved(runs: Mapping[str, BoundRun], seed: int) -> dict[str, np.ndarray]:
+    """Milliseconds of every run by name, [rounds]."""
+    return interleave(
+        runs,
+        min_rounds=effort.MIN_ROUNDS,
+        min_seconds=effort.ANCHOR_SECONDS,
+        max_seconds=10 * effort.ANCHOR_SECONDS,
+        seed=seed,
+    )
+
+
+def check_additivity(
+    table: LatencyTable,
+    sites: Sequence[Site],
+    engines: Sequence[tuple[Plan, Engine]],
+    dense: Engine,
+    workload: Workload,
+    *,
+    inputs: InputSpec,
+    progress: Progress,
+    seed: int,
+) -> LatencyTable:
+    """The table with `additivity` filled in: predicted against measured latency of whole pruned
+    models.
+
+    Both are shares of the dense model's latency, from one interleaved run, put on the table's
+    scale.
+    """
+    runs = {"dense": _bound(dense, inputs, workload, seed)}
+    for i, (_, engine) in enumerate(engines):
+        runs[str(i)] = _bound(engine, inputs, workload, seed)
+    try:
+        times = _interleaved(runs, seed)
+    finally:
+        for _, engine in engines:
+            engine.close()
+    dense_ms = table.predict_ms(sites, {s.name: s.units for s in sites})
+    rows: list[dict[str, object]] = []
+    for i, (plan, _) in enumerate(engines):
+        predicted = table.predict_ms(sites, plan.counts)
+        measured = dense_ms * float(np.median(times[str(i)]) / np.median(times["dense"]))
+        rows.append(
+            {
+                "plan": plan.hash,
+                "layers": plan.layers,
+                "predicted_ms": predicted,
+                "measured_ms": measured,
+                "error": predicted / measured - 1,
+            }
+        )
+    return replace(table, additivity=tuple(rows))
