@@ -21,7 +21,7 @@ RUN /usr/bin/python3 -m pip --python /opt/rfx/bin/python install torch==2.13.0
 COPY pyproject.toml docker/constraints.txt ./
 RUN mkdir rfx recipes && touch rfx/__init__.py README.md \
     && /usr/bin/python3 -m pip --python /opt/rfx/bin/python install -c constraints.txt \
-        --extra-index-url https://pypi.nvidia.com ".[cuda13,trt13]"
+        --extra-index-url https://pypi.nvidia.com ".[cuda13,trt13,plots]"
 
 COPY README.md ./
 COPY recipes recipes

@@ -109,6 +109,14 @@ def gpu_models() -> tuple[str, ...]:
     )
 
 
+def memory_bytes() -> int | None:
+    """The machine's physical memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the packages that matter, read from their metadata: nothing heavy is
     imported."""
@@ -145,12 +153,9 @@ def environment() -> dict[str, Any]:
         "gpus": list(gpu_models()),
         "versions": versions(),
     }
-    try:
-        import psutil
-
-        facts["memory_gb"] = round(psutil.virtual_memory().total / 2**30, 1)
-    except ImportError:
-        pass
+    memory = memory_bytes()
+    if memory is not None:
+        facts["memory_gb"] = round(memory / 2**30, 1)
     if gpu_models():
         facts["driver"] = _output(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

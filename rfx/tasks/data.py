@@ -54,7 +54,8 @@ def load_examples(
 
     Raises:
         UsageError: no such file, an unknown format, a broken line (named), no rows.
-        EnvironmentMissingError: a `datasets` name, and the library is not installed.
+        EnvironmentMissingError: a `datasets` name or a Parquet file, and what reads it is not
+            installed.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -175,8 +176,16 @@ def _quoted(text: str) -> bool:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    import pandas
-
+    try:
+        import pandas
+        import pyarrow  # noqa: F401  # pandas reads Parquet with it and imports it only then
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            "Parquet files need pandas and pyarrow.",
+            got=f"{path}: {first_line(error)}",
+            allowed=FORMATS,
+            next_step='pip install "rfx-exporter[tables]"',
+        ) from None
     try:
         frame = pandas.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds for a damaged file

