@@ -34,7 +34,8 @@ import numpy as np
 from benchmarks.pairs import EVALUATED, PAIRS, Pair, checkpoint, with_evaluation
 from rfx.cli.terminal import Terminal
 from rfx.core.environment import environment, tool
-from rfx.core.store import Store, atomic_write_text, file_hash
+from rfx.core.files import atomic_write_text, file_hash
+from rfx.core.store import Store
 from rfx.methods.scores.divergence import collect_outputs, divergence
 from rfx.models.shrink import shrink
 from rfx.pipeline import examples as load

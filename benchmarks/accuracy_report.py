@@ -13,7 +13,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from rfx.core.store import atomic_write_text
+from rfx.core.files import atomic_write_text
 
 COLOURS = {
     "rfx": "#2563eb",

@@ -23,8 +23,8 @@ import numpy as np
 from rfx.cli.terminal import Terminal
 from rfx.core.device import model_device, on_best_device, solver_module
 from rfx.core.environment import environment
+from rfx.core.files import atomic_write_text
 from rfx.core.plan import Choice, Kind, Site
-from rfx.core.store import atomic_write_text
 from rfx.cost.flops import FlopsCost
 from rfx.methods.build import build
 from rfx.methods.schedule.guard import guard

@@ -32,9 +32,10 @@ from rfx.cli.terminal import Terminal
 from rfx.core.entry import run_command
 from rfx.core.environment import environment
 from rfx.core.errors import ExitCode, InfeasibleError, UserError, first_line
+from rfx.core.files import atomic_write_text
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Counts, Kind, Plan, Site
-from rfx.core.store import Store, atomic_write_text
+from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.cost.flops import FlopsCost
 from rfx.cost.latency import load_or_measure

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from rfx.cli.terminal import Terminal
-from rfx.core.store import atomic_write_text
+from rfx.core.files import atomic_write_text
 from rfx.pipeline.prune_export import prune_export
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.read import make_recipe, read_recipe

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rfx.cli.terminal import Terminal
+from rfx.core.files import atomic_write_text
 from rfx.core.progress import Progress, Silent
-from rfx.core.store import atomic_write_text
 
 MINILM, DISTILBERT = "minilm", "distilbert"
 

@@ -23,8 +23,9 @@ if (
 
 from rfx.core.entry import result, run_command, say, start
 from rfx.core.errors import ExitCode, UsageError
+from rfx.core.files import require_file_place
 from rfx.core.plan import Plan
-from rfx.core.store import Store, require_file_place
+from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import load_or_measure

@@ -111,7 +111,7 @@ def gate_command(
     """Judge evidence by new limits, from its numbers alone. For CI."""
     with session(json_, quiet, "gate"):
         from rfx.cli.results import print_gates
-        from rfx.core.store import atomic_write_text
+        from rfx.core.files import atomic_write_text
         from rfx.evidence.gates import exit_code
         from rfx.evidence.report.write import render
         from rfx.pipeline.gate import gate

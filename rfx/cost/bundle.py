@@ -21,9 +21,9 @@ import numpy as np
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError
+from rfx.core.files import atomic_write_text
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Plan, Site
-from rfx.core.store import atomic_write_text
 
 if TYPE_CHECKING:
     import onnx

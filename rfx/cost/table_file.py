@@ -11,7 +11,7 @@ from typing import Any
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError
-from rfx.core.store import atomic_write_text
+from rfx.core.files import atomic_write_text
 from rfx.cost.table import LatencyTable, TableKey
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from rfx.core.errors import UsageError, first_line
-from rfx.core.store import atomic_dir
+from rfx.core.files import atomic_dir
 
 # the first words of every config.pbtxt of ours: only such a folder is replaced
 MARK = "# Written by rfx"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.files import require_file_place
 from rfx.core.progress import Progress, Silent
-from rfx.core.store import Store, require_file_place
+from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.export.triton import specs_of, write_triton
 from rfx.pipeline import require

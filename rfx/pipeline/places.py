@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfx.core.errors import UsageError
-from rfx.core.store import require_place
+from rfx.core.files import require_place
 from rfx.evidence.read import read_evidence
 from rfx.evidence.report.curve import FILES as CURVE_FILES
 from rfx.evidence.report.write import files as report_files

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfx.core.environment import environment, now, tool
+from rfx.core.files import atomic_dir, file_hash
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
-from rfx.core.store import Store, atomic_dir, file_hash
+from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
 from rfx.evidence.gates import accuracy_gate
 from rfx.evidence.records import Evidence

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rfx.core.environment import tool
+from rfx.core.files import require_file_place
 from rfx.core.plan import Kind, Plan
 from rfx.core.progress import Progress
-from rfx.core.store import Store, require_file_place
+from rfx.core.store import Store
 from rfx.cost.bundle import strip, write_bundle
 from rfx.cost.points import possible_depths, possible_points
 from rfx.export.blocks import stack

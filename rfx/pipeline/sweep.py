@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from rfx.core.environment import environment, now, tool
 from rfx.core.errors import InfeasibleError, UsageError
+from rfx.core.files import atomic_dir
 from rfx.core.progress import Progress
-from rfx.core.store import Store, atomic_dir
+from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
 from rfx.evidence.curve import Curve, Point
 from rfx.evidence.report.curve import write_curve

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rfx.core.environment import environment, now, tool
 from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.files import file_hash
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
-from rfx.core.store import Store, file_hash
+from rfx.core.store import Store
 from rfx.evidence.gates import accuracy_gate
 from rfx.evidence.read import read_evidence
 from rfx.evidence.records import Evidence

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
-from rfx.core.store import atomic_write_text
+from rfx.core.files import atomic_write_text
 from rfx.core.workload import Workload
 from rfx.export.precision.known import HALVES
 from rfx.runtimes.base import Arrays

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.core.store import Store, atomic_dir, atomic_write_text, require_file_place, require_place
+from rfx.core.files import atomic_dir, atomic_write_text, require_file_place, require_place
+from rfx.core.store import Store
 
 
 @pytest.fixture
@@ -247,13 +248,16 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
     assert Path("/dev/null").is_char_device()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no /dev/stdout")
 def test_a_redirected_stream_keeps_what_it_has(tmp_path):
     """`rfx ... --out /dev/stdout >> log`: /dev/stdout is then a file, and the log is not ours to
     empty."""
     log = tmp_path / "log"
     log.write_text("before\n")
     with log.open("a") as stream:
-        program = "from rfx.core.store import atomic_write_text; atomic_write_text('/dev/stdout', 'table\\n')"
+        program = (
+            "from rfx.core.files import atomic_write_text\n"
+            "atomic_write_text('/dev/stdout', 'table\\n')"
+        )
         subprocess.run([sys.executable, "-c", program], stdout=stream, check=True)
     assert log.read_text() == "before\ntable\n"

@@ -262,6 +262,12 @@ def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
     other = {**first.to_json(), "key": {**asdict(first.key), "device": "another"}}
     store.put_json("latency-table", folder.name, other)
     assert not measure(store)[1] and "another key" in said[2]
+    newer = {**first.to_json(), "schema_version": 2}
+    store.put_json("latency-table", folder.name, newer)
+    assert not measure(store)[1] and "schema_version 2" in said[3]
+    older = {k: v for k, v in asdict(first.key).items() if k != "layout"}
+    store.put_json("latency-table", folder.name, {**first.to_json(), "key": older})
+    assert not measure(store)[1] and "its key needs exactly" in said[4]
     assert measure(store)[1]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfx.core.store import atomic_write_text
+from rfx.core.files import atomic_write_text
 from rfx.evidence.curve import Curve, Row, recommend
 from rfx.evidence.report.curve_plot import cost_name, plot
 from rfx.evidence.report.html import INSTALL, Page, fill

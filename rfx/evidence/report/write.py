@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rfx.core.errors import EnvironmentMissingError
+from rfx.core.files import atomic_write_text
 from rfx.core.registry import find, names
-from rfx.core.store import atomic_write_text
 from rfx.evidence.records import Evidence
 from rfx.evidence.report.base import Report
 

@@ -32,8 +32,8 @@ from rfx.core.errors import (
     UsageError,
     first_line,
 )
+from rfx.core.files import atomic_write_bytes, require_file_place
 from rfx.core.registry import register
-from rfx.core.store import atomic_write_bytes, require_file_place
 from rfx.export.modelopt.files import (
     PRODUCTS,
     PROPERTY,

@@ -13,7 +13,7 @@ from typing import Any
 
 from rfx.core import migrate
 from rfx.core.errors import EnvironmentMissingError, UsageError
-from rfx.core.store import atomic_write_bytes, atomic_write_text
+from rfx.core.files import atomic_write_bytes, atomic_write_text
 from rfx.core.workload import Workload
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.gpu import compute_capability, cuda_version, gpu_state
