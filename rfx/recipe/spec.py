@@ -366,7 +366,8 @@ class Recipe(Section):
                 value = value.model_dump()
             put(data, key, value)
             source = origin if isinstance(origin, str) else origin.get(key, GIVEN)
-            at = next((k for k in said if key == k or key.startswith(f"{k}.")), None)
+            keys = leaves(type(self))
+            at = next((k for k in keys if key == k or key.startswith(f"{k}.")), None)
             if at is not None:  # also one entry of a table, e.g. data.columns.text
                 said[at] = source
                 continue

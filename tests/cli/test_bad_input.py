@@ -67,7 +67,7 @@ def test_wrong_columns(call, tmp_path):
 
 
 def test_empty_data(call, tmp_path):
-    code, text = call(train=write_jsonl(tmp_path / "x.jsonl", []))
+    code, _ = call(train=write_jsonl(tmp_path / "x.jsonl", []))
     assert code == 2
 
 
@@ -75,7 +75,7 @@ def test_empty_data(call, tmp_path):
 def test_labels_that_cannot_be(call, tmp_path, label):
     rows = sentences(30, 5)
     rows[7]["label"] = label
-    code, text = call(train=write_jsonl(tmp_path / "x.jsonl", rows))
+    code, _ = call(train=write_jsonl(tmp_path / "x.jsonl", rows))
     assert code == 2
 
 

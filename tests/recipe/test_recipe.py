@@ -1,11 +1,18 @@
 """The recipe: presets, files, and mistakes that are named."""
 
+import copy
+import pickle
+from pathlib import Path
+
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from rfx.core.errors import UsageError
+from rfx.recipe.fields import leaves
 from rfx.recipe.presets import PRESETS
-from rfx.recipe.read import make_recipe, read_recipe
+from rfx.recipe.read import bundled_recipes, make_recipe, read_recipe
+from rfx.recipe.spec import Recipe
 
 
 def test_defaults_are_the_stated_ones():
@@ -118,3 +125,75 @@ def test_a_mistake_in_the_method_is_answered_with_what_is_allowed_there(method, 
         and "schema_version" not in error.value.allowed
     )
     assert "Method" not in error.value.what and len(str(error.value.got)) < 160
+
+
+def test_a_recipe_is_frozen_all_the_way_down():
+    recipe = make_recipe(
+        {"data": {"columns": {"text": "t"}, "labels": ["a", "b"]}, "task_options": {"n_best": 3}}
+    )
+    for part, name, value in (
+        (recipe, "seed", 3),
+        (recipe.workload, "batch", 2),
+        (recipe.method, "scorer", "x"),
+    ):
+        with pytest.raises(ValidationError):
+            setattr(part, name, value)
+    for table in (recipe.data.columns, recipe.task_options, recipe.origin, make_recipe({}).origin):
+        with pytest.raises(TypeError, match="frozen"):
+            table["new"] = "x"
+        with pytest.raises(TypeError, match="frozen"):
+            table.clear()
+    assert isinstance(recipe.data.labels, tuple)
+    assert pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe) == recipe
+
+
+def test_a_changed_recipe_is_another_one_and_says_who_changed_it():
+    recipe = make_recipe({"model": "m", "budget": {"latency": 0.7}}, origin="the file r.yaml")
+    other = recipe.changed(
+        {"workload.sequence": 64, "budget": {"flops": 0.5}, "data.columns.text": "t"},
+        origin={"workload.sequence": "the model", "budget": "the sweep"},
+    )
+    assert recipe.workload.sequence == 128 and other.workload.sequence == 64
+    assert other.budget.flops == 0.5 and other.budget.latency is None
+    assert other.origin["workload.sequence"] == "the model"
+    assert other.origin["budget.flops"] == "the sweep"
+    assert other.origin["budget.latency"] == other.origin["workload.batch"] == "default"
+    assert other.origin["model"] == "the file r.yaml" and other.origin["data.columns"] == "given"
+    assert other.given("workload.sequence") and not recipe.given("workload.sequence")
+    assert other.changed({"workload.sequence": 128, "budget": {"latency": 0.7}}).workload == (
+        recipe.workload
+    )
+    for values, said in (
+        ({"workload.sequence": 0}, "--sequence"),
+        ({"sequence": 3}, "no such key"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            recipe.changed(values)
+
+
+def test_the_origin_covers_every_key_and_stays_in_the_evidence():
+    recipe = make_recipe({"method": "kwon", "seed": 3}, origin="the file r.yaml")
+    assert set(recipe.origin) == set(leaves(Recipe))
+    assert recipe.origin["seed"] == "the file r.yaml" and recipe.origin["max_length"] == "default"
+    assert recipe.origin["method.scorer"] == "the preset kwon"
+    again = make_recipe(recipe.model_dump(mode="json"))
+    assert again == recipe and again.origin == recipe.origin
+    assert Recipe(seed=3) == make_recipe({"seed": 3}, origin="elsewhere")
+    assert Recipe(seed=3) != Recipe(seed=4)
+
+
+def test_a_recipe_of_schema_1_is_read():
+    kept = Path(__file__).parents[1] / "golden" / "schema1" / "recipe.yaml"
+    recipe, old = read_recipe(kept), yaml.safe_load(kept.read_text())
+    assert recipe.schema_version == 2
+    assert recipe.workload.model_dump() == old["conditions"]
+    assert recipe.limits.model_dump() == {k: old[k] for k in ("max_drop", "min_speedup")}
+    data = recipe.model_dump(mode="json")
+    for key in ("model", "task", "data", "budget", "engine", "calibration", "method", "seed"):
+        assert data[key] == old[key], key
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_a_bundled_recipe_says_that_it_is_one(name):
+    recipe = read_recipe(name)
+    assert recipe.name == name and recipe.origin["metric"] == f"the recipe {name} of rfx"

@@ -10,13 +10,13 @@ from rfx.cli.app import app
 from rfx.recipe.read import bundled_recipes, read_recipe
 from tests.conftest import sentences, tokenizer, write_jsonl
 
-SIZES = dict(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_position_embeddings=512,
-)
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+}
 LABELS = {"glue-mnli": 3, "glue-stsb": 1}
 
 
