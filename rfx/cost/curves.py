@@ -4,6 +4,7 @@ runtime here."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def midpoints(slopes: Mapping[int, np.ndarray], total: int) -> list[int]:
     """
     counts = sorted(slopes)
     rises = []
-    for low, high in zip(counts, counts[1:]):
+    for low, high in pairwise(counts):
         rise = slopes[high] - slopes[low]
         noise = float(np.std(rise[1:])) if len(rise) > 1 else 0.0
         middle = (low + high) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rfx.core.plan import Kind
 from rfx.cost.curves import Point
@@ -42,7 +43,7 @@ def possible_points(shape: BlockShape, runtime: Runtime, precision: str) -> list
     middles = (
         set()
         if runtime.capabilities.smooth
-        else {(a + b) // 2 for a, b in zip(counts, counts[1:]) if a > 0 and (a + b) // 2 % 8 == 0}
+        else {(a + b) // 2 for a, b in pairwise(counts) if a > 0 and (a + b) // 2 % 8 == 0}
     )
     return grid_points(shape, sorted({*counts, *middles}))
 

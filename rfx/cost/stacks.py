@@ -16,7 +16,7 @@ from rfx.runtimes.base import Engine, Runtime
 
 
 class StackSource(Protocol):
-    """Where the ONNX files of stacks come from: `Stacks`, or on a board `rfx.cost.bundle.Bundle`."""
+    """Where the ONNX files of stacks come from: `Stacks`, on a board `rfx.cost.bundle.Bundle`."""
 
     def file(self, point: Point, depth: int, folder: Path) -> Path:
         """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""

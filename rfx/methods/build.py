@@ -133,7 +133,8 @@ def _scorer(spec: MethodSpec, seed: int, labelled: bool) -> Scorer:
             allowed=", ".join(known) or "no options",
             next_step="correct method.scorer_options",
         )
-    options = dict(spec.scorer_options)
+    options: dict[str, Any] = dict(spec.scorer_options)
     if not labelled:
         options = cls.without_labels(options)
-    return cls(**{"per": spec.gradients, "seed": seed, **options})
+    everything: dict[str, Any] = {"per": spec.gradients, "seed": seed, **options}
+    return cls(**everything)

@@ -9,7 +9,7 @@ they are many.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ _FULL_PRECISION_BYTES = (
 PreHook = Callable[["torch.nn.Module", tuple], "tuple | None"]
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818 - it is no error
     """Ends a forward pass that has shown what was wanted."""
 
 
@@ -113,11 +113,8 @@ def catch_first_layer(
         if not calls:
             in_tuple = _require_equal_calls(model, layer_paths, inputs)
         caught: list[tuple[tuple, dict]] = []
-        with _hook(first, _catcher(caught, stop=True)):
-            try:
-                model(**inputs)
-            except _Stop:
-                pass
+        with _hook(first, _catcher(caught, stop=True)), suppress(_Stop):
+            model(**inputs)
         args, kwargs, states = _without_hidden(*caught[0])
         real = inputs.get("attention_mask")
         real = (

@@ -95,7 +95,7 @@ def test_smoothing_takes_noise_away_and_leaves_what_rises():
 
 def test_the_anchors_are_met_exactly():
     curves = {"mha": {0: 0.1, 1: 0.5, 2: 1.0}, "ffn": {0: 0.1, 64: 2.0}}
-    errors = {k: {n: 0.01 for n in c} for k, c in curves.items()}
+    errors = {k: dict.fromkeys(c, 0.01) for k, c in curves.items()}
     for dense, emptied in ((10.0, 1.0), (8.0, 2.5), (9.0, 0.2)):
         moved, _, fixed, note = algebra.anchor(curves, errors, 3, (2, 64), dense, emptied)
         assert fixed >= -1e-12

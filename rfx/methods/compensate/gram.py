@@ -10,7 +10,7 @@ Summing E and not R spares the digits that R shares with the projection itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Gram:
     def __init__(self, features: int, hidden: int, device: torch.device | str = "cpu"):
         import torch
 
-        f64 = {"dtype": torch.float64, "device": device}
+        f64: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self._rows = 0.0
         self._zz = torch.zeros(features, features, **f64)  # upper blocks of Z^T Z
         self._z = torch.zeros(features, **f64)  # Z^T 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rfx.core.registry import register
 from rfx.methods.compensate.base import Compensated, Compensator, Masks
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk
+from rfx.models.modules import output_of
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class _Projection(Walk):
     bias = True
     narrow_attention = True  # what the last attention gives at other positions reaches nothing
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args)
         self.weights: dict[str, np.ndarray] = {}
         self.biases: dict[str, np.ndarray] = {}
@@ -92,37 +93,39 @@ class _Projection(Walk):
 
     def _fits_bias(self, site: Site) -> bool:
         """A projection without a bias stays without one."""
-        return self.bias and self.model.get_submodule(site.output).bias is not None
+        return self.bias and output_of(self.model, site).bias is not None
 
     def left_out(self, site: Site) -> None:
         """Nothing is left of it: others may score the student as it stands."""
         import torch
 
-        self.patch(site, torch.zeros_like(self.model.get_submodule(site.output).weight), None)
+        self.patch(site, torch.zeros_like(output_of(self.model, site).weight), None)
 
     def solve(self, site: Site, fit: Fit) -> None:
         """The ridge by the error on the held-out examples, then a fit on all of them; kept where
         that error falls."""
         import torch
 
-        module, bias = self.model.get_submodule(site.output), self._fits_bias(site)
+        module, bias = output_of(self.model, site), self._fits_bias(site)
         old = module.weight.detach()[:, fit.channels].double()  # [d, K * width]
         old_bias = (
             torch.zeros(len(old), dtype=torch.float64)
             if module.bias is None
             else module.bias.detach().double().cpu()
         )
-        before = error_of(fit.held_out, None) if fit.held_out.rows else None
+        held_out = fit.held_out
+        assert held_out is not None  # a walk of this kind holds examples out
+        before = error_of(held_out, None) if held_out.rows else None
         choice: tuple[float, float] | None = None  # (held-out error, ridge)
         if before is not None and fit.fit.rows:
             system = RidgeSystem(fit.fit, bias)
-            held_zz = fit.held_out.zz
+            held_zz = held_out.zz
             tries = [
-                (error_of(fit.held_out, system.solve(r), held_zz), r)
+                (error_of(held_out, system.solve(r), held_zz), r)
                 for r in (RIDGES if len(fit.channels) else (0.0,))
             ]
             choice = min((t for t in tries if np.isfinite(t[0])), default=None)
-        accepted = choice is not None and choice[0] < before
+        accepted = choice is not None and before is not None and choice[0] < before
         reason = (
             ""
             if accepted
@@ -141,8 +144,8 @@ class _Projection(Walk):
         )
         self.records.append(record)
         new, new_bias = old, old_bias.to(old.device)
-        if accepted:
-            fit.fit.absorb(fit.held_out)
+        if accepted and choice is not None:
+            fit.fit.absorb(held_out)
             change, shift = RidgeSystem(fit.fit, bias).solve(choice[1])
             new, new_bias = old + change.T, new_bias + shift
             self.weights[site.name] = new.cpu().numpy()

@@ -28,6 +28,7 @@ from rfx.methods.compensate.base import Compensated, Compensator, Masks, given_m
 from rfx.methods.compensate.gram import ScaleSystem
 from rfx.methods.compensate.solve import damped_least_squares, reference_lsmr
 from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk, check_masks
+from rfx.models.modules import output_of
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -97,7 +98,17 @@ def tune(
 class _Tuning(Walk):
     """One real scale a kept unit."""
 
-    def __init__(self, model, sites, masks, batches, head_positions, *, mode, teacher_masks):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        sites: Sequence[Site],
+        masks: Mapping[str, np.ndarray],
+        batches: Iterable[Batch],
+        head_positions: str,
+        *,
+        mode: str,
+        teacher_masks: Mapping[str, np.ndarray] | None,
+    ):
         import torch
 
         super().__init__(model, sites, masks, batches, head_positions)
@@ -123,9 +134,7 @@ class _Tuning(Walk):
 
     def solve(self, site: Site, fit: Fit) -> None:
         """Solve, judge, and put the scales in place."""
-        weight = self.model.get_submodule(site.output).weight.detach()[
-            :, fit.channels
-        ]  # [d, K * width]
+        weight = output_of(self.model, site).weight.detach()[:, fit.channels]  # [d, K * width]
         system = ScaleSystem(fit.fit, weight, site.width)
         if self.mode == "kwon-reference":
             solution = reference_lsmr(system, ones_column=site.kind is Kind.MHA)
@@ -135,10 +144,11 @@ class _Tuning(Walk):
             if solution.r is None:
                 self.stopped = site.name
         else:
+            assert fit.held_out is not None  # this mode holds examples out
             held_out = ScaleSystem(fit.held_out, weight, site.width)
             solution = damped_least_squares(system)
             record = _judge(site, system, held_out, solution.r, solution.reason)
-        if record.accepted:
+        if record.accepted and solution.r is not None:
             self.masks[site.name][fit.kept] = 1.0 + solution.r
         self.records.append(record)
 
@@ -155,7 +165,7 @@ def _judge(
         return SiteRecord(
             site.name, False, None, None, "there are no held-out examples", fit.error()
         )
-    accepted = after < before
+    accepted = after is not None and after < before
     return SiteRecord(
         site.name,
         accepted,

@@ -2,8 +2,8 @@
 against the dense teacher's residual stream, earlier sites already compensated.
 
 One layer at a time; in a Transformer three passes over the batches: the teacher and the student's
-attention; the student's FFN; the student's output with what was found. What is fitted to the statistics is a
-subclass's business.
+attention; the student's FFN; the student's output with what was found. What is fitted to the
+statistics is a subclass's business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,9 +131,7 @@ class Walk(ABC):
         ] = {}  # the student's, of the sites whose turn has come: float64 [units]
         self.teacher_masks: dict[str, torch.Tensor] = {}
         self.records: list[SiteRecord] = []
-        self._patched: list[
-            tuple[torch.nn.Linear, torch.nn.Parameter, torch.nn.Parameter | None]
-        ] = []
+        self._patched: list[tuple[torch.nn.Linear, Any, Any]] = []  # with weight and bias before
 
     @abstractmethod
     def solve(self, site: Site, fit: Fit) -> None:
@@ -152,7 +150,7 @@ class Walk(ABC):
         ends."""
         import torch
 
-        module = output_of(self.model, site)
+        module: torch.nn.Linear = output_of(self.model, site)
         self._patched.append((module, module.weight, module.bias))
         module.weight = torch.nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
         if bias is not None:
@@ -172,9 +170,9 @@ class Walk(ABC):
             with torch.no_grad():
                 self._run(progress, title)
         finally:
-            for module, weight, bias in reversed(self._patched):
-                module.weight = weight
-                module.register_parameter("bias", bias)
+            for layer, weight, bias in reversed(self._patched):
+                layer.weight = weight
+                layer.register_parameter("bias", bias)
             self._patched.clear()
             for module, flag in training:
                 module.training = flag

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,8 +15,8 @@ from rfx.core.errors import UsageError
 from rfx.core.plan import Plan, Site, Update
 from rfx.core.progress import Progress, Silent
 from rfx.methods.capable import names_with
-from rfx.methods.compensate.base import Compensated, Compensator
-from rfx.methods.compensate.walk import SiteRecord
+from rfx.methods.compensate.base import Compensated, Compensator, Masks
+from rfx.methods.compensate.walk import Decide, SiteRecord
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.refine import Kept, NoRefinement, Refiner
@@ -62,7 +63,11 @@ class Ground:
     def compensate(self, plan: Plan, scores: Scores) -> Compensated:
         return self.fit(masks_of(plan), scores, plan)
 
-    def fit(self, masks, scores: Scores, plan: Plan | None = None) -> Compensated:
+    def fit(self, masks: Masks | Decide, scores: Scores, plan: Plan | None = None) -> Compensated:
+        """The compensation of these masks; `plan` is theirs, where they are known before."""
+        teacher, given = None, self.teacher_masks
+        if given is not None and plan is not None:
+            teacher = partial(given, plan)
         return self.compensator.fit(
             self.model,
             self.sites,
@@ -71,9 +76,7 @@ class Ground:
             head_positions=self.task.head_positions,
             token_weights=scores.token_weights or None,
             progress=self.progress,
-            teacher_masks=(lambda: self.teacher_masks(plan))
-            if self.teacher_masks and plan
-            else None,
+            teacher_masks=teacher,
         )
 
 

@@ -1,12 +1,12 @@
 """One step on the output itself, over the scales of all units at once.
 
-Every site was fitted to its own residual stream, in turn; how their errors add up at the model's
-output none of them has seen. To first order scales 1 + theta move the student's outputs by J theta.
-In the metric of the output's Fisher information (see `rfx.methods.scores.predictive.residual_probe`) each
-example gives one row j of J and one number t, what the dense model's
-output differs by along it: min over theta of || J theta - t ||^2 + ridge ||theta||^2, a
-Gauss-Newton step on KL(dense || student). There are fewer examples than units, so it is solved by
-the Gram matrix of the rows.
+Every site was fitted to its own residual stream, in turn. No fit has seen how the errors of all
+sites add up at the model's output. To first order, scales 1 + theta move the student's outputs by
+J theta. In the metric of the output's Fisher information (see
+`rfx.methods.scores.predictive.residual_probe`) each example gives one row j of J and one number t,
+which is how far the dense model's output lies along that row. The step minimises
+|| J theta - t ||^2 + ridge ||theta||^2 over theta: a Gauss-Newton step on KL(dense || student).
+There are fewer examples than units, so it is solved by the Gram matrix of the rows.
 
 The ridge is chosen by cross-validation. The step is taken only where it foretells the left-out
 examples by more than two standard errors, and where the step that four fifths of the examples give
@@ -28,7 +28,8 @@ from rfx.methods.schedule.base import Ground, Outcome
 from rfx.methods.schedule.guard import divergences
 from rfx.methods.scores.divergence import collect_outputs
 from rfx.methods.scores.fisher import Fisher
-from rfx.methods.scores.predictive import residual_probe
+from rfx.methods.scores.predictive import Signs, residual_probe
+from rfx.models.modules import output_of
 from rfx.models.shrink import output_weight
 from rfx.models.student import as_student
 
@@ -92,12 +93,22 @@ class _Residuals(Fisher):
 
     def __init__(self, teacher: Sequence[Mapping[str, Any]]):
         super().__init__()
-        self._teacher, self.targets = teacher, []
+        self._teacher = teacher
+        self.targets: list[np.ndarray] = []  # [batch] of each pass
 
-    def beside(self, number, targets):
+    def beside(
+        self, number: int, targets: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         return self._teacher[number]
 
-    def scalars(self, outputs, inputs, beside, task, signs):
+    def scalars(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, torch.Tensor],
+        beside: Mapping[str, torch.Tensor],
+        task: Any,
+        signs: Signs,
+    ) -> torch.Tensor:
         scalar, target = residual_probe(
             outputs, inputs, task.output_names, signs, beside, TEMPERATURE
         )
@@ -124,8 +135,8 @@ class Step:
         self.rows = rows
         self.target = torch.as_tensor(target, dtype=torch.float64, device=device)  # [n]
         self.gram = torch.zeros(len(target), len(target), dtype=torch.float64, device=device)
-        for r in rows.values():
-            r = torch.as_tensor(r, device=device).double()
+        for block in rows.values():
+            r = torch.as_tensor(block, device=device).double()
             self.gram += r @ r.T
         self.scale = float(self.gram.diagonal().mean()) if len(target) else 0.0
         self.fold = torch.as_tensor(np.asarray(numbers) % HELD_OUT, device=device)
@@ -174,8 +185,8 @@ class Step:
             gram + ridge * self.scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
             self.target[fit],
         )
-        fit, dual = fit.cpu().numpy(), dual.cpu().numpy()
-        return {name: r[fit].T.astype(np.float64) @ dual for name, r in self.rows.items()}
+        where, found = fit.cpu().numpy(), dual.cpu().numpy()
+        return {name: r[where].T.astype(np.float64) @ found for name, r in self.rows.items()}
 
 
 def _scaled(
@@ -190,7 +201,7 @@ def _scaled(
         kept = list(outcome.plan[site.name].kept)
         if not kept:
             continue
-        out = model.get_submodule(site.output)
+        out = output_of(model, site)
         channels = torch.tensor(site.channels_of(kept), dtype=torch.long).to(out.weight.device)
         weight = update.weights.get(site.name)
         if weight is None:

@@ -49,7 +49,7 @@ def divergence(
     over real tokens; the squared error of a regression."""
     import torch
 
-    total = None
+    totals: list[torch.Tensor] = []
     pairs = zip(
         output_fields(SimpleNamespace(**teacher), inputs, names),
         output_fields(SimpleNamespace(**student), inputs, names),
@@ -67,8 +67,8 @@ def divergence(
         )
         if kind == "token":
             value = value / torch.bincount(examples, minlength=size).clamp(min=1)
-        total = value if total is None else total + value
-    return total
+        totals.append(value)
+    return sum(totals[1:], totals[0])
 
 
 def outputs_divergence(

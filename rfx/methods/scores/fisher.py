@@ -19,7 +19,7 @@ from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.scores.base import Scores
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
-from rfx.methods.scores.predictive import fisher_probe
+from rfx.methods.scores.predictive import Signs, fisher_probe
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @register("scorer", "fisher")
-class Fisher(GradientScorer):
+class Fisher(GradientScorer["_Rows"]):
     """Diagonal importance sum g^2 (float64) and the rows g (float32 [samples, units]) by site.
 
     Args:
@@ -80,21 +80,30 @@ class Fisher(GradientScorer):
             )
         return {**options, "loss": "predictive"}
 
-    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
+    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> _Rows:
         return _Rows(model, sites, self.per)
 
-    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
+    def scalars(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, torch.Tensor],
+        beside: Mapping[str, torch.Tensor],
+        task: Any,
+        signs: Signs,
+    ) -> torch.Tensor:
         if self.loss == "label":
             return task.losses(outputs, beside)
         return fisher_probe(outputs, inputs, task.output_names, signs)
 
-    def beside(self, number, targets):
+    def beside(
+        self, number: int, targets: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         return targets if self.loss == "label" else {}
 
     def conclude(
         self,
         model: torch.nn.Module,
-        tap: Tap,
+        tap: _Rows,
         batches: Iterable[Batch],
         task: Any,
         progress: Progress,

@@ -15,7 +15,7 @@ squared gradient of KL, so that the first sublayer, where student and teacher ag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from rfx.core.registry import register
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
-from rfx.methods.scores.predictive import knowledge_probe
+from rfx.methods.scores.predictive import Signs, knowledge_probe
+from rfx.models.modules import output_of
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ LAMBDA_PRED, LAMBDA_REP, TEMPERATURE = 1.0, 0.256, 2.0
 
 
 @register("scorer", "kprune")
-class KPrune(GradientScorer):
+class KPrune(GradientScorer["_Knowledge"]):
     """Additive importance without interactions. Needs no labels.
 
     Args:
@@ -69,20 +70,29 @@ class KPrune(GradientScorer):
         teacher."""
         self._teacher = collect_outputs(teacher, batches, task)
 
-    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
+    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> _Knowledge:
         return _Knowledge(model, sites)
 
-    def beside(self, number, targets):
+    def beside(
+        self, number: int, targets: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         return {} if self._teacher is None else self._teacher[number]
 
-    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
+    def scalars(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, torch.Tensor],
+        beside: Mapping[str, torch.Tensor],
+        task: Any,
+        signs: Signs,
+    ) -> torch.Tensor:
         teacher = beside or {name: getattr(outputs, name).detach() for name in task.output_names}
         return knowledge_probe(outputs, inputs, task.output_names, signs, teacher, self.temperature)
 
     def conclude(
         self,
         model: torch.nn.Module,
-        tap: Tap,
+        tap: _Knowledge,
         batches: Iterable[Batch],
         task: Any,
         progress: Progress,
@@ -92,7 +102,7 @@ class KPrune(GradientScorer):
         importance = {}
         for site in tap.sites:
             seen = tap.seen[site.name]
-            weight = model.get_submodule(site.output).weight.detach().double()  # [d, channels]
+            weight = output_of(model, site).weight.detach().double()  # [d, channels]
             predictive = seen.squares / 2 / seen.examples  # [channels]
             representational = seen.features / seen.tokens * weight.square().mean(0)  # [channels]
             score = self.lambda_pred * predictive + self.lambda_rep * representational

@@ -10,6 +10,7 @@ from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.scores.base import Scorer, Scores
+from rfx.models.modules import output_of
 from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Magnitude(Scorer):
         """See `Scorer.score`; `batches` are not read."""
         importance = {}
         for site in sites:
-            weight = model.get_submodule(site.output).weight.detach().double()  # [d, units * width]
+            weight = output_of(model, site).weight.detach().double()  # [d, units * width]
             importance[site.name] = (
                 weight.square().sum(0).view(site.units, site.width).sum(1).cpu().numpy()
             )

@@ -10,7 +10,7 @@ an order of removal and a damage curve a site; the knapsack chooses between the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from rfx.methods.compensate.gram import Gram
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
-from rfx.methods.scores.predictive import fisher_probe
+from rfx.methods.scores.predictive import Signs, fisher_probe
 from rfx.methods.scores.surgeon import RemovalCurve, removal_curve
+from rfx.models.modules import output_of
 from rfx.models.student import as_student
 from rfx.tasks.calibration import Batch
 
@@ -35,7 +36,7 @@ UNIFORM = 0.02  # of the token weights: a token that matters to nothing still is
 
 
 @register("scorer", "output-metric")
-class OutputMetric(GradientScorer):
+class OutputMetric(GradientScorer["_Metrics"]):
     """Order and damage of removal by site, and the token weights for the reconstruction. Needs no
     labels; after the passes one matrix inverse a site.
 
@@ -66,19 +67,28 @@ class OutputMetric(GradientScorer):
         require_option(self.name, "examples", examples, 1, whole=True)
         self.temperature, self.points, self.examples = temperature, points, examples
 
-    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
+    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> _Metrics:
         return _Metrics(model, sites)
 
-    def beside(self, number, targets):
+    def beside(
+        self, number: int, targets: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
         return {}
 
-    def scalars(self, outputs, inputs, beside, task, signs) -> torch.Tensor:
+    def scalars(
+        self,
+        outputs: Any,
+        inputs: Mapping[str, torch.Tensor],
+        beside: Mapping[str, torch.Tensor],
+        task: Any,
+        signs: Signs,
+    ) -> torch.Tensor:
         return fisher_probe(outputs, inputs, task.output_names, signs, self.temperature)
 
     def conclude(
         self,
         model: torch.nn.Module,
-        tap: Tap,
+        tap: _Metrics,
         batches: Iterable[Batch],
         task: Any,
         progress: Progress,
@@ -91,10 +101,8 @@ class OutputMetric(GradientScorer):
             for site in tap.sites:
                 seen = tap.seen.pop(site.name)
                 require_numbers(site, torch.isfinite(seen.metric))
-                weight, biased = (
-                    model.get_submodule(site.output).weight.detach(),
-                    model.get_submodule(site.output).bias is not None,
-                )
+                output = output_of(model, site)
+                weight, biased = output.weight.detach(), output.bias is not None
                 points = [round(site.units * k / self.points) for k in range(1, self.points + 1)]
                 gram = (seen.gram.centred if biased else seen.gram.zz) / max(
                     seen.gram.rows, 1e-300
@@ -191,7 +199,7 @@ class _Probes:
     ) -> float:
         """With `weight` [d, n] in place, zero but for the `kept` units; the bias, where there is
         one, takes what the features' mean loses."""
-        module = self.model.get_submodule(site.output)
+        module = output_of(self.model, site)
         biases = {}
         if module.bias is not None:
             biases[site.name] = (
@@ -199,7 +207,7 @@ class _Probes:
                 .cpu()
                 .numpy()
             )
-        plan = Plan.of([site], {site.name: kept})
+        plan = Plan.of([site], {site.name: kept.tolist()})
         channels = site.channels_of(plan[site.name].kept)
         update = Update({}, {site.name: weight[:, channels].cpu().numpy()}, biases)
         with as_student(self.model, [site], plan, update):

@@ -8,9 +8,9 @@ becomes of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from rfx.core.device import model_device
 from rfx.core.errors import UsageError
@@ -22,6 +22,8 @@ from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
     from rfx.models.streams import Resumed
 
@@ -37,9 +39,9 @@ class Tap(ABC):
     def __init__(self, model: torch.nn.Module, sites: Sequence[Site]):
         self.model, self.sites = model, sites
         self.real: torch.Tensor | None = None  # bool [B, T] of the pass under way, False on padding
-        self._handles: list = []
+        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Tap:
+    def __enter__(self) -> Self:
         for site in self.sites:
             module = self.model.get_submodule(site.output)
             register = (
@@ -50,8 +52,8 @@ class Tap(ABC):
             self._handles.append(register(self._watch(site)))
         return self
 
-    def _watch(self, site: Site):
-        def tap(_module, args, *output):
+    def _watch(self, site: Site) -> Callable[..., Any]:
+        def tap(_module: torch.nn.Module, args: tuple[Any, ...], *output: torch.Tensor) -> Any:
             watched = output[0] if output else args[0]
             if not watched.requires_grad:  # the first site: the backward pass ends here
                 watched = watched.detach().requires_grad_(True)
@@ -81,13 +83,16 @@ class Tap(ABC):
             return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         return self.real
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
-class GradientScorer(Scorer):
+T = TypeVar("T", bound=Tap)
+
+
+class GradientScorer(Scorer, Generic[T]):
     """Args:
     tokens_per_pass: larger batches are split for the backward pass; the scores do not depend on it.
     """
@@ -97,7 +102,7 @@ class GradientScorer(Scorer):
         self.tokens_per_pass = tokens_per_pass
 
     @abstractmethod
-    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> Tap:
+    def tap(self, model: torch.nn.Module, sites: Sequence[Site]) -> T:
         """What watches the sites during the passes."""
 
     @abstractmethod
@@ -121,7 +126,7 @@ class GradientScorer(Scorer):
     def conclude(
         self,
         model: torch.nn.Module,
-        tap: Tap,
+        tap: T,
         batches: Iterable[Batch],
         task: Any,
         progress: Progress,
@@ -146,7 +151,7 @@ class GradientScorer(Scorer):
 
         progress, device = progress or Silent(), model_device(model)
         limit = self.tokens_per_pass or (_TOKENS_GPU if device.type == "cuda" else _TOKENS_CPU)
-        total = len(batches) if hasattr(batches, "__len__") else None
+        total = len(batches) if isinstance(batches, Sized) else None
         number, seen = -1, 0
         with (
             scoring_state(model),
@@ -190,7 +195,7 @@ def require_numbers(site: Site, finite: torch.Tensor) -> None:
 
 
 @contextmanager
-def scoring_state(model: torch.nn.Module):
+def scoring_state(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off, parameters without gradients, autograd on; all as before afterwards."""
     import torch
 
@@ -210,7 +215,9 @@ def scoring_state(model: torch.nn.Module):
                 m.training = mode
 
 
-def split_batch(inputs: dict, targets: dict, tokens: int):
+def split_batch(
+    inputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], tokens: int
+) -> Iterator[tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]]:
     """The batch in parts of at most `tokens` tokens (padding counted), whole examples."""
     first = next(iter(inputs.values()))  # [B, T, ...]
     size = len(first)

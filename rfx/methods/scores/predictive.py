@@ -72,8 +72,8 @@ class Signs:
             )
             for number, count in zip(numbers, counts, strict=True)
         ]
-        drawn = np.concatenate(drawn) if drawn else np.empty(0, np.int8)
-        return torch.from_numpy(drawn * 2 - 1).view(-1, width).to(examples.device, torch.float32)
+        bits = np.concatenate(drawn) if drawn else np.empty(0, np.int8)
+        return torch.from_numpy(bits * 2 - 1).view(-1, width).to(examples.device, torch.float32)
 
 
 def fisher_probe(
@@ -128,7 +128,8 @@ def residual_probe(
     output itself and its error.
     """
     size = len(getattr(outputs, names[0]))
-    total = goal = 0.0
+    totals: list[torch.Tensor] = []
+    goals: list[torch.Tensor] = []
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         v = (
             wanted.new_ones(wanted.shape)
@@ -136,16 +137,23 @@ def residual_probe(
             else _root((wanted / temperature).softmax(-1), examples, signs, field)
         )
         v = _independent(kind, v, examples, size, signs, field)
-        total = total + _by_example(v * logits, examples, size)
-        goal = goal + _by_example(v * (wanted - logits.detach()), examples, size)
-    return total, goal
+        totals.append(_by_example(v * logits, examples, size))
+        goals.append(_by_example(v * (wanted - logits.detach()), examples, size))
+    return sum(totals[1:], totals[0]), sum(goals[1:], goals[0])
 
 
-def _probe(outputs, inputs, names, signs, teacher, temperature) -> torch.Tensor:
+def _probe(
+    outputs: Any,
+    inputs: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    signs: Signs,
+    teacher: Mapping[str, torch.Tensor] | None,
+    temperature: float,
+) -> torch.Tensor:
     import torch
 
     size = len(getattr(outputs, names[0]))
-    total = 0.0
+    totals: list[torch.Tensor] = []
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         z = logits.detach()
         if kind == "value":
@@ -158,13 +166,17 @@ def _probe(outputs, inputs, names, signs, teacher, temperature) -> torch.Tensor:
             if teacher is not None:
                 v = v + ((z / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
             v = temperature * v
-        total = total + _by_example(
-            _independent(kind, v, examples, size, signs, field) * logits, examples, size
-        )
-    return total
+        v = _independent(kind, v, examples, size, signs, field)
+        totals.append(_by_example(v * logits, examples, size))
+    return sum(totals[1:], totals[0])
 
 
-def _beside(outputs, inputs, names, teacher):
+def _beside(
+    outputs: Any,
+    inputs: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    teacher: Mapping[str, torch.Tensor] | None,
+) -> Iterator[tuple[int, str, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(number, kind, logits, the teacher's, example of each row) of every output distribution; a
     model without a teacher is its own. The teacher's have no gradient."""
     other = outputs if teacher is None else SimpleNamespace(**teacher)
@@ -180,7 +192,9 @@ def _by_example(values: torch.Tensor, examples: torch.Tensor, size: int) -> torc
     return values.new_zeros(size).index_add(0, examples, values.sum(-1))
 
 
-def _independent(kind, v, examples, size, signs, field) -> torch.Tensor:
+def _independent(
+    kind: str, v: torch.Tensor, examples: torch.Tensor, size: int, signs: Signs, field: int
+) -> torch.Tensor:
     """v [rows, classes] with a random sign for each token, averaged over an example's, and one for
     each output and example, so that the products between tokens, between start and end, and between
     examples vanish in expectation."""

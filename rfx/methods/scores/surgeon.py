@@ -65,7 +65,8 @@ def removal_curve(
     p = _inverse(a, damping * scale)  # [n, n]
     v = _root(metric).T @ weight.double()  # [r, n], |v_i|^2 = w_i^T M w_i
     w = weight.double() if checkpoints else None
-    wanted, states = sorted(set(checkpoints)), {}
+    wanted = sorted(set(checkpoints))
+    states: dict[int, torch.Tensor] = {}
     alive = torch.arange(units, device=a.device)
     order, added = [], []
     block = 1 if width > 1 else max(8, units // STEPS)
@@ -110,7 +111,9 @@ def removal_curve(
         while wanted and wanted[0] <= removed:  # the first state at or beyond it
             wanted.pop(0)
             full = torch.zeros(weight.shape, dtype=torch.float64, device=a.device)
-            full[:, (alive[:, None] * width + torch.arange(width, device=a.device)).flatten()] = w
+            channels = (alive[:, None] * width + torch.arange(width, device=a.device)).flatten()
+            assert w is not None  # it is followed where there are checkpoints
+            full[:, channels] = w
             states[removed] = full
     return RemovalCurve(
         torch.cat(order).cpu().numpy().astype(np.int64),

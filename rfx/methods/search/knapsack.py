@@ -82,7 +82,7 @@ def _solve(
     if room <= 0:
         return _cheapest(fronts)
     step = exact or room / bins
-    cells = int(math.floor(room / step)) if exact else bins
+    cells = math.floor(room / step) if exact else bins
     best = np.zeros(cells + 1)  # [cells + 1]
     picks = np.zeros((len(fronts), cells + 1), dtype=np.int16)
     for i, c in enumerate(fronts):

@@ -157,8 +157,7 @@ def _best_combination(models: Mapping[Kind, _Survivors], room: float) -> Counts:
 def _snap(curves: Mapping[str, Mapping[int, float]], counts: Counts) -> Counts:
     """Every count moved to the nearest one that may be chosen (of two, the lower)."""
     return {
-        name: min(curves[name], key=lambda n: (abs(n - count), n))  # noqa: B023 - used at once
-        for name, count in counts.items()
+        name: min(curves[name], key=lambda n: (abs(n - count), n)) for name, count in counts.items()
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from rfx.core.plan import Kind, Site
+from rfx.models.modules import linear_at
 
 if TYPE_CHECKING:
     import torch
@@ -67,10 +68,10 @@ class Family:
         if path is None:
             return []
         found = []
-        for i, layer in enumerate(model.get_submodule(path)):
+        for i, layer in enumerate(model.get_submodule(path).children()):
             at = f"{path}.{i}"
             width = int(getattr(layer.get_submodule(self.block), self.head_dim))
-            out, fc2 = layer.get_submodule(self.attention_out), layer.get_submodule(self.fc2)
+            out, fc2 = linear_at(layer, self.attention_out), linear_at(layer, self.fc2)
             found.append(
                 Site(
                     f"layer.{i}.mha",

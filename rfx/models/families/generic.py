@@ -8,12 +8,15 @@ the pair hidden -> N -> hidden after it is the FFN. What is found here is only a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
 
 if TYPE_CHECKING:
     import torch
+
+Seen = tuple[str, Any, Any]  # path of a module, the module, its input
 
 _HEAD_DIMS = ("attention_head_size", "head_dim", "head_size")
 
@@ -42,13 +45,11 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     fit."""
     import torch
 
-    calls: list[
-        tuple[str, torch.nn.Module, torch.Tensor]
-    ] = []  # Linear and norm modules as they ran, with their input
+    calls: list[Seen] = []  # Linear and norm modules as they ran
     returns: dict[str, int] = {}
     names = {m: n for n, m in model.named_modules()}
 
-    def watch(module, args, output):
+    def watch(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, torch.nn.Linear) or _is_norm(module):
             calls.append((names[module], module, args[0] if args else None))
         returns[names[module]] = len(output) if isinstance(output, tuple) else 0
@@ -88,7 +89,7 @@ def reads_ahead(model: torch.nn.Module, layer_path: str) -> bool:
     other["input_ids"][0, -1] = inputs["input_ids"][0, 0]
     seen: list[torch.Tensor] = []
 
-    def watch(_module, _args, output):
+    def watch(_module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output  # [1, T, d]
         seen.append(hidden[0, 0].clone())
 
@@ -102,11 +103,11 @@ def reads_ahead(model: torch.nn.Module, layer_path: str) -> bool:
     return not torch.equal(*seen)
 
 
-def _is_norm(module) -> bool:
+def _is_norm(module: torch.nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def _is_layer(name: str, model) -> bool:
+def _is_layer(name: str, model: torch.nn.Module) -> bool:
     """Whether `name` is an entry of the ModuleList of Transformer layers: its length is the
     config's layer count."""
     import torch
@@ -119,7 +120,14 @@ def _is_layer(name: str, model) -> bool:
     return isinstance(siblings, torch.nn.ModuleList) and len(siblings) == depth
 
 
-def _layer_sites(model, i: int, at: str, linears, calls, returns) -> list[Site] | None:
+def _layer_sites(
+    model: torch.nn.Module,
+    i: int,
+    at: str,
+    linears: Sequence[Seen],
+    calls: Sequence[Seen],
+    returns: Mapping[str, int],
+) -> list[Site] | None:
     if (
         len(linears) != 6
     ):  # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here

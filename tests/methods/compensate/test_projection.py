@@ -1,6 +1,8 @@
 """Reconstruction: Gram forms equal direct least squares, the walk equals a direct solution,
 held-out error never rises."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -207,7 +209,7 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
     lazy = reconstruct(model, sites, decide, data)
     assert asked == [s.name for s in sites]
     assert all(
-        not torch.equal(a, b) for a, b in zip(outputs, outputs[1:])
+        not torch.equal(a, b) for a, b in itertools.pairwise(outputs)
     )  # each time one more site is the student's
     eager = reconstruct(model, sites, masks, data)
     for name, weight in eager.weights.items():

@@ -36,7 +36,7 @@ def gram_of(z, error, step=700):
 
 
 def test_sums_equal_the_explicit_products(problem):
-    z, weight, error = problem
+    z, _weight, error = problem
     gram = gram_of(z, error)
     zd, ed = z.double(), error.double()
     centred = zd - zd.mean(0)

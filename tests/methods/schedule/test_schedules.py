@@ -1,6 +1,7 @@
 """Schedules on a trained model: budgets hold, rounds are nested, the sequential one sees the
 student, the guard judges."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -113,7 +114,7 @@ def test_rounds_are_nested(model, task, examples, monkeypatch, method):
     )
     run(ground, "iterated", 0.3, rounds=3)
     assert len(plans) == 3
-    for wide, narrow in zip(plans, plans[1:]):
+    for wide, narrow in itertools.pairwise(plans):
         assert all(set(narrow[s.name].kept) <= set(wide[s.name].kept) for s in ground.sites)
         assert cost(ground, narrow) < cost(ground, wide)
 

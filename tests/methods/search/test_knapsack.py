@@ -102,7 +102,7 @@ def test_equals_brute_force_on_small_integer_tables(data):
 def test_ties_take_fewer_units():
     sites = make_sites(layers=1, heads=4, filters=4)
     importance = {"layer.0.mha": np.array([1.0, 0, 0, 0]), "layer.0.ffn": np.zeros(4)}
-    curves = {s.name: {n: 1.0 for n in range(5)} for s in sites}
+    curves = {s.name: dict.fromkeys(range(5), 1.0) for s in sites}
     result = knapsack(Problem(tuple(sites), importance, by_choice(curves)), 10.0)
     assert result.counts == {"layer.0.mha": 1, "layer.0.ffn": 0}
     assert result.kept == {"layer.0.mha": (0,), "layer.0.ffn": ()}

@@ -92,7 +92,7 @@ def test_reference_follows_the_papers_pass_step_by_step():
         order = np.argsort((rows**2).sum(axis=0), kind="stable")
         members = list(order[:5])
         for u in order[5:]:
-            trial = members + [u]
+            trial = [*members, u]
             total = rows[:, members].sum(axis=1) + rows[:, u]
             losses = [np.linalg.norm(total - rows[:, i]) for i in trial]
             trial.pop(int(np.argmin(losses)))
