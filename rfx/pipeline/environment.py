@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from rfx.core import environment as here
@@ -23,7 +22,7 @@ def environment() -> dict[str, Any]:
         "rfx": __version__,
         "environment": here.environment(),
         "runtimes": [_status(row) for row in runtimes_report()],
-        "plugins": [asdict(p) for p in plugins()],
+        "plugins": [p.to_json() for p in plugins()],
     }
 
 

@@ -201,7 +201,7 @@ def search_sentences(s: SearchPart) -> list[str]:
 def round_texts(evidence: Evidence) -> list[str]:
     """Each turn of the closed loop: what was asked, what was measured, and why another followed."""
     rounds, target = evidence.search.rounds, _target(evidence)
-    following = [*(r.budget_ms for r in rounds[1:]), None]
+    following = [*(r.budget_ms for r in rounds[1:]), None][: len(rounds)]  # a FLOPs budget has none
     return [
         round_text(i, r, target, budget)
         for i, (r, budget) in enumerate(zip(rounds, following, strict=True), 1)
