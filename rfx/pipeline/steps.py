@@ -58,6 +58,11 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
     Raises:
         UsageError: no such model, or its task is not known.
         UnsupportedModelError: rfx cannot prune models of this family.
+
+    Example:
+        >>> subject = rfx.load_model("model/")
+        >>> len(subject.sites)
+        12
     """
     name = task or task_of(str(source))
     if name is None:
@@ -91,6 +96,11 @@ def load_examples(
 
     Raises:
         UsageError: whatever is wrong with a file, a column or a label; too few examples.
+
+    Example:
+        >>> examples = rfx.load_examples(subject, train="train.jsonl", eval="dev.jsonl")
+        >>> examples.labelled
+        True
     """
     recipe = make_recipe(
         {
@@ -124,6 +134,11 @@ def score(
 
     Raises:
         UsageError: a method that is not known, or that needs labels which are not there.
+
+    Example:
+        >>> scores = rfx.score(subject, examples, method="kwon")
+        >>> scores.importance["layer.0.mha"].shape
+        (12,)
     """
     parts = _method(method, examples, seed)
     with on_best_device(subject.model):
@@ -155,6 +170,11 @@ def search(
     Raises:
         UsageError: not exactly one budget, or a latency without a table.
         InfeasibleError: no plan meets the budget; the message has the fastest reachable point.
+
+    Example:
+        >>> found = rfx.search(subject, examples, scores, flops=0.5)
+        >>> found.counts["layer.0.mha"]
+        11
     """
     if (flops is None) == (latency is None) or (latency is not None and table is None):
         raise UsageError(
@@ -190,6 +210,10 @@ def compensate(
 
     Raises:
         UsageError: parts that do not go together.
+
+    Example:
+        >>> plan, update = rfx.compensate(subject, examples, scores, found)
+        >>> small = rfx.shrink(subject.model, subject.sites, plan, update)
     """
     parts = _method(method, examples, seed)
     flops = FlopsCost(subject.hidden, examples.mean_tokens)

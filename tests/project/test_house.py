@@ -1,5 +1,5 @@
-"""Rules of the house: imports run one way, heavy packages are imported late, the library does not
-print."""
+"""Rules of the house: imports run downward, heavy packages are imported late, the library does not
+print, files stay short."""
 
 import ast
 import subprocess
@@ -10,126 +10,146 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rfx"
+LONGEST = 400  # lines of a file
 
-# Bottom first. A room may import rooms of its own layer and of those below.
-LAYERS = [
-    {"errors", "progress", "plan", "store", "device", "recipe"},
-    {"anatomy", "masks", "calibration"},
-    {"tasks", "export", "surgery", "runtimes", "environment"},
-    {"verify", "report", "compensate", "search", "scores", "cost"},
-    {"schedule"},
-    {"stages"},
-    {"pipeline", "sweep"},
-    {
-        "cli",
-        "command_line",
-        "options",
-        "terminal",
-        "board",
-        "quantize",
-        "entry",
-        "__main__",
-        "__init__",
+# Each room and the rooms that it may import; the lowest floor first.
+ROOMS = {
+    "core": set(),
+    "evidence": {"core"},
+    "export": {"core"},
+    "models": {"core"},
+    "recipe": {"core"},
+    "runtimes": {"core"},
+    "tasks": {"core"},
+    "cost": {"export", "runtimes", "core"},
+    "measure": {"evidence", "export", "runtimes", "tasks", "core"},
+    "methods": {"cost", "tasks", "models", "recipe", "core"},
+    "pipeline": {
+        *("methods", "cost", "measure", "tasks", "export", "models", "runtimes"),
+        *("recipe", "evidence", "core"),
     },
-]
-LEVEL = {room: i for i, layer in enumerate(LAYERS) for room in layer}
-# What passes between rooms is known to both sides: types only, checked to import nothing above
-# them.
-SHARED_TYPES = {
-    "rfx.tasks.base",
-    "rfx.cost.table",
-    "rfx.methods.scores.base",
-    "rfx.runtimes.base",
-    "rfx.evidence.records",
+    "cli": {"pipeline", "evidence", "recipe", "core"},
+    # Doors: one file each.
+    "board": {"cost", "export", "runtimes", "core"},
+    "quantize": {"export", "core"},
+    "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "scipy", "sklearn", "pandas", "matplotlib"}
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, top_level_only: bool = False):
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path):
+    """Every module that a file imports at run time, wherever in the file it does."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
-        id(n)
+        id(node)
         for block in ast.walk(tree)
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for n in ast.walk(block)
+        for node in ast.walk(block)
     }
-    for node in tree.body if top_level_only else ast.walk(tree):
+    for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports name the whole path"
             yield node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_room_imports_upwards(path):
+def test_every_room_is_one_that_the_house_has():
+    there = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert there - {"__init__", "__pycache__", "py.typed"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p != PACKAGE / "__init__.py"], ids=name)
+def test_imports_run_downward(path):
     room = room_of(path)
-    assert room in LEVEL, f"{room} has no layer: put it into LAYERS"
     for module in imports(path):
-        if module.startswith("rfx.") and module not in SHARED_TYPES:
-            other = module.split(".")[1]
-            assert LEVEL[other] <= LEVEL[room], (
-                f"{path.relative_to(ROOT)} ({room}) imports {module} from above"
-            )
+        if module.split(".")[0] != "rfx":
+            continue
+        assert module != "rfx", f"{name(path)} imports the face of the package"
+        other = module.split(".")[1]
+        assert other == room or other in ROOMS[room], f"{name(path)} ({room}) imports {module}"
 
 
-def test_what_drives_the_stages_knows_nothing_of_the_others():
-    """pipeline and sweep tell two stories of the same stages."""
-    for name, other in (("pipeline", "sweep"), ("sweep", "pipeline")):
-        assert not [m for m in imports(PACKAGE / f"{name}.py") if m.startswith(f"rfx.{other}")]
+def test_methods_take_no_more_of_the_recipe_than_the_method():
+    for path in (PACKAGE / "methods").rglob("*.py"):
+        taken = {m for m in imports(path) if m.startswith("rfx.recipe")}
+        assert taken <= {"rfx.recipe.method"}, f"{name(path)} imports {taken}"
 
 
-def test_scorers_know_of_compensation_and_not_the_other_way():
-    """The damage of a unit depends on what can make up for it; a fit needs no scores but the
-    tokens' weights it is given."""
-    for path in (PACKAGE / "compensate").rglob("*.py"):
-        assert not [m for m in imports(path) if m.startswith(("rfx.scores", "rfx.schedule"))]
+def test_compensations_know_neither_scores_nor_schedules():
+    """A fit needs no scores but the tokens' weights that it is given."""
+    for path in (PACKAGE / "methods" / "compensate").rglob("*.py"):
+        wrong = ("rfx.methods.scores", "rfx.methods.schedule")
+        assert not [m for m in imports(path) if m.startswith(wrong)], name(path)
 
 
-@pytest.mark.parametrize("room", ["runtimes", "anatomy"])
-def test_runtimes_and_anatomy_know_nothing_of_pruning(room):
-    forbidden = ("rfx.search", "rfx.scores", "rfx.compensate", "rfx.surgery", "rfx.models.masks")
-    for path in (PACKAGE / room).rglob("*.py"):
-        assert not [m for m in imports(path) if m.startswith(forbidden)]
-
-
-def test_reports_know_only_evidence():
-    allowed = (
-        "rfx.evidence.records",
-        "rfx.evidence.curve",
-        "rfx.report",
-        "rfx.core.store",
-        "rfx.core.errors",
-        "rfx.plan",
-    )
-    for path in (PACKAGE / "report").rglob("*.py"):
-        assert not [m for m in imports(path) if m.startswith("rfx.") and not m.startswith(allowed)]
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_the_library_does_not_print_and_files_stay_short(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    calls = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
-    ]
-    assert not calls
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+    text = path.read_text(encoding="utf-8")
+    calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)]
+    assert not [n for n in calls if getattr(n.func, "id", "") == "print"]
+    assert len(text.splitlines()) <= LONGEST
 
 
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys; from typer.testing import CliRunner; from rfx.cli.app import app; "
-        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output; "
-        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'pandas', "
-        "'matplotlib'}; "
-        "loaded = heavy & set(sys.modules); assert not loaded, loaded"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=name)
+def test_benchmarks_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_a_package_folder_has_no_code_of_its_own():
+    for path in PACKAGE.rglob("__init__.py"):
+        if path != PACKAGE / "__init__.py":
+            assert not path.read_text(encoding="utf-8").strip(), name(path)
+
+
+def test_outside_the_runtimes_nobody_compares_a_runtimes_name():
+    """A runtime says what it can do; its name is for people and for keys."""
+    from rfx.runtimes.find import runtime_names
+
+    known = set(runtime_names()) - {"cuda"}  # also a device of torch
+    for path in FILES:
+        if room_of(path) == "runtimes":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                assert not words & known, f"{name(path)}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from typer.testing import CliRunner; from rfx.cli.app import app; "
+        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output",
+        "import rfx",
+        "import rfx.evidence.records, rfx.evidence.gates, rfx.evidence.read",
+        "import rfx.board",
+    ],
+    ids=["help", "import", "evidence", "board"],
+)
+def test_what_needs_no_heavy_package_loads_none(code):
+    check = f"import sys; {code}; loaded = {HEAVY!r} & set(sys.modules); assert not loaded, loaded"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there_and_documented():
+    import inspect
+
+    import rfx
+
+    for public in rfx.__all__:
+        found = getattr(rfx, public)
+        if public != "__version__":
+            assert inspect.getdoc(found), public
