@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from rfx.core.artefact import Artefact
 from rfx.core.environment import versions
 from rfx.core.plan import Plan
+from rfx.core.registry import find
 from rfx.core.workload import SEQUENCE, Workload
-from rfx.export.onnx import export_onnx, plan_metadata
+from rfx.export.onnx import plan_metadata
 from rfx.models.subject import Subject
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Dense and pruned are the same export by the same versions.
 EXPORTERS = ("torch", "transformers", "onnx", "onnxscript")
+EXPORTER = "onnx"
 DENSE = {"role": "dense baseline"}
 VERSION = 4  # of the dense baseline's file: those of another are not taken from the store
 
@@ -61,11 +63,12 @@ def export_model(
         metadata: further facts.
     """
     workload = workload_of(recipe)
-    file = export_onnx(
+    return find("exporter", EXPORTER)().export(
         model,
-        folder / name,
+        folder,
         inputs=subject.inputs,
-        output_names=outputs,
+        outputs=outputs,
+        name=name,
         precision=workload.precision,
         metadata=plan_metadata(
             plan,
@@ -78,7 +81,6 @@ def export_model(
             **(metadata or {}),
         ),
     )
-    return Artefact.of_model(file, subject.inputs, outputs)
 
 
 def dense_baseline(
