@@ -69,8 +69,11 @@ def type_text(annotation: Any) -> str:
         type(None): "null",
         Any: "any value",
     }
-    if annotation in names:
-        return names[annotation]
+    try:
+        if annotation in names:
+            return names[annotation]
+    except TypeError:
+        pass  # not hashable
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return type_text(arguments[0])
@@ -97,14 +100,20 @@ def limits_text(metadata: list[Any]) -> str:
     return ", ".join(found)
 
 
+def about(field: Any, name: str) -> Any:
+    """What a field says of itself beside what pydantic keeps: cli, unit, unset, internal."""
+    extra = field.json_schema_extra
+    for held in extra.values() if isinstance(extra, dict) else ():
+        if hasattr(held, name):
+            return getattr(held, name)
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
 def options_of(path: str, field: Any) -> list[str]:
-    """Names of a field on the command line, wherever the code keeps them."""
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    for holder in (extra, *(vars(m) for m in field.metadata if hasattr(m, "__dict__"))):
-        for key in ("cli", "option", "flag", "options"):
-            if holder.get(key):
-                value = holder[key]
-                return [value] if isinstance(value, str) else list(value)
+    """The long names of a field on the command line."""
+    named = about(field, "cli")
+    if named:
+        return [named] if isinstance(named, str) else [n for n in named if n.startswith("--")]
     try:
         from rfx.recipe.spec import OPTIONS
 
@@ -116,7 +125,7 @@ def options_of(path: str, field: Any) -> list[str]:
 def fields_of(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(place in the recipe, field) of every key, sections before the keys in them."""
     for name, field in model.model_fields.items():
-        if getattr(field, "exclude", None):
+        if getattr(field, "exclude", None) or about(field, "internal"):
             continue
         yield f"{path}{name}", field
         section = section_of(field)
@@ -138,27 +147,28 @@ def default_text(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
+    if value is None and about(field, "unset"):
+        return about(field, "unset")
     return f"`{json.dumps(value, default=str)}`"
 
 
 def recipe_table(model: Any = None) -> str:
     """A Markdown table for each section of a recipe, from the pydantic fields."""
     if model is None:
-        from rfx.recipe.spec import Recipe as model
+        from rfx.recipe.spec import Recipe
+
+        model = Recipe
     sections: dict[str, list[str]] = {"": []}
-    about = {"": ""}
+    intro = {"": ""}
     for path, field in fields_of(model):
         parent, _, name = path.rpartition(".")
         section = section_of(field)
         description = one_line(field.description or "")
         if section is not None:
             sections[path] = []
-            about[path] = description or one_line(section.__doc__ or "")
+            intro[path] = description or one_line(section.__doc__ or "")
             continue
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        unit = extra.get("unit") or next(
-            (m.unit for m in field.metadata if getattr(m, "unit", None)), ""
-        )
+        unit = about(field, "unit") or ""
         kind = ", ".join(
             t for t in (type_text(field.annotation), limits_text(field.metadata), unit) if t
         )
@@ -169,7 +179,7 @@ def recipe_table(model: Any = None) -> str:
     for path, rows in sections.items():
         if rows:
             lines += [f"### `{path}`" if path else "### Top level", ""]
-            lines += [about[path], ""] if about.get(path) else []
+            lines += [intro[path], ""] if intro.get(path) else []
             lines += ["| key | value | default | option | meaning |", "|---|---|---|---|---|"]
             lines += [*rows, ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -212,9 +222,7 @@ def cli_reference() -> str:
     for name, command in commands.items():
         arguments = [p for p in command.params if not p.opts[0].startswith("-")]
         options = [p for p in command.params if p.opts[0].startswith("-")]
-        usage = " ".join(
-            p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments
-        )
+        usage = " ".join(p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments)
         lines += ["", f"## rfx {name} {{#rfx-{name}}}", "", command.help or "", ""]
         lines += ["```text", f"rfx {name} {'[OPTIONS] ' if options else ''}{usage}".rstrip(), "```"]
         if arguments:
