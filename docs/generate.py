@@ -172,15 +172,15 @@ def recipe_table(model: Any = None) -> str:
         kind = ", ".join(
             t for t in (type_text(field.annotation), limits_text(field.metadata), unit) if t
         )
-        option = ", ".join(f"`{o}`" for o in options_of(path, field))
-        cells = (f"`{name}`", kind, default_text(field), option, description)
-        sections.setdefault(parent, []).append("| " + " | ".join(map(cell, cells)) + " |")
+        names = "<br>".join(f"`{n}`" for n in (name, *options_of(path, field)))
+        value = f"{cell(kind)}<br>default: {cell(default_text(field))}"
+        sections.setdefault(parent, []).append(f"| {names} | {value} | {cell(description)} |")
     lines = []
     for path, rows in sections.items():
         if rows:
             lines += [f"### `{path}`" if path else "### Top level", ""]
             lines += [intro[path], ""] if intro.get(path) else []
-            lines += ["| key | value | default | option | meaning |", "|---|---|---|---|---|"]
+            lines += ["| key, option | value | meaning |", "|---|---|---|"]
             lines += [*rows, ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -229,7 +229,7 @@ def cli_reference() -> str:
             lines += ["", "| argument | meaning |", "|---|---|"]
             lines += [f"| `{p.name.upper()}` | {cell(p.help or '')} |" for p in arguments]
         if options:
-            lines += ["", "| option | value | default | meaning |", "|---|---|---|---|"]
+            lines += ["", "| option | value | meaning |", "|---|---|---|"]
             lines += [option_row(p) for p in options]
     return "\n".join(lines) + "\n"
 
@@ -242,11 +242,13 @@ def option_row(option: Any) -> str:
         value = getattr(kind, "name", None) or type_text(kind) if kind is not None else ""
     value = {"Path": "path", "list": "text"}.get(value, value)
     value = value.removeprefix("list of ")
-    names = ", ".join(f"`{o}`" for o in option.opts)
+    names = "<br>".join(f"`{o}`" for o in option.opts)
     default = option.default
-    shown = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
-    repeat = ", may be repeated" if option.multiple else ""
-    return f"| {names} | {value}{repeat} | {shown} | {cell(option.help or '')} |"
+    if option.multiple:
+        value += ", may be repeated"
+    if default not in (None, False, ()) and not callable(default):
+        value += f"<br>default: `{default}`"
+    return f"| {names} | {value} | {cell(option.help or '')} |"
 
 
 def schema_type(part: dict[str, Any]) -> str:

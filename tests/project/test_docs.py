@@ -36,9 +36,8 @@ def test_a_new_key_appears_in_the_table(generate):
     class More(Recipe):
         patience: int = Field(3, ge=1, description="How long to wait.")
 
-    assert "| `patience` | whole number, at least 1 | `3` |  | How long to wait. |" in (
-        generate.recipe_table(More)
-    )
+    row = "| `patience` | whole number, at least 1<br>default: `3` | How long to wait. |"
+    assert row in generate.recipe_table(More)
 
 
 def test_every_key_is_in_the_table(generate):
