@@ -48,7 +48,8 @@ API = {
     ),
     "Types": (
         "What passes between jobs and steps.",
-        "Recipe Workload InputSpec Site Plan Update Evidence LatencyTable MaskTap",
+        "Recipe Workload InputSpec Site Choice Plan Update Subject Examples Scores Artefact "
+        "Evidence LatencyTable Store MaskTap UserError",
     ),
     "Extensions": ("How another package adds a part.", "register"),
 }
@@ -276,7 +277,7 @@ def schema_type(part: dict[str, Any]) -> str:
 def evidence_schema() -> dict[str, Any]:
     from rfx.evidence.records import Evidence
 
-    return Evidence.model_json_schema(mode="serialization")
+    return Evidence.model_json_schema()
 
 
 def evidence_reference() -> str:
