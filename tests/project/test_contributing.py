@@ -74,7 +74,7 @@ def test_a_runtime_computes_what_onnx_runtime_computes(example, trained, tmp_pat
         dynamo=True,
         verbose=False,
     )
-    workload = Workload(batch=2, sequence=5)
+    workload = Workload.of_text(batch=2, sequence=5)
     engines = [runtime(n).build(file, workload) for n in ("onnx-reference", "ort")]
     ours, theirs = (e.run(inputs)["y"] for e in engines)
     assert np.abs(ours - theirs).max() < 1e-5
@@ -93,11 +93,11 @@ def test_a_task(example, trained):
     from transformers import AutoTokenizer
 
     from rfx.tasks.base import Example
-    from rfx.tasks.find import task
+    from rfx.tasks.find import task_class
 
     example("task")
     tokenizer = AutoTokenizer.from_pretrained(trained["model"])
-    rare = task("rare-class")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
+    rare = task_class("rare-class")(tokenizer, num_labels=2, id2label={0: "a", 1: "b"})
     examples = [Example({"text": "good"}, label) for label in (0, 0, 0, 0, 1, 1)]
     assert rare.metric([0, 0, 0, 1, 1, 0], examples) == 0.5
     assert rare.bootstrap([0] * 6, [0] * 6, examples, resamples=5).tolist() == [0] * 5

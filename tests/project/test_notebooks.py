@@ -8,6 +8,7 @@ import rfx
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pages" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+WHOLE_API = hasattr(rfx, "gate") and "limits" in rfx.Recipe.model_fields
 # A tiny model takes well under a millisecond: a second holds a thousand rounds of it.
 SHORT = """
 import rfx.cost.latency, rfx.pipeline.dense, rfx.pipeline.judge, rfx.pipeline.loop
@@ -25,11 +26,12 @@ def test_there_are_three():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs(path, cache):
+def test_a_notebook_runs(path, cache, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    if path.stem == "own-model" and not hasattr(rfx, "gate"):
+    if path.stem == "own-model" and not WHOLE_API:
         pytest.skip("the jobs of the public API are not in this version")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT))
     client = nbclient.NotebookClient(
@@ -41,9 +43,11 @@ def test_a_notebook_runs(path, cache):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_is_kept_with_its_outputs_and_without_errors(path):
     nbformat = pytest.importorskip("nbformat")
+    if path.stem == "own-model" and not WHOLE_API:
+        pytest.skip("it cannot have been run: the jobs of the public API are not in this version")
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert any(c.outputs for c in cells)
     for cell in cells:
         for output in cell.outputs:
             text = str(output.get("text", output.get("data", "")))
-            assert output.output_type != "error" and "/home/" not in text, text
+            assert output.output_type != "error" and output.get("name") != "stderr", text
