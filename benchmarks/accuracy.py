@@ -8,7 +8,7 @@ over seeds.
 For each: the metric on the evaluation split, KL to the dense model (squared error for a
 regression), agreement with the dense model, seconds of each stage, peak memory. Scores are shared
 between the budgets of one recipe and seed. Without any of the options in brackets after the folders
-all of COMPLETE is run, which is what docs/accuracy.md shows (16 hours of one thread); with one of
+all of COMPLETE is run, which is what docs/pages/explanation/accuracy.md shows (16 hours of one thread); with one of
 them only what they name, `--recipes` with the names of ABLATIONS too, `--latency` at equal measured
 latency on ONNX Runtime. Resumes: what the JSON holds is not run again, unless the recipe says
 something else now, or the model's weights are others, or with `--again` the code of rfx is. The
@@ -78,7 +78,7 @@ USUAL = {
     "examples": None,
     "latency": [],
 }
-COMPLETE = (  # all that docs/accuracy.md shows: what each part has in place of the usual
+COMPLETE = (  # all that docs/pages/explanation/accuracy.md shows: what each part has in place of the usual
     {},
     {
         "pairs": ["minilm-rotten-val"],

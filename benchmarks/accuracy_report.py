@@ -1,7 +1,7 @@
 """Tables and a plot of benchmarks.accuracy: what every recipe keeps at every share of the FLOPs.
 
 python -m benchmarks.accuracy_report benchmarks/results/accuracy.json --tables
-docs/accuracy-tables.md --plot docs/accuracy.svg
+docs/pages/explanation/accuracy-tables.md --plot docs/pages/images/accuracy.svg
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """README's plot and table from the results of benchmarks.quickstart.
 
-python -m benchmarks.plot benchmarks/results/quickstart.json docs/quickstart.svg
+python -m benchmarks.plot benchmarks/results/quickstart.json docs/pages/images/quickstart.svg
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from rfx.recipe.method import MethodSpec
 PRESETS: Mapping[str, MethodSpec] = MappingProxyType(
     {
         # Chosen on validation data of one task, compared with the others on five
-        # (docs/accuracy.md).
+        # (docs/pages/explanation/accuracy.md).
         "rfx": MethodSpec(name="rfx"),
         # Kwon et al. 2022 as their code does it, for parity alone.
         "kwon-reference": MethodSpec(

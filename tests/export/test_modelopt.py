@@ -691,7 +691,7 @@ def test_a_check_that_fails_is_an_internal_error(exported):
 def documented(language: str) -> str:
     import re
 
-    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "pages" / "how-to" / "quantization.md").read_text(encoding="utf-8")
     return "".join(re.findall(rf"```{language}\n(.*?)```", text, re.S))
 
 
@@ -717,6 +717,6 @@ def test_the_documented_commands_are_those_there_are():
         if "rfx.quantize" in line
     ]
     assert [_parser().parse_args(line).precision for line in lines] == ["int8", "fp8"]
-    text = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "pages" / "how-to" / "quantization.md").read_text(encoding="utf-8")
     for action in _parser()._actions:
         assert action.dest in ("help", "model") or action.option_strings[0] in text, action.dest

@@ -1,5 +1,5 @@
-"""docs/ci: both files parse, their options exist, and their shell steps do what docs/ci.md says,
-run for real."""
+"""docs/ci: both files parse, their options exist, and their shell steps do what the page on CI
+says, run for real."""
 
 import os
 import re
@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 CI = ROOT / "docs" / "ci"
 GITHUB = yaml.safe_load((CI / "rfx-gate.yml").read_text(encoding="utf-8"))
 GITLAB = yaml.safe_load((CI / "gitlab.yml").read_text(encoding="utf-8"))["rfx-gate"]
-PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+PAGES = ROOT / "docs" / "pages"
+PAGE = (PAGES / "how-to" / "ci.md").read_text(encoding="utf-8")
 CALL = GITHUB[True]["workflow_call"]  # YAML 1.1 reads the key `on` as true
 STEPS = GITHUB["jobs"]["gate"]["steps"]
 EVIDENCES = {
@@ -335,7 +336,7 @@ def test_the_page_calls_them_as_they_are():
         GITLAB["variables"]
     )
     for link in re.findall(r"\]\(([\w./-]+)\)", PAGE):
-        assert (ROOT / "docs" / link).is_file(), link
+        assert (PAGES / "how-to" / link).is_file(), link
 
 
 def test_the_pages_first_job_lets_only_gates_through(tmp_path):
@@ -358,7 +359,7 @@ def test_the_commands_of_the_jetson_page_exist():
 
     from rfx.cli.app import app
 
-    text = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+    text = (PAGES / "how-to" / "jetson.md").read_text(encoding="utf-8")
     lines = re.sub(
         r"\\\n\s*", "", "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S))
     ).splitlines()
@@ -382,5 +383,5 @@ def test_the_commands_of_the_jetson_page_exist():
             assert used <= set(re.findall(r"--[a-z][a-z-]+", board.stdout)), line
     assert seen == {"shapes", "board", "prune-export", "build", "verify"}
     for link in re.findall(r"\]\(([\w./-]+\.md)\)", text):
-        assert (ROOT / "docs" / link).is_file(), link
+        assert (PAGES / "how-to" / link).is_file(), link
     assert text.lower().count("unverified on hardware") >= 2

@@ -116,7 +116,7 @@ def test_nothing_else_is_in_the_build_context():
         ".git/config",
         "tests/conftest.py",
         "benchmarks/x.json",
-        "docs/ci.md",
+        "docs/pages/how-to/ci.md",
         "rfx-out/model.onnx",
         "build/model.onnx",
         "rfx/__pycache__/cli.pyc",

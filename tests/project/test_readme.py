@@ -1,16 +1,19 @@
 """What README says to type works as written: every command of its blocks is run here, on small
-things."""
+things; and both of its lines for a fresh machine, in a fresh clone (`pytest -m slow`)."""
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from rfx.cli.app import app
+from rfx.recipe.spec import Recipe
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +21,13 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.S | re.M)
+
+
+def line_after(marker: str) -> list[str]:
+    """The one line of the block after a marker, as the commands that `&&` joins."""
+    (block,) = re.findall(rf"<!-- {marker} -->\n```bash\n(.*?)```", TEXT, re.S)
+    (line,) = block.splitlines()
+    return [part.strip() for part in line.split("&&")]
 
 
 def commands(block: str) -> list[list[str]]:
@@ -60,16 +70,14 @@ def test_the_quickstart_block(tmp_path, cache, monkeypatch):
         "rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0
     )  # so few rounds prove nothing: once is enough
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"<!-- quickstart -->\n```bash\n(.*?)```", TEXT, re.S)
-    install, prune = commands(block)
-    assert install[:3] == ["pip", "install", "torch==2.13.0"] and install[3:] == [
-        "-e",
-        ".[quickstart]",
-    ]
-    assert prune == ["rfx", "prune-export", "--latency", "0.7"]
+    venv, install, prune = map(shlex.split, line_after("quickstart"))
+    assert venv == ["python3", "-m", "venv", ".venv"]
+    assert install[:4] == [".venv/bin/pip", "install", "torch==2.13.0", "-e"]
+    assert install[4:] == [".[quickstart,plots]"]
+    assert prune == [".venv/bin/rfx", "prune-export", "--latency", "0.7"]
     assert run(prune[1:]) in (0, 1, 7)  # so little training promises no accuracy
     files = {p.name for p in (tmp_path / "rfx-out").iterdir()}
-    named = re.search(r"`rfx-out/` then holds:\n\n(.*?)\n\n", TEXT, re.S).group(1)
+    named = re.search(r"## What comes out\n\n(.*?)\n\n", TEXT, re.S).group(1)
     assert files == set(
         re.findall(r"`([\w.-]+?)/?`", " ".join(row.split("|")[1] for row in named.splitlines()[2:]))
     )
@@ -105,15 +113,53 @@ def test_the_commands_for_an_own_model(place):
         names == ["plan", "profile", "sweep", "verify", "gate", "shapes", "build", "env"]
         and (place / "table.json").is_file()
     )
+
+
+def test_the_python_block(place):
+    if "limits" not in Recipe.model_fields:
+        pytest.skip("this version has no `limits` in a recipe")
     (python,) = blocks("python")
     exec(compile(python, "README.md", "exec"), scope := {})
     assert scope["evidence"].latency.target == 0.7 and scope["model"].config.pruned_layers
 
 
-def test_the_test_block_is_what_ci_runs():
-    (block,) = re.findall(r"<!-- test -->\n```bash\n(.*?)```", TEXT, re.S)
-    assert [c[:3] for c in commands(block)] == [["pip", "install", "torch==2.13.0"], ["pytest"]]
+def test_the_test_line_is_what_ci_runs():
+    venv, install, test = line_after("test")
+    assert venv == "python3 -m venv .venv" and test == ".venv/bin/pytest"
+    assert install == '.venv/bin/pip install torch==2.13.0 -e ".[test]"'
     assert "<!-- test -->" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("marker", ["quickstart", "test"])
+def test_a_line_does_all_in_a_fresh_clone(marker, tmp_path):
+    """Some minutes each: PyTorch is installed, and for the quickstart a model fine-tuned."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    clone = tmp_path / "rfx"
+    for name in filter(None, listed.stdout.split("\0")):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    one_test = "tests/project/test_readme.py::test_every_link_leads_somewhere"  # no recursion
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "PYTHON"))}
+    env = {**clean, "RFX_CACHE": str(tmp_path / "cache"), "PYTEST_ADDOPTS": one_test}
+    done = subprocess.run(
+        ["bash", "-c", " && ".join(line_after(marker))],
+        cwd=clone,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
+    if marker == "quickstart":
+        assert (clone / "rfx-out" / "evidence.json").is_file()
+    else:
+        assert "1 passed" in done.stdout
+
+
+def test_it_can_be_read_in_five_minutes():
+    assert len(TEXT.splitlines()) <= 130
 
 
 def test_every_link_leads_somewhere():

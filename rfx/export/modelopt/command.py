@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "environment of its own:\n"
         f"  {INSTALL.replace(' && ', chr(10) + '  ')}",
         epilog="Faster is not promised and accuracy is not kept for sure: measure both, see "
-        "docs/quantization.md.",
+        "docs/pages/how-to/quantization.md.",
     )
     parser.add_argument("model", type=Path, help="fp32 ONNX file")
     parser.add_argument(

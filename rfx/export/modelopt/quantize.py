@@ -3,7 +3,7 @@
 
 For an environment of its own, beside that of rfx: nvidia-modelopt pins an older onnx and
 onnxruntime-gpu. NumPy, onnx, ONNX Runtime and modelopt are all it needs; no transformers, no typer.
-docs/quantization.md says when it is worth it.
+docs/pages/how-to/quantization.md says when it is worth it.
 
 A linear (MatMul or Gemm with a weight) gets int8 or fp8 on both sides: QuantizeLinear and
 DequantizeLinear around what enters it, one scale a tensor, and its weight stored quantized with one

@@ -155,7 +155,7 @@ class _Metrics(Tap):
         mean = mean / torch.bincount(example, minlength=len(x)).clamp(min=1)
         w = (1 - UNIFORM) * squares + UNIFORM * mean[example]
         # The reconstruction goes by |g|: |g|^2 leaves it too few tokens to fit on
-        # (docs/accuracy.md).
+        # (docs/pages/explanation/accuracy.md).
         seen.weights.append(w.sqrt().float())
         seen.metric += g.T @ g
         seen.gram.add(z, z[:, :0], w)

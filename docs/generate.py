@@ -1,0 +1,434 @@
+"""Pages of the documentation that are made from the code, and what the site takes from elsewhere.
+
+`python docs/generate.py` writes the recipe table into docs/pages/reference/recipes.md. As a hook
+of mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API and
+evidence.json, converts the notebooks, and brings in files from outside docs/pages.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PAGES = "docs/pages"
+RECIPES = DOCS / "pages" / "reference" / "recipes.md"
+START, END = "<!-- recipe-table -->", "<!-- /recipe-table -->"
+
+# Files of the repository that the site shows too: the path there -> the path here.
+OUTSIDE = {
+    "CHANGELOG.md": "changelog.md",
+    ".github/CONTRIBUTING.md": "contributing.md",
+    "docker/README.md": "how-to/docker.md",
+    "docker/constraints.txt": "files/constraints.txt",
+    "docker/cpu.Dockerfile": "files/cpu.Dockerfile.txt",
+    "docker/gpu.Dockerfile": "files/gpu.Dockerfile.txt",
+    "docker/compose.yaml": "files/compose.yaml",
+    "docs/ci/rfx-gate.yml": "files/rfx-gate.yml",
+    "docs/ci/gitlab.yml": "files/gitlab.yml",
+    "LICENSE": "files/LICENSE.txt",
+}
+
+# The public Python API, in the order of the page. A name that rfx does not have is left out, and
+# one that it has and that is missing here comes last.
+API = {
+    "Jobs": (
+        "Everything the command line does is one call.",
+        "prune_export plan sweep profile shapes build verify gate environment",
+    ),
+    "Steps": (
+        "The parts of a job, for research and for pipelines of your own.",
+        "load_model load_examples find_sites score search compensate shrink load export_onnx",
+    ),
+    "Types": (
+        "What passes between jobs and steps.",
+        "Recipe Workload InputSpec Site Choice Plan Update Subject Examples Scores Artefact "
+        "Evidence LatencyTable Store MaskTap UserError",
+    ),
+    "Extensions": ("How another package adds a part.", "register"),
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# Recipe
+# ---------------------------------------------------------------------------------------------
+
+
+def type_text(annotation: Any) -> str:
+    """A type as a reader of YAML understands it."""
+    names = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        type(None): "null",
+        Any: "any value",
+    }
+    try:
+        if annotation in names:
+            return names[annotation]
+    except TypeError:
+        pass  # not hashable
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_text(arguments[0])
+    if origin is typing.Literal:
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin in (list, tuple):
+        return f"list of {type_text(arguments[0])}"
+    if origin is dict or getattr(origin, "__name__", "") == "Mapping":
+        return f"mapping of {type_text(arguments[0])} to {type_text(arguments[1])}"
+    if arguments:  # a union
+        return " or ".join(dict.fromkeys(type_text(a) for a in arguments))
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def limits_text(metadata: list[Any]) -> str:
+    """The limits of a number, e.g. "at least 1"."""
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    found = [
+        f"{word} {getattr(m, name):g}"
+        for m in metadata
+        for name, word in words.items()
+        if getattr(m, name, None) is not None
+    ]
+    return ", ".join(found)
+
+
+def about(field: Any, name: str) -> Any:
+    """What a field says of itself beside what pydantic keeps: cli, unit, unset, internal."""
+    extra = field.json_schema_extra
+    for held in extra.values() if isinstance(extra, dict) else ():
+        if hasattr(held, name):
+            return getattr(held, name)
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
+def options_of(path: str, field: Any) -> list[str]:
+    """The long names of a field on the command line."""
+    named = about(field, "cli")
+    if named:
+        return [named] if isinstance(named, str) else [n for n in named if n.startswith("--")]
+    try:
+        from rfx.recipe.spec import OPTIONS
+
+        return [OPTIONS[path]] if path in OPTIONS else []
+    except ImportError:
+        return []
+
+
+def fields_of(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(place in the recipe, field) of every key, sections before the keys in them."""
+    for name, field in model.model_fields.items():
+        if getattr(field, "exclude", None) or about(field, "internal"):
+            continue
+        yield f"{path}{name}", field
+        section = section_of(field)
+        if section is not None:
+            yield from fields_of(section, f"{path}{name}.")
+
+
+def section_of(field: Any) -> Any:
+    """The model of a section's own keys, or None."""
+    for kind in (field.annotation, *typing.get_args(field.annotation)):
+        if isinstance(kind, type) and hasattr(kind, "model_fields"):
+            return kind
+    return None
+
+
+def default_text(field: Any) -> str:
+    from pydantic_core import PydanticUndefined
+
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None and about(field, "unset"):
+        return about(field, "unset")
+    return f"`{json.dumps(value, default=str)}`"
+
+
+def recipe_table(model: Any = None) -> str:
+    """A Markdown table for each section of a recipe, from the pydantic fields."""
+    if model is None:
+        from rfx.recipe.spec import Recipe
+
+        model = Recipe
+    sections: dict[str, list[str]] = {"": []}
+    intro = {"": ""}
+    for path, field in fields_of(model):
+        parent, _, name = path.rpartition(".")
+        section = section_of(field)
+        description = one_line(field.description or "")
+        if section is not None:
+            sections[path] = []
+            intro[path] = description or one_line(section.__doc__ or "")
+            continue
+        unit = about(field, "unit") or ""
+        kind = ", ".join(
+            t for t in (type_text(field.annotation), limits_text(field.metadata), unit) if t
+        )
+        names = "<br>".join(f"`{n}`" for n in (name, *options_of(path, field)))
+        value = f"{cell(kind)}<br>default: {cell(default_text(field))}"
+        sections.setdefault(parent, []).append(f"| {names} | {value} | {cell(description)} |")
+    lines = []
+    for path, rows in sections.items():
+        if rows:
+            lines += [f"### `{path}`" if path else "### Top level", ""]
+            lines += [intro[path], ""] if intro.get(path) else []
+            lines += ["| key, option | value | meaning |", "|---|---|---|"]
+            lines += [*rows, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def with_recipe_table(text: str) -> str:
+    """The page of recipes with the table of today's fields between its markers."""
+    before, _, rest = text.partition(START)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise ValueError(f"{RECIPES} has no {START} ... {END}")
+    return f"{before}{START}\n\n{recipe_table()}\n{END}{after}"
+
+
+# ---------------------------------------------------------------------------------------------
+# Command line, evidence, Python
+# ---------------------------------------------------------------------------------------------
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def cli_reference() -> str:
+    """Every command with its arguments and options, from the tree of commands."""
+    import typer
+
+    from rfx.cli.app import app
+
+    group = typer.main.get_command(app)
+    lines = ["| command | what it does |", "|---|---|"]
+    commands = {n: c for n, c in group.commands.items() if not getattr(c, "hidden", False)}
+    for name, command in commands.items():
+        first = (command.help or "").split("\n\n")[0]
+        lines.append(f"| [`rfx {name}`](#rfx-{name}) | {cell(first)} |")
+    for name, command in commands.items():
+        arguments = [p for p in command.params if not p.opts[0].startswith("-")]
+        options = [p for p in command.params if p.opts[0].startswith("-")]
+        usage = " ".join(p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments)
+        lines += ["", f"## rfx {name} {{#rfx-{name}}}", "", command.help or "", ""]
+        lines += ["```text", f"rfx {name} {'[OPTIONS] ' if options else ''}{usage}".rstrip(), "```"]
+        if arguments:
+            lines += ["", "| argument | meaning |", "|---|---|"]
+            lines += [f"| `{p.name.upper()}` | {cell(p.help or '')} |" for p in arguments]
+        if options:
+            lines += ["", "| option | value | meaning |", "|---|---|---|"]
+            lines += [option_row(p) for p in options]
+    return "\n".join(lines) + "\n"
+
+
+def option_row(option: Any) -> str:
+    described = getattr(option, "type_descriptor", None)
+    kind = getattr(described, "annotation", None) or getattr(option, "type", None)
+    value = "" if option.is_flag else type_text(kind) if isinstance(kind, type) else ""
+    if not value and not option.is_flag:
+        value = getattr(kind, "name", None) or type_text(kind) if kind is not None else ""
+    value = {"Path": "path", "list": "text"}.get(value, value)
+    value = value.removeprefix("list of ")
+    names = "<br>".join(f"`{o}`" for o in option.opts)
+    default = option.default
+    if option.multiple:
+        value += ", may be repeated"
+    if default not in (None, False, ()) and not callable(default):
+        value += f"<br>default: `{default}`"
+    return f"| {names} | {value} | {cell(option.help or '')} |"
+
+
+def schema_type(part: dict[str, Any]) -> str:
+    if "$ref" in part:
+        name = part["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in part:
+            return " or ".join(dict.fromkeys(schema_type(p) for p in part[key]))
+    if "const" in part:
+        return f"`{json.dumps(part['const'])}`"
+    if "enum" in part:
+        return " or ".join(f"`{v}`" for v in part["enum"])
+    kind = part.get("type", "any value")
+    if kind == "array":
+        if "prefixItems" in part:
+            return "[" + ", ".join(schema_type(p) for p in part["prefixItems"]) + "]"
+        return f"list of {schema_type(part.get('items', {}))}"
+    if kind == "object":
+        inner = part.get("additionalProperties")
+        return f"mapping to {schema_type(inner)}" if isinstance(inner, dict) and inner else "object"
+    return {"string": "text", "boolean": "true or false"}.get(kind, kind)
+
+
+def evidence_schema() -> dict[str, Any]:
+    from rfx.evidence.records import Evidence
+
+    return Evidence.model_json_schema()
+
+
+def evidence_reference() -> str:
+    """The fields of evidence.json, from its JSON schema."""
+    schema = evidence_schema()
+    version = schema["properties"]["schema_version"]
+    number = version.get("const", version.get("default"))
+    lines = [f"This is `schema_version` {number}."]
+    parts = {"Evidence": schema, **schema.get("$defs", {})}
+    for name, part in parts.items():
+        if "properties" not in part:
+            continue
+        lines += ["", f"## {name} {{#{name.lower()}}}", ""]
+        about = part.get("description", "")
+        lines += [about.replace("\n", " "), ""] if about else []
+        lines += ["| field | type | meaning |", "|---|---|---|"]
+        required = set(part.get("required", ()))
+        for field, described in part["properties"].items():
+            meaning = cell(described.get("description", ""))
+            optional = "" if field in required or part is schema else " (may be absent)"
+            lines.append(f"| `{field}` | {cell(schema_type(described))}{optional} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def public_names() -> set[str]:
+    """The names that rfx offers and that can be imported here and now."""
+    import rfx
+
+    found = set()
+    for name in rfx.__all__:
+        try:
+            getattr(rfx, name)
+        except (ImportError, AttributeError):
+            continue
+        found.add(name)
+    return found - {"__version__"}
+
+
+def api_reference() -> str:
+    names = public_names()
+    lines: list[str] = []
+    listed = {n for _, known in API.values() for n in known.split()}
+    groups = [(title, about, known.split()) for title, (about, known) in API.items()]
+    groups.append(("More", "", sorted(names - listed)))
+    for title, about, known in groups:
+        present = [n for n in known if n in names]
+        if present:
+            lines += ["", f"## {title}", "", about]
+            lines += [f"\n::: rfx.{name}" for name in present]
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------
+# Notebooks
+# ---------------------------------------------------------------------------------------------
+
+
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its kept outputs as Markdown, and the pictures in it by file name."""
+    from nbconvert import MarkdownExporter
+
+    resources = {
+        "unique_key": path.stem,
+        "output_files_dir": f"{path.stem}_files",
+    }
+    text, resources = MarkdownExporter().from_filename(str(path), resources)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # colours of a terminal
+    note = (
+        f"\n\nThis page is a notebook: [{path.name}]({path.name}). Its outputs were made on a "
+        "shared machine with two cores; the times are those of one run.\n"
+    )
+    title, newline, rest = text.lstrip().partition("\n")
+    return title + note + newline + rest, resources.get("outputs", {})
+
+
+# ---------------------------------------------------------------------------------------------
+# The hook of mkdocs
+# ---------------------------------------------------------------------------------------------
+
+
+GENERATED = "<!-- generated -->"  # what follows it in a page is replaced
+REFERENCES = {
+    "reference/cli.md": cli_reference,
+    "reference/api.md": api_reference,
+    "reference/evidence.md": evidence_reference,
+}
+
+
+def outside() -> dict[str, str]:
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json*"))
+    more = {f"benchmarks/results/{p.name}": f"files/{p.name}" for p in results}
+    return {k: v for k, v in {**OUTSIDE, **more}.items() if (ROOT / k).is_file()}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File
+
+    def add(src: str, content: str | bytes) -> None:
+        known = files.get_file_from_path(src)
+        if known is not None:
+            files.remove(known)
+        files.append(File.generated(config, src, content=content))
+
+    add("reference/evidence.schema.json", json.dumps(evidence_schema(), indent=2))
+    for source, target in outside().items():
+        add(target, (ROOT / source).read_bytes())
+    for path in sorted((DOCS / "pages" / "notebooks").glob("*.ipynb")):
+        text, pictures = notebook_page(path)
+        add(f"notebooks/{path.stem}.md", text)
+        for name, data in pictures.items():
+            add(f"notebooks/{name}", data)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    if page.file.src_uri == "reference/recipes.md":
+        markdown = with_recipe_table(markdown)
+    elif page.file.src_uri in REFERENCES:
+        made = REFERENCES[page.file.src_uri]()
+        markdown = re.sub(f"{GENERATED}.*", lambda _: made, markdown, flags=re.S)
+    return relinked(markdown, page.file.src_uri)
+
+
+def relinked(markdown: str, src_uri: str) -> str:
+    """Links are written as they hold in the repository; here they become those of the site."""
+    elsewhere = outside()
+    source = {v: k for k, v in elsewhere.items()}.get(src_uri, f"{PAGES}/{src_uri}")
+
+    def replace(match: re.Match[str]) -> str:
+        target = match.group(1)
+        if re.match(r"[a-z]+:", target):
+            return match.group(0)
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if place in elsewhere:
+            there = elsewhere[place]
+        elif place.startswith(f"{PAGES}/"):
+            there = place.removeprefix(f"{PAGES}/")
+            if there.endswith(".ipynb") and not src_uri.startswith("notebooks/"):
+                there = there.removesuffix(".ipynb") + ".md"
+        else:
+            return match.group(0)  # mkdocs says that it leads nowhere
+        here = posixpath.relpath(there, posixpath.dirname(src_uri) or ".")
+        return f"]({here}"
+
+    return re.sub(r"\]\(([^)#\s]+)", replace, markdown)
+
+
+def main() -> None:
+    text = RECIPES.read_text(encoding="utf-8")
+    RECIPES.write_text(with_recipe_table(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
