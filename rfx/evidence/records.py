@@ -296,7 +296,7 @@ class Evidence(Part):
         "of the unit (`heads`, `filters`)."
     )
     kept_layers: list[dict[str, int]] = Field(description="The same for the pruned model.")
-    search: SearchPart = Field(description="How the numbers of units were chosen.")
+    search: SearchPart = Field(description="What the search was allowed and what it found.")
     table: TablePart | None = Field(
         default=None, description="The latency table; null under a FLOPs budget."
     )

@@ -159,7 +159,8 @@ def diagnose(
         or not session.target.serves.capabilities.locates_differences
     ):
         return gate
-    from rfx.verify.parity import compare_runtimes, save_repro
+    from rfx.verify.parity.compare import compare_runtimes
+    from rfx.verify.parity.difference import save_repro
 
     batches = _engine_inputs(examples, PARITY_EXAMPLES)
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]

@@ -4,19 +4,33 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
+import tempfile
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import yaml
 
-from rfx.cli.session import publish
 from rfx.cli.results import print_lines
-from rfx.core.errors import UsageError
+from rfx.cli.session import publish
+from rfx.core import registry
+from rfx.core.errors import EnvironmentMissingError, UsageError
+from rfx.core.registry import register
+from rfx.evidence.curve import Curve
+from rfx.evidence.read import read_curve
+from rfx.evidence.records import Evidence, Round
+from rfx.evidence.report.base import Report
+from rfx.evidence.report.curve import FILES as CURVE_FILES
+from rfx.evidence.report.curve import write_curve
+from rfx.evidence.report.facts import next_step, round_texts, search_text
 from rfx.evidence.report.terminal import summary
 from rfx.evidence.report.write import files, render, write_reports
 from tests.evidences import make_accuracy, make_evidence, make_latency
 
+SCHEMA1 = Path(__file__).parents[1] / "golden" / "schema1"
 EVIDENCES = {
     "pass": make_evidence(),
     "flops": make_evidence(table=False, latency=make_latency(target=None)),
@@ -200,3 +214,175 @@ def test_svg_is_readable_xml():
     text = render(EVIDENCES["pass"], "html")
     for svg in re.findall(r"<svg.*?</svg>", text, re.S):
         ET.parse(io.StringIO(svg))
+
+
+def without(monkeypatch, *packages: str) -> None:
+    """As if they were not installed."""
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("packages", [("matplotlib",), ("jinja2",), ("matplotlib", "jinja2")])
+def test_without_the_plots_the_rest_is_written_and_the_extra_is_named(
+    monkeypatch, tmp_path, packages
+):
+    without(monkeypatch, *packages)
+    said: list[str] = []
+    written = write_reports(EVIDENCES["pass"], tmp_path, said.append)
+    assert {p.name for p in written} == {p.name for p in tmp_path.iterdir()}
+    assert set(files()) - {p.name for p in written} == {"report.html"}
+    assert len(said) == 1 and said[0].startswith("report.html was not written")
+    assert all(p in said[0] for p in packages) and "rfx-exporter[plots]" in said[0]
+    with pytest.raises(EnvironmentMissingError, match=r"rfx-exporter\[plots\]"):
+        render(EVIDENCES["pass"], "html")
+
+
+def test_without_the_plots_a_sweep_is_written_too(monkeypatch, tmp_path):
+    curve = read_curve(SCHEMA1 / "sweep.json").model_copy(update={"max_drop": 20.0})
+    assert {p.name for p in write_curve(curve, tmp_path / "all")} == set(CURVE_FILES)
+    without(monkeypatch, "matplotlib")
+    said: list[str] = []
+    written = write_curve(curve, tmp_path / "some", said.append)
+    assert set(CURVE_FILES) - {p.name for p in written} == {"sweep.html", "sweep.svg"}
+    assert len(said) == 1 and "rfx-exporter[plots]" in said[0]
+
+
+def test_reports_need_neither_torch_nor_plots():
+    """A CI service that only judges has neither."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'matplotlib', 'jinja2'):\n"
+        "    sys.modules[name] = None\n"
+        "from rfx.evidence.read import read_evidence\n"
+        "from rfx.evidence.report.terminal import summary\n"
+        "from rfx.evidence.report.write import write_reports\n"
+        "evidence = read_evidence(sys.argv[1])\n"
+        "print(len(write_reports(evidence, sys.argv[2], lambda text: None)), "
+        "len(summary(evidence)) > 5)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(SCHEMA1 / "evidence.json"), folder],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split() == ["4", "True"]
+
+
+def test_a_strangers_report_is_written_beside_the_others(tmp_path, monkeypatch):
+    # The registry of this process, from which the report is gone again afterwards.
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+
+    @register("report", "lines")
+    class Lines(Report):
+        file = "lines.txt"
+
+        def render(self, evidence):
+            return f"{evidence.outcome}\n"
+
+    assert "lines.txt" in {p.name for p in write_reports(EVIDENCES["fail"], tmp_path)}
+    assert (tmp_path / "lines.txt").read_text() == "fail\n" == render(EVIDENCES["fail"], "lines")
+
+
+def test_any_kind_of_unit_has_its_column():
+    evidence = make_evidence(
+        dense_layers=[{"heads": 4, "groups": 2}, {"filters": 64}],
+        kept_layers=[{"heads": 3, "groups": 1}, {"filters": 32}],
+    )
+    card = render(evidence, "card")
+    assert "| layer | heads | groups | filters |" in card
+    assert "| 0 | 3 / 4 | 1 / 2 |  |" in card and "| 1 |  |  | 32 / 64 |" in card
+    assert "groups kept in each layer" in render(evidence, "html")
+
+
+def test_signs_are_read_rightly_everywhere():
+    better = make_evidence(accuracy=make_accuracy(-0.01, 0.02))
+    for form in ("html", "junit", "markdown", "card"):
+        text = render(better, form)
+        assert "0.01 points gained" in text and "0.03 points gained to 0.01 points lost" in text
+        assert "-0.01" not in text and "-0.03" not in text
+
+
+def test_the_search_is_told_with_units():
+    evidence = make_evidence()
+    evidence.search = evidence.search.model_copy(
+        update={"importance_total": 33.0, "optimality_gap": 2.7e-6}
+    )
+    assert search_text(evidence) == [
+        "The search (knapsack) kept 98.00 % of the importance.",
+        "That is at most 0.0003 % less than the best choice within the budget could keep.",
+        "One millisecond more would buy 0.3 % of the importance.",
+    ]
+    part = {"budget": 0.13, "price": 33.0, "optimality_gap": 0.0}
+    evidence.search = evidence.search.model_copy(update=part)
+    assert search_text(evidence)[1:] == [
+        "No choice within the budget keeps more.",
+        "0.01 ms more would buy 1.0 % of the importance.",
+    ]
+    part = {"budget": 2e6, "price": 33e-6, "budget_unit": "flops", "importance_total": 33.0}
+    evidence.search = evidence.search.model_copy(update=part)
+    assert search_text(evidence)[2] == "1 % more of the budget would buy 2.0 % of the importance."
+    evidence.search = evidence.search.model_copy(update={"importance_total": None})
+    assert len(search_text(evidence)) == 2  # an earlier rfx did not say of how much
+
+
+def test_rounds_say_what_was_asked_what_was_measured_and_why_another_follows():
+    notes = ("too slow", "faster than asked", "too near to the target")
+    rounds = [
+        Round(budget_ms=b, predicted_ms=b, measured_ratio=r, note=n)
+        for b, r, n in zip((6.8, 6.5, 6.6), (0.72, 0.6, 0.695), notes, strict=True)
+    ]
+    evidence = make_evidence()
+    evidence.search = evidence.search.model_copy(update={"rounds": rounds})
+    first, second, third = round_texts(evidence)
+    assert first == (
+        "Round 1 asked for a plan of at most 6.800 ms by the table and measured 0.720 of the dense "
+        "latency; the target is 0.7. That is slower than the target. The next round is given a "
+        "smaller budget."
+    )
+    assert "costs accuracy for nothing. The next round is given a larger budget." in second
+    assert third.endswith("may lie above it. This was the last round.")
+    assert round_texts(make_evidence())[0].endswith("That is on target.")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fail", "A proof of rfx failed"),
+        ("inconclusive", "Measure it again: rfx verify"),
+        ("not finite", "too slow for its limit"),
+        ("bare", "measure the latency on the device"),
+        ("pass", "rfx gate"),
+    ],
+)
+def test_the_last_line_says_what_to_do(name, said, tmp_path):
+    last = str(summary(EVIDENCES[name], tmp_path)[-1])
+    assert last.startswith("Next: ") and said in last
+
+
+def test_what_can_be_served_is_named(tmp_path):
+    (tmp_path / "model.onnx").write_text("")
+    assert "serve model.onnx" in next_step(EVIDENCES["pass"], tmp_path)
+    (tmp_path / "triton").mkdir()
+    assert f"serve {tmp_path / 'triton'} with Triton" in next_step(EVIDENCES["pass"], tmp_path)
+    lossy = make_evidence(accuracy=make_accuracy(4.0))
+    assert "Raise the target" in next_step(lossy, tmp_path)
+    unsure = make_evidence(accuracy=make_accuracy(0.9, 0.5))
+    assert "more examples with --eval" in next_step(unsure, tmp_path)
+
+
+def test_every_field_of_the_schema_is_described():
+    for model in (Evidence, Curve):
+        schema = model.model_json_schema()
+        for name, part in {"": schema, **schema["$defs"]}.items():
+            missing = [k for k, v in part.get("properties", {}).items() if "description" not in v]
+            assert not missing, (name, missing)
+
+
+def test_a_recipe_says_where_its_values_came_from_if_it_knows():
+    origin = {"budget.latency": "the command line (--latency)"}
+    recipe = {"name": "reviews", "budget": {"latency": 0.7}, "origin": origin}
+    text = render(make_evidence(recipe=recipe), "html")
+    assert "the command line (--latency)" in text and "where from" in text
+    assert "where from" not in render(make_evidence(), "html")

@@ -23,16 +23,13 @@ from rfx.export.precision.convert import convert_precision
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.runtimes.find import runtime_class
-from rfx.verify.parity import (
-    INPUTS,
-    Found,
-    Side,
-    compare_runtimes,
-    measure,
-    repro_commands,
-    save_repro,
-    silent_polygraphy,
-)
+from rfx.verify.parity.compare import compare_runtimes
+from rfx.verify.parity.difference import INPUTS, save_repro
+from rfx.verify.parity.locate import Found
+from rfx.verify.parity.measure import measure
+from rfx.verify.parity.repro import repro_commands
+from rfx.verify.parity.sides import Side
+from rfx.verify.parity.silence import silent_polygraphy
 from tests.families import batch, make, text_inputs
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed (extra rtx)")
@@ -302,7 +299,7 @@ def test_bad_input_is_refused(model, tmp_path):
 
 def test_without_polygraphy_the_next_step_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "polygraphy", None)  # as Python says that there is none
-    with pytest.raises(EnvironmentMissingError, match="pip install.*polygraphy"):
+    with pytest.raises(EnvironmentMissingError, match=r"pip install.*polygraphy"):
         compare_runtimes(model, FEEDS, tolerance=1e-3)
 
 

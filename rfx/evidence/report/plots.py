@@ -44,6 +44,8 @@ def table_curves(evidence: Evidence) -> list[str]:
     site."""
     if evidence.table is None:
         return []
+    from matplotlib.ticker import MaxNLocator
+
     found = []
     for kind, curve in evidence.table.costs_ms.items():
         unit, counts = unit_of(kind), sorted(curve)
@@ -69,7 +71,7 @@ def table_curves(evidence: Evidence) -> list[str]:
             )
             ax.set(title=f"one {label_of(kind)} sublayer", xlabel=f"{unit} kept", ylabel="ms")
             ax.set_ylim(bottom=0)
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend(frameon=False, fontsize=9, loc="upper left")
         ends = f"{curve[counts[0]]:.4g} ms with {counts[0]} {unit} to {curve[counts[-1]]:.4g} ms "
         said = ", ".join(f"{n} in {times} layers" for n, times in marked) or "none on the curve"

@@ -1,0 +1,55 @@
+"""Evidence and sweeps of an earlier version are read: real ones, of tests/golden/schema1."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rfx.cli.app import app
+from rfx.core.errors import UsageError
+from rfx.evidence.gates import check
+from rfx.evidence.read import read_curve, read_evidence
+
+KEPT = Path(__file__).parents[1] / "golden" / "schema1"
+
+
+def test_evidence_of_schema_1():
+    old, new = json.loads((KEPT / "evidence.json").read_text()), read_evidence(KEPT)
+    conditions = old["latency"]["conditions"]
+    assert new.schema_version == 2 and new.plan == old["plan"]
+    assert new.latency.workload == {
+        **{k: v for k, v in conditions.items() if k != "sequence"},
+        "axes": {"sequence": 16},
+        "phase": "encode",
+    }
+    assert new.recipe["limits"] == {"max_drop": 20.0, "min_speedup": None}
+    assert new.recipe["workload"]["sequence"] == 16 and "conditions" not in new.recipe
+    assert [g.model_dump(mode="json") for g in new.gates] == old["gates"]
+    assert [g.outcome for g in check(new, min_speedup=1.2)] == ["pass"] * 4
+    assert [g.outcome for g in check(new, baseline=new)] == ["pass"] * 6
+
+
+def test_the_command_line_judges_it():
+    def gate(*more):
+        return CliRunner().invoke(app, ["gate", str(KEPT / "evidence.json"), "--json", *more])
+
+    found = gate()
+    assert found.exit_code == 0 and json.loads(found.stdout)["outcome"] == "pass"
+    assert gate("--min-speedup", "2.0").exit_code == 1
+
+
+def test_a_sweep_of_schema_1():
+    old, new = json.loads((KEPT / "sweep.json").read_text()), read_curve(KEPT)
+    assert [p.target for p in new.points] == [p["target"] for p in old["points"]]
+    assert [r.cost for r in new.rows] == [p["latency"]["ratio"] for p in old["points"]]
+    assert new.points[0].latency.workload["axes"] == {"sequence": 16}
+    assert "limits" in new.recipe
+
+
+@pytest.mark.parametrize(("read", "name"), [(read_evidence, "evidence"), (read_curve, "sweep")])
+def test_a_newer_one_is_said_to_be_newer(read, name, tmp_path):
+    data = json.loads((KEPT / f"{name}.json").read_text())
+    (tmp_path / f"{name}.json").write_text(json.dumps(data | {"schema_version": 3}))
+    with pytest.raises(UsageError, match=rf"written by a newer rfx(.|\n)*{name}\.json"):
+        read(tmp_path)
