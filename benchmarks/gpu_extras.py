@@ -13,13 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 LEAST_SECONDS = 20.0  # left of the budget, to begin with one
 
 
-def extras(done: dict, deadline: float, save: Callable[[], None]) -> None:
+def extras(done: dict[str, Any], deadline: float, save: Callable[[], None]) -> None:
     """Fill `done` with what is not there yet, saving after each."""
     for name, measure in (
         ("roofline", roofline),
@@ -36,12 +40,12 @@ def extras(done: dict, deadline: float, save: Callable[[], None]) -> None:
                 if torch.cuda.is_available()
                 else "skipped: torch sees no CUDA GPU"
             )
-        except Exception as error:  # noqa: BLE001 - one that fails is recorded, the others go on
+        except Exception as error:  # one that fails is recorded, and the others go on
             done[name] = f"failed: {type(error).__name__}: {error}"
         save()
 
 
-def wanted(value) -> bool:
+def wanted(value: Any) -> bool:
     """Not measured yet, or failed, skipped or cut short by an earlier run."""
     if isinstance(value, str):
         return value.startswith(("failed", "skipped"))
@@ -70,7 +74,7 @@ def roofline(deadline: float) -> dict[str, float]:
     return result
 
 
-def _seconds(call, repeats: int = 20) -> float:
+def _seconds(call: Callable[[], object], repeats: int = 20) -> float:
     """Median GPU time of a call, queued behind another so that its launch is no part of it."""
     import torch
 
@@ -89,10 +93,11 @@ def _seconds(call, repeats: int = 20) -> float:
 
 
 def floor_name(shape: str, precision: str, part: str, batch: int, sequence: int) -> str:
+    """The name of one figure of `torch_floor`."""
     return f"{shape} {precision} {part} {batch}x{sequence} ms"
 
 
-def torch_floor(deadline: float) -> dict:
+def torch_floor(deadline: float) -> dict[str, Any]:
     """BERT in torch under a CUDA graph (sdpa; fp32 as TF32): milliseconds, dense and at half of
     heads and filters. What the budget has no time for is left out and said to be."""
     import torch
@@ -104,7 +109,7 @@ def torch_floor(deadline: float) -> dict:
     from rfx.models.shrink import shrink
 
     torch.backends.cuda.matmul.allow_tf32 = True
-    result: dict = {}
+    result: dict[str, Any] = {}
     for precision, shape in (
         ("fp16", "bert-base"),
         ("fp16", "minilm"),
@@ -133,7 +138,7 @@ def torch_floor(deadline: float) -> dict:
     return result
 
 
-def _graph_seconds(model, batch: int, sequence: int) -> float:
+def _graph_seconds(model: torch.nn.Module, batch: int, sequence: int) -> float:
     import torch
 
     ids = torch.randint(1000, 30000, (batch, sequence), device="cuda")
@@ -151,7 +156,7 @@ def _graph_seconds(model, batch: int, sequence: int) -> float:
         return _seconds(graph.replay)
 
 
-def pruning_time(deadline: float) -> dict:
+def pruning_time(deadline: float) -> dict[str, Any]:
     """Scoring, search, rearrangement and tuning of BERT-base on 2,048 samples of 128 tokens,
     seconds of wall time."""
     with tempfile.TemporaryDirectory() as folder:

@@ -4,11 +4,14 @@ is worth."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.gpu_extras import floor_name
+from benchmarks.gpu_runtimes import on_gpu
 
 
-def markdown(result: dict) -> str:
+def markdown(result: Mapping[str, Any]) -> str:
+    """The report of what gpu.json holds."""
     lines = ["# GPU benchmark", ""]
     environment = result.get("environment", {})
     gpus = ", ".join(environment.get("gpus") or []) or "no GPU"
@@ -91,30 +94,23 @@ def markdown(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(row: dict) -> str:
+def _head(row: Mapping[str, Any]) -> str:
     c = row["config"]
     return f"| {c['runtime']} | {c['shape']} | {c['batch']} x {c['sequence']} | {c['precision']} |"
 
 
-def roofline_ms(row: dict, extras: Mapping) -> float | None:
+def roofline_ms(row: Mapping[str, Any], extras: Mapping[str, Any]) -> float | None:
     """The least time of the dense encoder on this GPU; None where the roofline was not measured."""
     roof, work = extras.get("roofline"), row.get("work")
-    if (
-        not isinstance(roof, Mapping)
-        or not work
-        or row["config"]["runtime"] not in ("trt", "trt-rtx", "cuda")
-    ):
+    if not isinstance(roof, Mapping) or not work or not on_gpu(row["config"]["runtime"]):
         return None
-    rate = (
-        roof[
-            f"{'tf32' if row['config']['precision'] == 'fp32' else row['config']['precision']}_tflop_s"
-        ]
-        * 1e12
-    )
+    precision = row["config"]["precision"]
+    # Matrix products of fp32 run as TF32 on a GPU.
+    rate = roof[f"{'tf32' if precision == 'fp32' else precision}_tflop_s"] * 1e12
     return 1e3 * max(work["flop"] / rate, work["bytes"] / (roof["copy_gb_s"] * 1e9))
 
 
-def _torch_ms(row: dict, extras: Mapping) -> float | None:
+def _torch_ms(row: Mapping[str, Any], extras: Mapping[str, Any]) -> float | None:
     floor, c = extras.get("torch_floor"), row["config"]
     name = floor_name(c["shape"], c["precision"], "dense", c["batch"], c["sequence"])
     return floor.get(name) if isinstance(floor, Mapping) else None
@@ -136,7 +132,7 @@ def half_width(curve: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _widths(rows: list[dict]) -> list[str]:
+def _widths(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "",
         "What width is worth: a sublayer's cost by the table, at half of its units and emptied, "
@@ -161,7 +157,7 @@ def _widths(rows: list[dict]) -> list[str]:
     return lines
 
 
-def _dropped(rows: list[dict]) -> list[str]:
+def _dropped(rows: list[dict[str, Any]]) -> list[str]:
     """At batch 1: which sublayers were dropped, and why width did not help."""
     lines = []
     for row in rows:
@@ -190,7 +186,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()

@@ -32,9 +32,11 @@ VARIANTS = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.methods",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -50,7 +52,7 @@ def main() -> None:
     )
     for option in ("--model", "--task", "--train", "--eval"):
         parser.add_argument(option)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows = []
     with Terminal() as progress, tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:

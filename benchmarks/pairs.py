@@ -16,12 +16,22 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfx.cli.terminal import Terminal
 from rfx.core.files import atomic_write_text
 from rfx.core.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+    import transformers
+
+    from rfx.tasks.base import Feature, Task
 
 MINILM, DISTILBERT = "minilm", "distilbert"
 
@@ -217,6 +227,7 @@ def base_model(pair: Pair, cache: Path) -> Path:
 
 
 def package_folder(name: str) -> Path:
+    """Where an installed package lies; SystemExit where it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"{name} is not installed: pip install {name.replace('_', '-')}")
@@ -292,7 +303,12 @@ def dequantized_distilbert(cache: Path) -> Path:
     return out
 
 
-def _find(name, shape, real, by_module):
+def _find(
+    name: str,
+    shape: tuple[int, ...],
+    real: Mapping[str, np.ndarray],
+    by_module: Mapping[str, onnx.NodeProto],
+) -> np.ndarray | None:
     """The array of a parameter: by its own name, or transposed from the MatMul of its module."""
     for key, array in real.items():
         clean = key.removesuffix("_DequantizeLinear_Output").removesuffix("_quantized")
@@ -309,7 +325,8 @@ def _find(name, shape, real, by_module):
     return None
 
 
-def make_task(pair: Pair, tokenizer):
+def make_task(pair: Pair, tokenizer: transformers.PreTrainedTokenizerBase) -> Task:
+    """The pair's task, without names of its classes."""
     from rfx.tasks.find import task_class
 
     names = {i: str(i) for i in range(pair.labels)}
@@ -347,7 +364,7 @@ def fine_tune(
         for part in length_batches([f.tokens for f in features], pair.batch, pair.epochs, seed)
     ]
 
-    def loss(part):
+    def loss(part: list[Feature]) -> torch.Tensor:
         inputs = {k: torch.from_numpy(v) for k, v in task.collate(part).items()}
         targets = {k: torch.from_numpy(v) for k, v in task.targets(part).items()}
         return task.losses(model(**inputs), targets).mean()
@@ -360,7 +377,7 @@ def fine_tune(
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pairs",
         description=__doc__,
@@ -372,7 +389,7 @@ def main() -> None:
         "--cache", type=Path, required=True, help="where fine-tuned models are kept"
     )
     parser.add_argument("--only", nargs="*", default=EVALUATED, choices=list(PAIRS))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     (args.cache / "models").mkdir(parents=True, exist_ok=True)
     with Terminal() as progress:
         for name in args.only:

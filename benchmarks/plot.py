@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.plot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("svg", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     import matplotlib
     from matplotlib.figure import Figure
 

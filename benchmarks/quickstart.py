@@ -20,15 +20,17 @@ from rfx.pipeline.prune_export import prune_export
 from rfx.recipe.read import read_recipe
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.quickstart",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.7, 0.5])
     parser.add_argument("--runtime", default="ort")
     parser.add_argument("--max-drop", type=float, default=2.0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows = []
     with Terminal() as progress, tempfile.TemporaryDirectory() as folder:
         for target in args.targets:
