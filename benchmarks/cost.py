@@ -27,6 +27,7 @@ from rfx.cli.terminal import Terminal
 from rfx.core.device import model_device, on_best_device, solver_module
 from rfx.core.environment import environment
 from rfx.core.files import atomic_write_text
+from rfx.core.inputs import Batch
 from rfx.core.plan import Choice, Kind, Site
 from rfx.core.progress import Progress
 from rfx.cost.flops import FlopsCost
@@ -38,7 +39,6 @@ from rfx.methods.search.problem import Problem
 from rfx.models.families.find import find_sites
 from rfx.pipeline.session import peak_memory_mb
 from rfx.recipe.presets import PRESETS
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -23,6 +23,7 @@ from rfx.cost.whole import check_additivity
 from rfx.evidence.records import LatencyPart
 from rfx.export.blocks import BlockShape, stack
 from rfx.export.precision.convert import convert_precision
+from rfx.measure.latency import measure_pair
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem, SearchResult
@@ -30,7 +31,6 @@ from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_targe
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime
 from rfx.runtimes.timing import interleave
-from rfx.verify.latency import measure_pair
 
 SHAPES = {  # by name the block and the number of layers
     "bert-base": (BlockShape(768, 12, 64, 3072), 12),

@@ -12,6 +12,8 @@ from rfx.core.workload import SEQUENCE, Workload
 if TYPE_CHECKING:
     import numpy as np
 
+# Torch tensors by name, first axis the batch: the inputs of a model, and the targets of its task.
+Batch = tuple[dict[str, Any], dict[str, Any]]
 BATCH = "batch"  # the axis that every input has first
 FILLS = ("tokens", "ones", "zeros", "normal")
 

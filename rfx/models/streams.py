@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rfx.core.device import model_device
 from rfx.core.errors import UnsupportedModelError, UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.models.modules import linear_at, output_of
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

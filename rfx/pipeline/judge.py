@@ -13,6 +13,8 @@ from rfx.core.plan import Plan, Update
 from rfx.evidence.gates import latency_gate, predicted_latency_gate, same_gate, shrunk_gate
 from rfx.evidence.records import AccuracyPart, Gate, LatencyPart
 from rfx.export.onnx import shape_mismatches, site_shapes
+from rfx.measure.accuracy import compare
+from rfx.measure.latency import measure_pair
 from rfx.methods.scores.divergence import outputs_divergence
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.student import as_student
@@ -24,8 +26,6 @@ from rfx.runtimes.base import Engine
 from rfx.tasks.base import MetricResult
 from rfx.tasks.calibration import features_hash, run_features
 from rfx.tasks.examples import Examples
-from rfx.verify.accuracy import compare
-from rfx.verify.latency import measure_pair
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,8 +159,8 @@ def diagnose(
         or not session.target.serves.capabilities.locates_differences
     ):
         return gate
-    from rfx.verify.parity.compare import compare_runtimes
-    from rfx.verify.parity.difference import save_repro
+    from rfx.measure.parity.compare import compare_runtimes
+    from rfx.measure.parity.difference import save_repro
 
     batches = _engine_inputs(examples, PARITY_EXAMPLES)
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]

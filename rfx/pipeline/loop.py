@@ -18,6 +18,7 @@ from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Round, SearchPart, TablePart
 from rfx.evidence.report.facts import round_text
+from rfx.measure.latency import measure_pair
 from rfx.methods.build import Method
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
@@ -30,7 +31,6 @@ from rfx.pipeline.session import Session
 from rfx.pipeline.table import Tables, table_part
 from rfx.recipe.spec import Recipe
 from rfx.tasks.examples import Examples
-from rfx.verify.latency import measure_pair
 
 ROUNDS = 3
 ROUND_SECONDS = 3.0  # of timing, at least

@@ -12,9 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from rfx.tasks.base import Example, Feature, Task
 
-Batch = tuple[
-    dict[str, Any], dict[str, Any]
-]  # torch tensors by name: (inputs of the model, targets of the task)
 RunFunction = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 

@@ -18,7 +18,7 @@ from rfx.evidence.gates import (
 )
 from rfx.evidence.read import read_evidence
 from rfx.evidence.records import Evidence
-from rfx.verify.latency import percentiles, ratio_interval
+from rfx.measure.latency import percentiles, ratio_interval
 from tests.evidences import make_accuracy, make_evidence, make_latency
 
 

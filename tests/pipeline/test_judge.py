@@ -7,9 +7,9 @@ import pytest
 
 from rfx.core.errors import EnvironmentMissingError
 from rfx.evidence.gates import same_gate
+from rfx.measure.parity import compare as parity
 from rfx.pipeline import judge as check
 from rfx.recipe.read import make_recipe
-from rfx.verify.parity import compare as parity
 
 RUNTIME = SimpleNamespace(
     name="trt",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import rfx.measure.latency as verify_latency
 import rfx.pipeline.sweep as sweeps
-import rfx.verify.latency as verify_latency
 from rfx.cli.app import app
 from rfx.evidence.curve import Curve, Point, Row, recommend
 from rfx.recipe.read import make_recipe, read_recipe

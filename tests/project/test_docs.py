@@ -64,6 +64,7 @@ def parts(kind: str) -> list[str]:
         from rfx.methods.schedule.find import SCHEDULES
         from rfx.methods.scores.find import SCORERS
         from rfx.methods.search.find import SEARCHES
+
         from rfx.tasks.find import TASKS
 
         known = {"scorer": SCORERS, "search": SEARCHES, "compensation": COMPENSATORS}

@@ -35,9 +35,9 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutExtras
 """
 # A tiny model's latency is soon known: see `short_measurements` in conftest.py.
 SHORT = """
-import rfx.pipeline.judge, rfx.verify.latency
+import rfx.pipeline.judge, rfx.measure.latency
 rfx.pipeline.judge.FINAL_SECONDS = 1.0
-rfx.verify.latency.PRECISION = 0.2
+rfx.measure.latency.PRECISION = 0.2
 from rfx.cli.app import main
 main()
 """

@@ -66,7 +66,9 @@ def imports(path: Path):
 
 
 def test_every_room_is_one_that_the_house_has():
-    there = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()}
+    there = {
+        p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or p.is_dir()
+    }
     assert there - {"__init__", "__pycache__", "py.typed"} == set(ROOMS)
 
 

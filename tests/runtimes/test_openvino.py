@@ -108,7 +108,7 @@ def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
 
 def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     """Table, closed loop, gates: the same code as on any other runtime, timed for real."""
-    monkeypatch.setattr("rfx.verify.latency.PRECISION", 0.05)
+    monkeypatch.setattr("rfx.measure.latency.PRECISION", 0.05)
     monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
     monkeypatch.setattr(effort, "MIN_ROUNDS", 8)

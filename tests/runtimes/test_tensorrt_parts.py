@@ -452,7 +452,7 @@ def test_groups_of_a_table_take_a_quarter_of_the_free_memory(cupy):
 
 
 def test_a_pair_is_recorded_without_a_graph_if_either_had_none(cupy):
-    from rfx.verify.latency import run_facts
+    from rfx.measure.latency import run_facts
 
     dense, pruned = (
         engine_of(FakeEngine()).bind(IDS),

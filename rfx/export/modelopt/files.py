@@ -91,7 +91,10 @@ def read_calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     def refuse(what: str, got: object) -> UsageError:
         return UsageError(
-            what, got=got, allowed=allowed, next_step="write it as docs/pages/how-to/quantization.md shows"
+            what,
+            got=got,
+            allowed=allowed,
+            next_step="write it as docs/pages/how-to/quantization.md shows",
         )
 
     if not path.is_file():

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site, Update
 from rfx.core.progress import Progress
 from rfx.methods.compensate.walk import Decide, SiteRecord
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site, Update
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.compensate.base import Compensated, Compensator, Masks, given_masks
 from rfx.methods.compensate.walk import Decide
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

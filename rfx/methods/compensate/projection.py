@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site, Update
 from rfx.core.progress import Progress, Silent
 from rfx.core.registry import register
@@ -24,7 +25,6 @@ from rfx.methods.compensate.base import Compensated, Compensator, Masks
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk
 from rfx.models.modules import output_of
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Kind, Site, Update
 from rfx.core.progress import Progress, Silent
 from rfx.core.registry import register
@@ -29,7 +30,6 @@ from rfx.methods.compensate.gram import ScaleSystem
 from rfx.methods.compensate.solve import damped_least_squares, reference_lsmr
 from rfx.methods.compensate.walk import Decide, Fit, SiteRecord, Walk, check_masks
 from rfx.models.modules import output_of
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

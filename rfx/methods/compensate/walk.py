@@ -18,6 +18,7 @@ import numpy as np
 
 from rfx.core.device import model_device
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.methods.compensate.gram import Gram
@@ -32,7 +33,6 @@ from rfx.models.streams import (
     run_layer,
     sliced,
 )
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

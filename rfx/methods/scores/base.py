@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

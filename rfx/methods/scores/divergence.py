@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core.device import model_device
+from rfx.core.inputs import Batch
 from rfx.methods.scores.predictive import output_fields
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.scores.base import Scores
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.methods.scores.predictive import Signs, fisher_probe
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

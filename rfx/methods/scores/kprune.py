@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
@@ -28,7 +29,6 @@ from rfx.methods.scores.divergence import collect_outputs
 from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
 from rfx.methods.scores.predictive import Signs, knowledge_probe
 from rfx.models.modules import output_of
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Plan, Site, Update
 from rfx.core.progress import Progress
 from rfx.core.registry import register
@@ -26,7 +27,6 @@ from rfx.methods.scores.predictive import Signs, fisher_probe
 from rfx.methods.scores.surgeon import RemovalCurve, removal_curve
 from rfx.models.modules import output_of
 from rfx.models.student import as_student
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

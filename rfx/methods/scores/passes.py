@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from rfx.core.device import model_device
 from rfx.core.errors import UsageError
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress, Silent
 from rfx.methods.scores.base import Scorer, Scores
 from rfx.methods.scores.predictive import Signs
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

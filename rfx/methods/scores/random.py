@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.scores.base import Scorer, Scores
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

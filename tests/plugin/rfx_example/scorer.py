@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.scores.base import Scorer, Scores
-from rfx.tasks.calibration import Batch
 
 if TYPE_CHECKING:
     import torch

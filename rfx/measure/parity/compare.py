@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from rfx.core.errors import UsageError, first_line
+from rfx.measure.parity.difference import Difference
+from rfx.measure.parity.locate import Found, example, locate
+from rfx.measure.parity.measure import run
+from rfx.measure.parity.repro import repro_commands
+from rfx.measure.parity.sides import REFERENCE, Side
+from rfx.measure.parity.silence import require, silent_polygraphy
 from rfx.runtimes.base import Arrays
-from rfx.verify.parity.difference import Difference
-from rfx.verify.parity.locate import Found, example, locate
-from rfx.verify.parity.measure import run
-from rfx.verify.parity.repro import repro_commands
-from rfx.verify.parity.sides import REFERENCE, Side
-from rfx.verify.parity.silence import require, silent_polygraphy
 
 
 def compare_runtimes(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from rfx.export.precision.known import HALVES
+from rfx.measure.parity.measure import Measure, run
+from rfx.measure.parity.sides import Side
 from rfx.runtimes.base import Arrays
-from rfx.verify.parity.measure import Measure, run
-from rfx.verify.parity.sides import Side
 
 # `x.fp16` is the half form of `x` (see rfx.export.precision)
 _HALF = re.compile(rf"\.({'|'.join(HALVES)})$")

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.measure.parity.sides import REFERENCE
 from rfx.runtimes.find import locators, runtime_class
 from rfx.runtimes.tensorrt.build import is_rtx, library
 from rfx.runtimes.tensorrt.log import complaints, logger
-from rfx.verify.parity.sides import REFERENCE
 
 
 def require(runtime: str) -> None:

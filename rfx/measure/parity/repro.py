@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from rfx.measure.parity.difference import INPUTS, OUTPUTS
+from rfx.measure.parity.locate import Found
+from rfx.measure.parity.sides import Side
 from rfx.runtimes.tensorrt.build import is_rtx, library
-from rfx.verify.parity.difference import INPUTS, OUTPUTS
-from rfx.verify.parity.locate import Found
-from rfx.verify.parity.sides import Side
 
 
 def repro_commands(

@@ -20,16 +20,16 @@ from rfx.core.plan import Plan
 from rfx.evidence.gates import same_gate
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision
+from rfx.measure.parity.compare import compare_runtimes
+from rfx.measure.parity.difference import INPUTS, save_repro
+from rfx.measure.parity.locate import Found
+from rfx.measure.parity.measure import measure
+from rfx.measure.parity.repro import repro_commands
+from rfx.measure.parity.sides import Side
+from rfx.measure.parity.silence import silent_polygraphy
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.runtimes.find import runtime_class
-from rfx.verify.parity.compare import compare_runtimes
-from rfx.verify.parity.difference import INPUTS, save_repro
-from rfx.verify.parity.locate import Found
-from rfx.verify.parity.measure import measure
-from rfx.verify.parity.repro import repro_commands
-from rfx.verify.parity.sides import Side
-from rfx.verify.parity.silence import silent_polygraphy
 from tests.families import batch, make, text_inputs
 
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed (extra rtx)")
