@@ -115,7 +115,7 @@ def sweep(
         warnings=warnings,
     )
     with atomic_dir(Path(out)) as folder:
-        write_curve(curve, folder)
+        write_curve(curve, folder, session.progress.warn)
     return curve
 
 
