@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 # CUdevice_attribute
@@ -103,7 +105,7 @@ def gpu_state() -> dict[str, Any] | None:
         pynvml.nvmlShutdown()
 
 
-def _nvml_device(pynvml):
+def _nvml_device(pynvml: ModuleType) -> Any:
     """NVML's handle of the first CUDA GPU. NVML counts all GPUs of the machine, CUDA those of
     CUDA_VISIBLE_DEVICES, in an order of its own; the PCI bus is the same to both."""
     bus = pci_bus_id()
@@ -176,10 +178,10 @@ def throttle_reasons(bits: int) -> list[str]:
     return [text for bit, text in _REASONS.items() if bits & bit]
 
 
-def _asked(call, *arguments) -> Any:
+def _asked(call: Callable[..., Any] | None, *arguments: Any) -> Any:
     """What NVML answers, None where this device or driver does not know the question."""
     try:
-        return call(*arguments)
+        return None if call is None else call(*arguments)
     except Exception:  # NVMLError in many kinds, AttributeError of an older binding
         return None
 
@@ -189,7 +191,7 @@ def _text(value: Any) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _driver():
+def _driver() -> Any:
     for name in ("libcuda.so.1", "libcuda.so", "nvcuda.dll"):
         try:
             return ctypes.CDLL(name)

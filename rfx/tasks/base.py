@@ -96,7 +96,7 @@ class Task(ABC):
         metric: str | None = None,
         columns: Mapping[str, str] | None = None,
         label_names: Sequence[str] | None = None,
-    ):
+    ) -> None:
         if metric is not None and metric not in self.metrics:
             raise UsageError(
                 f"{self.name} has no such metric.", got=metric, allowed=", ".join(self.metrics)
@@ -109,11 +109,12 @@ class Task(ABC):
                 next_step="correct --labels (recipe: data.labels)",
             )
         self.tokenizer, self.num_labels, self.max_length = tokenizer, num_labels, max_length
-        twice = sorted({n for n in label_names or () if list(label_names).count(n) > 1})
+        given = list(label_names or ())
+        twice = sorted({n for n in given if given.count(n) > 1})
         if twice:
             raise UsageError(
                 "Two classes cannot have one name.",
-                got=", ".join(label_names),
+                got=", ".join(given),
                 allowed="a name for each class",
                 next_step=f"correct --labels (recipe: data.labels): {', '.join(map(repr, twice))}",
             )

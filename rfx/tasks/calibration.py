@@ -112,9 +112,10 @@ def run_features(
         Output name -> one array a feature, [labels] or [tokens, labels] or [tokens].
     """
     order = sorted(range(len(features)), key=lambda i: len(features[i].ids["input_ids"]))
+    nothing = np.empty(0)  # until its batch has run
     results: dict[str, list[np.ndarray]] = {
-        name: [None] * len(features) for name in task.output_names
-    }  # type: ignore[list-item]
+        name: [nothing] * len(features) for name in task.output_names
+    }
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         part = [features[i] for i in rows]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
 
@@ -126,7 +126,9 @@ def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
     """CSV or TSV; every value stays the text that it is (007), an empty one is None. No row may
     have more fields than the header: which of them is which nobody can tell."""
     # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
-    quoting = csv.QUOTE_MINIMAL if separator == "," or _quoted(text) else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = (
+        csv.QUOTE_MINIMAL if separator == "," or _quoted(text) else csv.QUOTE_NONE
+    )
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True
     )
@@ -329,7 +331,7 @@ def _read_dataset(name: str, split: str) -> list[Row]:
 
 
 def column(
-    rows: Sequence[Row],
+    rows: Sequence[Mapping[str, Any]],
     role: str,
     columns: Mapping[str, str],
     *,
@@ -368,7 +370,17 @@ def column(
     return found
 
 
-def text_of(row: Row, name: str, number: int) -> str:
+def must_have(rows: Sequence[Mapping[str, Any]], role: str, columns: Mapping[str, str]) -> str:
+    """The column that plays `role`, as `column` finds it. Raises UsageError where there is none."""
+    return str(column(rows, role, columns))
+
+
+def field(row: Mapping[str, Any], name: str | None) -> Any:
+    """A row's value in a column; None where there is no such column."""
+    return None if name is None else row.get(name)
+
+
+def text_of(row: Mapping[str, Any], name: str, number: int) -> str:
     """A text value. Raises UsageError naming the row where it is missing or not a text."""
     value = row.get(name)
     if missing(value) or not str(value).strip():
@@ -380,7 +392,7 @@ def text_of(row: Row, name: str, number: int) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def unlabelled(rows: Sequence[Row], name: str | None) -> bool:
+def unlabelled(rows: Sequence[Mapping[str, Any]], name: str | None) -> bool:
     """Whether no row has a label: one without among others is a mistake, and is named as one."""
     return name is None or all(missing(row.get(name)) for row in rows)
 

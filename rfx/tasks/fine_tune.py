@@ -11,6 +11,7 @@ from rfx.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 Part = TypeVar("Part")
 POOL = 20  # batches within which examples are sorted by length: little padding, still well mixed
@@ -34,7 +35,7 @@ def length_batches(lengths: Sequence[int], size: int, epochs: int, seed: int) ->
 
 
 def train(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     batches: Sequence[Part],
     loss: Callable[[Part], torch.Tensor],
     rate: float,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ def accuracy(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     return float(np.mean(np.asarray(predicted) == np.asarray(true)))
 
 
-def f1(predicted, true) -> float:
+def f1(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     """F1 of class 1, as GLUE's MRPC and QQP have it; 0 where nothing is predicted and nothing
     true."""
     from sklearn.metrics import f1_score
@@ -20,19 +20,19 @@ def f1(predicted, true) -> float:
     return float(f1_score(true, predicted, pos_label=1, average="binary", zero_division=0))
 
 
-def f1_macro(predicted, true) -> float:
+def f1_macro(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(true, predicted, average="macro", zero_division=0))
 
 
-def matthews(predicted, true) -> float:
+def matthews(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(true, predicted))
 
 
-def spearman(predicted, true) -> float:
+def spearman(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     """Spearman's rank correlation; 0 where one side is constant."""
     from scipy.stats import spearmanr
 
@@ -41,7 +41,7 @@ def spearman(predicted, true) -> float:
     return float(spearmanr(predicted, true).statistic)
 
 
-def pearson(predicted, true) -> float:
+def pearson(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     from scipy.stats import pearsonr
 
     if np.ptp(predicted) == 0 or np.ptp(true) == 0:
@@ -49,16 +49,19 @@ def pearson(predicted, true) -> float:
     return float(pearsonr(predicted, true).statistic)
 
 
-CLASSIFICATION: dict[str, Callable] = {
+CLASSIFICATION: dict[str, Callable[[Sequence[Any], Sequence[Any]], float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "f1_macro": f1_macro,
     "matthews": matthews,
 }
-REGRESSION: dict[str, Callable] = {"spearman": spearman, "pearson": pearson}
+REGRESSION: dict[str, Callable[[Sequence[Any], Sequence[Any]], float]] = {
+    "spearman": spearman,
+    "pearson": pearson,
+}
 
 
-def resample_rows(n: int, resamples: int, seed: int):
+def resample_rows(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """The row indices of each resample, the same for every metric: int64 [n], `resamples` times."""
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -66,14 +69,20 @@ def resample_rows(n: int, resamples: int, seed: int):
 
 
 def bootstrap_labels(
-    metric: str, first, second, true, classes: int, resamples: int, seed: int
+    metric: str,
+    first: Sequence[Any],
+    second: Sequence[Any],
+    true: Sequence[Any],
+    classes: int,
+    resamples: int,
+    seed: int,
 ) -> np.ndarray:
     """Paired bootstrap of a classification metric from class counts alone: float64 [resamples]."""
-    first, second, true = (np.asarray(x, dtype=np.int64) for x in (first, second, true))
-    n = len(true)
+    one, other, right = (np.asarray(x, dtype=np.int64) for x in (first, second, true))
+    n = len(right)
     out = np.empty(resamples)
     # Each example falls into one cell of (true, first) and one of (true, second).
-    cells_a, cells_b = true * classes + first, true * classes + second
+    cells_a, cells_b = right * classes + one, right * classes + other
     value = CONFUSION_METRICS[metric]
     for r, rows in enumerate(resample_rows(n, resamples, seed)):
         a = np.bincount(cells_a[rows], minlength=classes * classes).reshape(classes, classes)

@@ -13,7 +13,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, text_of, unlabelled
+from rfx.tasks.data import column, field, must_have, text_of, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 
@@ -44,8 +44,8 @@ class QuestionAnswering(Task):
         max_answer_tokens: int = 30,
         version_2: bool | None = None,
         null_threshold: float = 0.0,
-        **more,
-    ):
+        **more: Any,
+    ) -> None:
         super().__init__(tokenizer, **more)
         _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold)
         if doc_stride >= self.max_length:
@@ -59,13 +59,13 @@ class QuestionAnswering(Task):
     def examples(
         self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
     ) -> list[Example]:
-        question, context = (column(rows, r, self.columns) for r in ("question", "context"))
+        question, context = (must_have(rows, r, self.columns) for r in ("question", "context"))
         answers = column(rows, "answers", self.columns, required=need_labels)
         bare = not need_labels and unlabelled(rows, answers)
         out = []
         for number, row in enumerate(rows, 1):
             text = text_of(row, context, number)
-            given = None if bare else self._answers(row.get(answers), text, number)
+            given = None if bare else self._answers(field(row, answers), text, number)
             out.append(
                 Example({"question": text_of(row, question, number), "context": text}, given)
             )
@@ -185,7 +185,12 @@ class QuestionAnswering(Task):
         )
         return (start + end) / 2
 
-    def predict(self, logits, features, examples) -> list[Any]:
+    def predict(
+        self,
+        logits: Mapping[str, Sequence[np.ndarray]],
+        features: Sequence[Feature],
+        examples: Sequence[Example],
+    ) -> list[Any]:
         """The best answer text of each example over its spans."""
         best: list[tuple[float, str]] = [(-np.inf, "")] * len(examples)
         null = np.full(len(examples), np.inf)
@@ -222,7 +227,13 @@ class QuestionAnswering(Task):
         return float(self._parts(predictions, examples)[:, 0].mean())
 
     def bootstrap(
-        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+        self,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        examples: Sequence[Example],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
     ) -> np.ndarray:
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, lambda s: s[0] / s[1], resamples, seed)
@@ -255,7 +266,9 @@ def _span(
     return {"start": np.asarray(start), "end": np.asarray(max(start, end))}
 
 
-def _check_options(doc_stride, n_best, max_answer_tokens, version_2, null_threshold) -> None:
+def _check_options(
+    doc_stride: Any, n_best: Any, max_answer_tokens: Any, version_2: Any, null_threshold: Any
+) -> None:
     """Raises UsageError for a value of the wrong kind or out of range."""
     whole = {"doc_stride": doc_stride, "n_best": n_best, "max_answer_tokens": max_answer_tokens}
     wrong = [

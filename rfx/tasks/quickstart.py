@@ -150,7 +150,7 @@ def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed:
         tokenizer.save_pretrained(out)
 
 
-def _batches(tokenizer, rows: list[dict], seed: int) -> list[tuple[dict, Any]]:
+def _batches(tokenizer: Any, rows: list[dict], seed: int) -> list[tuple[dict, Any]]:
     """Batches of like length in random order, one list for all epochs: (inputs [batch, tokens],
     labels [batch])."""
     import torch

@@ -11,7 +11,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import ROLES, column, missing, text_of, unlabelled
+from rfx.tasks.data import ROLES, column, field, missing, must_have, text_of, unlabelled
 from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
 
 
@@ -33,8 +33,8 @@ class TextClassification(Task):
         num_labels: int,
         id2label: Mapping[int, str],
         metric: str | None = None,
-        **more,
-    ):
+        **more: Any,
+    ) -> None:
         super().__init__(tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more)
         self.regression = num_labels == 1
         fitting = tuple(REGRESSION if self.regression else CLASSIFICATION)
@@ -55,7 +55,7 @@ class TextClassification(Task):
     def examples(
         self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
     ) -> list[Example]:
-        text = column(rows, "text", self.columns)
+        text = must_have(rows, "text", self.columns)
         if "text" not in self.columns and {"question", "sentence"} <= set(rows[0]):
             text = "question"  # QNLI's pair, where a lone `sentence` would be the text
         # Without another column of a known pair there is no pair.
@@ -71,7 +71,10 @@ class TextClassification(Task):
             if pair is not None:
                 inputs["text_pair"] = text_of(row, pair, number)
             out.append(
-                Example(inputs, None if bare else self._label(row.get(label), label, number, names))
+                Example(
+                    inputs,
+                    None if bare else self._label(field(row, label), str(label), number, names),
+                )
             )
         return out
 
@@ -147,7 +150,12 @@ class TextClassification(Task):
             return (logits.squeeze(-1) - targets["labels"].to(logits.dtype)) ** 2
         return functional.cross_entropy(logits, targets["labels"], reduction="none")
 
-    def predict(self, logits, features, examples) -> list[Any]:
+    def predict(
+        self,
+        logits: Mapping[str, Sequence[np.ndarray]],
+        features: Sequence[Feature],
+        examples: Sequence[Example],
+    ) -> list[Any]:
         """Class index an example, or the number."""
         if self.regression:
             return [float(np.ravel(x)[0]) for x in logits["logits"]]
@@ -158,7 +166,13 @@ class TextClassification(Task):
         return {**CLASSIFICATION, **REGRESSION}[self.metric_name](predictions, true)
 
     def bootstrap(
-        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+        self,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        examples: Sequence[Example],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
     ) -> np.ndarray:
         if self.regression:
             return super().bootstrap(first, second, examples, resamples=resamples, seed=seed)

@@ -3,7 +3,7 @@ tag."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, unlabelled
+from rfx.tasks.data import column, must_have, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 IGNORED = -100  # the label of pieces that carry no tag
@@ -32,7 +32,7 @@ class TokenClassification(Task):
     def examples(
         self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
     ) -> list[Example]:
-        tokens = column(rows, "tokens", self.columns)
+        tokens = must_have(rows, "tokens", self.columns)
         tags = column(rows, "tags", self.columns, required=need_labels)
         names = rows[0].get("__names__", {}).get(tags)
         bare = not need_labels and unlabelled(rows, tags)
@@ -122,10 +122,15 @@ class TokenClassification(Task):
         tagged = (labels != IGNORED).sum(1).clamp(min=1)
         return losses.sum(1) / tagged
 
-    def predict(self, logits, features, examples) -> list[Any]:
+    def predict(
+        self,
+        logits: Mapping[str, Sequence[np.ndarray]],
+        features: Sequence[Feature],
+        examples: Sequence[Example],
+    ) -> list[Any]:
         """A list of tag indices an example, one a word."""
         outside = self.label_names.index("O") if "O" in self.label_names else 0
-        out = []
+        out: list[Any] = []
         for f in features:
             tags = np.argmax(logits["logits"][len(out)], axis=-1)
             words = len(examples[f.example].inputs["tokens"])
@@ -141,7 +146,13 @@ class TokenClassification(Task):
         return _value(self.metric_name)(self._parts(predictions, examples).sum(0))
 
     def bootstrap(
-        self, first, second, examples, *, resamples: int = 1000, seed: int = 0
+        self,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        examples: Sequence[Example],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
     ) -> np.ndarray:
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, _value(self.metric_name), resamples, seed)
@@ -184,7 +195,7 @@ class TokenClassification(Task):
         )
 
 
-def _value(metric: str):
+def _value(metric: str) -> Callable[[np.ndarray], float]:
     if metric == "accuracy":
         return lambda s: float(s[0] / s[1]) if s[1] else 0.0
     return lambda s: float(2 * s[0] / (s[1] + s[2])) if s[1] + s[2] else 0.0

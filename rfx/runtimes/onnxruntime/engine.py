@@ -58,7 +58,7 @@ class OrtEngine(Engine):
             raise run_error(error, fed) from error
         return dict(zip(self.output_names, outputs, strict=True))
 
-    def bind(self, inputs: Arrays) -> OrtBoundRun:
+    def bind(self, inputs: Arrays) -> BoundRun:
         """Place inputs and outputs once, so that a call times the graph and no copies in Python.
 
         Raises:

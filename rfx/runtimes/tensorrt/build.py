@@ -216,7 +216,7 @@ def build_engine(
     )
 
 
-def _parse(trt, builder, model: Path):
+def _parse(trt: ModuleType, builder: Any, model: Path) -> Any:
     """The typed network. A refusal names the node and the operator."""
     path = Path(model)
     if not path.is_file():
@@ -257,7 +257,7 @@ def _parse(trt, builder, model: Path):
     )
 
 
-def _profile(builder, network, workload: Workload, options: EngineOptions):
+def _profile(builder: Any, network: Any, workload: Workload, options: EngineOptions) -> Any:
     """min / opt / max of every input: the conditions are the optimum, 1 x 1 the least."""
     profile = builder.create_optimization_profile()
     largest_batch, largest_sequence = options.largest(workload)
@@ -287,7 +287,7 @@ def known_capabilities(trt: ModuleType) -> dict[str, Any]:
     }
 
 
-def _set_capabilities(trt, config, wanted: Sequence[str]) -> None:
+def _set_capabilities(trt: ModuleType, config: Any, wanted: Sequence[str]) -> None:
     known = known_capabilities(trt)
     unknown = [c for c in wanted if c not in known]
     if unknown:
@@ -308,7 +308,7 @@ class TimingCache:
     """What kernels were timed before, by device and version: kept in the store, merged after every
     build, so that a second build is quick and chooses the same kernels."""
 
-    def __init__(self, trt, config, options: EngineOptions, device: str):
+    def __init__(self, trt: ModuleType, config: Any, options: EngineOptions, device: str) -> None:
         self._config, self._store = config, options.store
         self.origin = "none"
         if self._store is None:
@@ -333,6 +333,8 @@ class TimingCache:
         cache = self._config.get_timing_cache()
         if cache is not None:
             data = bytes(cache.serialize())
-            self._store.put_folder(
-                "timing-cache", self._key, lambda f: (f / "timing.cache").write_bytes(data) and None
-            )
+
+            def write(folder: Path) -> None:
+                (folder / "timing.cache").write_bytes(data)
+
+            self._store.put_folder("timing-cache", self._key, write)

@@ -77,7 +77,7 @@ def engine_facts(
     options: EngineOptions,
     *,
     device: str = "",
-    capabilities=(),
+    capabilities: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What lies beside an engine: for which machine it is and from what it was made."""
     from rfx.core.version import __version__

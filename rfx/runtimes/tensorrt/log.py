@@ -25,19 +25,20 @@ _MACHINE = re.compile(
 _loggers: dict[str, Any] = {}
 
 
-def logger(trt: ModuleType):
+def logger(trt: ModuleType) -> Any:
     """The one logger of this process (the first that a TensorRT sees wins). It prints nothing and
     keeps what is said: errors and warnings in `problems`, as (severity, text), all else in `lines`,
     where the last push out the first."""
     if trt.__name__ not in _loggers:
+        base: Any = trt.ILogger
 
-        class Collecting(trt.ILogger):
-            def __init__(self):
+        class Collecting(base):
+            def __init__(self) -> None:
                 trt.ILogger.__init__(self)
                 self.problems: list[tuple[int, str]] = []
                 self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
-            def log(self, severity, message):
+            def log(self, severity: Any, message: str) -> None:
                 if int(severity) > _WARNING:
                     self.lines.append(str(message))
                     return
@@ -47,7 +48,7 @@ def logger(trt: ModuleType):
                 ):  # the first say why, the last what came of it
                     del self.problems[_KEPT_PROBLEMS]
 
-            def clear(self):
+            def clear(self) -> None:
                 self.problems.clear()
                 self.lines.clear()
 
@@ -85,17 +86,17 @@ def failure(trt: ModuleType, what: str) -> UserError:
     )
 
 
-def new_builder(trt: ModuleType):
+def new_builder(trt: ModuleType) -> Any:
     """Raises EnvironmentMissingError where CUDA cannot be initialised."""
     return _made(trt, trt.Builder)
 
 
-def new_runtime(trt: ModuleType):
+def new_runtime(trt: ModuleType) -> Any:
     """Raises EnvironmentMissingError where CUDA cannot be initialised."""
     return _made(trt, trt.Runtime)
 
 
-def _made(trt: ModuleType, kind):
+def _made(trt: ModuleType, kind: Any) -> Any:
     logger(trt).clear()
     try:
         return kind(logger(trt))
@@ -127,7 +128,7 @@ def layer_lines(messages: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def inspected_layers(trt: ModuleType, engine) -> list[str]:
+def inspected_layers(trt: ModuleType, engine: Any) -> list[str]:
     """The fused layers of an engine as TensorRT's inspector tells them, for builders that print
     none: name, type, the dimensions of its outputs, and how many weights it has. Empty where the
     inspector says nothing."""
