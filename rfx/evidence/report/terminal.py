@@ -41,7 +41,7 @@ def gates_table(evidence: Evidence) -> Table:
         title_justify="left",
     )
     for column in ("gate", "outcome", "measured", "95 % interval", "limit"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column in ("gate", "outcome"))
     for g in evidence.gates:
         table.add_row(
             g.name,
