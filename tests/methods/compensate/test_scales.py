@@ -116,19 +116,19 @@ def seen(model, site, data, masks, sites):
         caught = {}
         handles = [
             model.get_submodule(site.output).register_forward_pre_hook(
-                lambda _, a: caught.__setitem__("z", a[0].clone())
+                lambda _, a, caught=caught: caught.__setitem__("z", a[0].clone())
             ),
         ]
         if site.norm.startswith(site.layer_path + "."):
             handles.append(
                 model.get_submodule(site.norm).register_forward_pre_hook(
-                    lambda _, a: caught.__setitem__("s", a[0].clone())
+                    lambda _, a, caught=caught: caught.__setitem__("s", a[0].clone())
                 )
             )
         else:
             handles.append(
                 model.get_submodule(site.layer_path).register_forward_hook(
-                    lambda _m, _a, o: caught.__setitem__(
+                    lambda _m, _a, o, caught=caught: caught.__setitem__(
                         "s", (o[0] if isinstance(o, tuple) else o).clone()
                     )
                 )
@@ -178,7 +178,7 @@ def test_the_walk_equals_a_direct_solution_of_every_site(family):
                 first += len(z)
             weight = model.get_submodule(site.output).weight.detach()
 
-            def units(part):
+            def units(part, rows=rows, site=site, kept=kept, weight=weight):
                 z = torch.cat(rows[part][0])
                 own = z.view(len(z), site.units, site.width)[:, kept]
                 w = weight.view(-1, site.units, site.width)[:, kept]

@@ -25,7 +25,7 @@ def test_representational_knowledge_is_what_the_unit_puts_into_the_output():
     for inputs, _ in data:
         seen = []
         handle = model.get_submodule(site.output).register_forward_pre_hook(
-            lambda _, args: seen.append(args[0])
+            lambda _, args, seen=seen: seen.append(args[0])
         )
         with torch.no_grad():
             model(**inputs)
@@ -107,7 +107,7 @@ def test_a_regression_has_the_squared_error_of_its_teacher():
         for (inputs, _), wanted in zip(batches(rows, 1, "regression"), teacher, strict=True):
             seen = []
             handle = model.get_submodule(site.output).register_forward_pre_hook(
-                lambda _, args: seen.append(args[0])
+                lambda _, args, seen=seen: seen.append(args[0])
             )
             z = model(**inputs).logits[0, 0]
             handle.remove()
