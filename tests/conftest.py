@@ -14,9 +14,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-GOOD = "good great fine lovely bright warm happy fresh".split()
-BAD = "bad awful poor ugly dark cold sad stale".split()
-PLAIN = "the a film plot actor scene was is with and very quite story sound camera".split()
+GOOD = ["good", "great", "fine", "lovely", "bright", "warm", "happy", "fresh"]
+BAD = ["bad", "awful", "poor", "ugly", "dark", "cold", "sad", "stale"]
+PLAIN = [
+    "the",
+    "a",
+    "film",
+    "plot",
+    "actor",
+    "scene",
+    "was",
+    "is",
+    "with",
+    "and",
+    "very",
+    "quite",
+    "story",
+    "sound",
+    "camera",
+]
 
 
 def sentences(n: int, seed: int) -> list[dict]:

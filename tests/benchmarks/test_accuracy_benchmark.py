@@ -186,10 +186,8 @@ def test_equal_latency_is_measured(place):
     folder, options = place
     accuracy.main([*options, "--recipes", "rfx", "--flops", "0.9", "--latency", "0.9"])
     cell = cells(folder)["tiny|rfx|0|latency 0.9|96"]
-    assert (
-        "note" in cell
-        or cell["interval"][0] <= cell["ratio"] <= cell["interval"][1]
-        and cell["divergence"] > 0
+    assert "note" in cell or (
+        cell["interval"][0] <= cell["ratio"] <= cell["interval"][1] and cell["divergence"] > 0
     )
     assert cell["code"] == accuracy.code()
 

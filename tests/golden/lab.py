@@ -20,9 +20,25 @@ EXPORTED = (
     "kprune",
 )  # what they remove first is not all they decide: the plan of a whole run is kept too
 
-GOOD = "good great fine lovely bright warm happy fresh".split()
-BAD = "bad awful poor ugly dark cold sad stale".split()
-PLAIN = "the a film plot actor scene was is with and very quite story sound camera".split()
+GOOD = ["good", "great", "fine", "lovely", "bright", "warm", "happy", "fresh"]
+BAD = ["bad", "awful", "poor", "ugly", "dark", "cold", "sad", "stale"]
+PLAIN = [
+    "the",
+    "a",
+    "film",
+    "plot",
+    "actor",
+    "scene",
+    "was",
+    "is",
+    "with",
+    "and",
+    "very",
+    "quite",
+    "story",
+    "sound",
+    "camera",
+]
 
 
 def kept(name: str) -> dict:

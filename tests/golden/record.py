@@ -26,7 +26,7 @@ from tests.golden.lab import (
     kept,
     options,
     shape,
-)  # noqa: E402
+)
 
 
 def plans(lab: Lab) -> dict:

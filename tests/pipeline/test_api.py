@@ -123,8 +123,13 @@ def test_the_example_of_a_docstring_runs(name, here, monkeypatch):
     scores = rfx.score(subject, examples)
     found = rfx.search(subject, examples, scores, flops=0.5)
     known = {
-        **{"rfx": rfx, "recipe": recipe(), "subject": subject, "examples": examples},
-        **{"scores": scores, "found": found, "plan": rfx.Plan.dense(subject.sites)},
+        "rfx": rfx,
+        "recipe": recipe(),
+        "subject": subject,
+        "examples": examples,
+        "scores": scores,
+        "found": found,
+        "plan": rfx.Plan.dense(subject.sites),
     }
     if name in ("verify", "gate", "build", "load") and not (here / "build").is_dir():
         rfx.prune_export(recipe(), "build")
