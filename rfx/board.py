@@ -25,6 +25,7 @@ from rfx.core.entry import result, run_command, say, start
 from rfx.core.errors import ExitCode, UsageError
 from rfx.core.files import require_file_place
 from rfx.core.plan import Plan
+from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
@@ -40,7 +41,13 @@ ADDITIVITY_LIMIT = 0.05
 
 
 def profile(
-    bundle: Bundle, *, target: str, workload: Workload, store: Store, progress, seed: int = 0
+    bundle: Bundle,
+    *,
+    target: str,
+    workload: Workload,
+    store: Store,
+    progress: Progress,
+    seed: int = 0,
 ) -> LatencyTable:
     """Measure the latency table of a bundle's model on this machine, by the same procedure as where
     the model is.
@@ -163,7 +170,7 @@ def _env() -> int:
     return int(ExitCode.PASS)
 
 
-def _profile(options) -> int:
+def _profile(options: argparse.Namespace) -> int:
     bundle = Bundle(options.shapes)
     require_file_place(options.out)
     if options.precision not in (None, bundle.precision):

@@ -8,24 +8,24 @@ import transformers as tf
 
 from rfx.core.inputs import InputSpec
 
-SMALL = dict(
-    vocab_size=120,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=66,
-    pad_token_id=1,
-)
-DISTIL = dict(
-    vocab_size=120,
-    dim=32,
-    n_layers=3,
-    n_heads=4,
-    hidden_dim=48,
-    max_position_embeddings=66,
-    pad_token_id=1,
-)
+SMALL = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 66,
+    "pad_token_id": 1,
+}
+DISTIL = {
+    "vocab_size": 120,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 66,
+    "pad_token_id": 1,
+}
 
 FAMILIES = {
     "bert": (tf.BertConfig, "Bert", SMALL),

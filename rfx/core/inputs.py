@@ -1,4 +1,5 @@
-"""What a graph is fed: named inputs with types and named axes, and examples of them to time with."""
+"""What a graph is fed: named inputs with types and named axes, and examples of them to time
+with."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from rfx.runtimes.find import RuntimeStatus, runtimes_report
 
 
 def environment() -> dict[str, Any]:
-    """JSON-ready facts: `rfx` (version), `environment` (machine and packages), `runtimes` (name, ok,
-    reason, next_step, verified_on_hardware) and `plugins` (packages that add parts to rfx).
+    """JSON-ready facts: `rfx` (version), `environment` (machine and packages), `runtimes` (name,
+    ok, reason, next_step, verified_on_hardware) and `plugins` (packages that add parts to rfx).
 
     Example:
         >>> [r["name"] for r in rfx.environment()["runtimes"] if r["ok"]]

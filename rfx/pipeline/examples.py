@@ -65,7 +65,7 @@ def make_task(recipe: Recipe, subject: Subject) -> Task:
     return cls(
         subject.preprocessor,
         num_labels=int(config.num_labels or 0),
-        id2label=dict(config.id2label or {}),
+        id2label={int(k): str(v) for k, v in (config.id2label or {}).items()},
         max_length=recipe.max_length,
         metric=recipe.metric,
         columns=recipe.data.columns,

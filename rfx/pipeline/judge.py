@@ -184,7 +184,7 @@ def diagnose(
     return gate.model_copy(update={"detail": f"{gate.detail}; {found}; {script}"})
 
 
-class _Enough(Exception):
+class _SeenError(Exception):
     """The inputs of a batch have been seen."""
 
 
@@ -194,13 +194,13 @@ def _engine_inputs(examples: Examples, count: int) -> list[dict[str, np.ndarray]
 
     def keep(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         seen.append({n: np.array(a) for n, a in inputs.items()})
-        raise _Enough
+        raise _SeenError
 
     for start in range(0, count, EVAL_BATCH):
         part = examples.calibration_features[start : start + EVAL_BATCH]
         try:
             run_features(keep, examples.task, part, EVAL_BATCH)
-        except _Enough:
+        except _SeenError:
             continue
     return seen
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rfx.core.artefact import Artefact
 from rfx.core.errors import UserError
@@ -24,7 +24,7 @@ from rfx.runtimes.base import Engine
 from rfx.runtimes.find import builder_elsewhere
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
 
@@ -33,7 +33,7 @@ SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
 class Pruned:
     """The small model in its forms: torch, ONNX, engine."""
 
-    model: nn.Module
+    model: PreTrainedModel
     plan: Plan
     update: Update
     artefact: Artefact
@@ -48,12 +48,14 @@ def export(
     update: Update,
     folder: Path,
     metadata: Mapping[str, object] | None = None,
-) -> tuple[nn.Module, Artefact]:
+) -> tuple[PreTrainedModel, Artefact]:
     """The small torch model, without gradients, and its ONNX file in `folder`."""
     small = shrink(subject.model, subject.sites, plan, update)
     for parameter in small.parameters():
         parameter.requires_grad_(False)
-    return small, export_model(recipe, subject, small, folder, outputs, plan, metadata=metadata)
+    return cast("PreTrainedModel", small), export_model(
+        recipe, subject, small, folder, outputs, plan, metadata=metadata
+    )
 
 
 def make(

@@ -105,7 +105,8 @@ def no_data(recipe: Recipe) -> None:
             "The quickstart has a model and data of its own.",
             got=f"--train {recipe.data.train}, --eval {recipe.data.eval}",
             allowed="the quickstart without data, or a model of yours with your data",
-            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval ...",
+            next_step="name the model too: rfx prune-export MODEL --task ... --train ... --eval "
+            "...",
         )
 
 

@@ -1,4 +1,5 @@
-"""The steps of the story one by one, for those who try out methods: load, score, search, compensate.
+"""The steps of the story one by one, for those who try out methods: load, score, search,
+compensate.
 
 Each takes and gives plain values; nothing is written, timed or kept. `rfx.find_sites`, `rfx.shrink`
 and `rfx.export_onnx` belong to the same row.

@@ -128,7 +128,7 @@ class FrozenDict(dict[K, V]):
         raise TypeError("a recipe is frozen: make another one with recipe.changed(...)")
 
     __setitem__ = __delitem__ = _refuse
-    clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return FrozenDict, (dict(self),)

@@ -216,7 +216,6 @@ def test_svg_is_readable_xml():
         ET.parse(io.StringIO(svg))
 
 
-<<<<<<< HEAD
 def without(monkeypatch, *packages: str) -> None:
     """As if they were not installed."""
     for name in packages:
@@ -387,7 +386,8 @@ def test_a_recipe_says_where_its_values_came_from_if_it_knows():
     text = render(make_evidence(recipe=recipe), "html")
     assert "the command line (--latency)" in text and "where from" in text
     assert "where from" not in render(make_evidence(), "html")
-=======
+
+
 def test_each_round_of_the_loop_is_told_and_none_where_there_was_none():
     from rfx.evidence.records import Round
     from rfx.evidence.report.facts import round_texts
@@ -403,4 +403,3 @@ def test_each_round_of_the_loop_is_told_and_none_where_there_was_none():
     assert "measured 0.750" in first and "given a smaller budget" in first
     assert "That is on target." in second and "next round" not in second
     assert told(slow)[0].endswith("This was the last round.")
->>>>>>> 56d8989 (Evidence without rounds is told; the table of gates is readable on 80 columns)

@@ -68,7 +68,7 @@ def test_metadata_say_what_it_is(exported):
 
 
 def test_shapes_are_held_against_the_plan(exported):
-    model, sites, plan, file = exported
+    _model, sites, plan, file = exported
     assert shape_mismatches(file, sites, plan) == []
     assert set(site_shapes(file, sites)["layer.1.ffn"].values()) == {0}
     wrong = shape_mismatches(file, sites, Plan.dense(sites))

@@ -298,7 +298,7 @@ def test_types_are_tritons(schema):
     from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
     for numpy_like, triton in TYPES.items():
-        assert triton in schema.DataType.keys()
+        assert triton in set(schema.DataType.keys())
         if numpy_like != "bfloat16":  # none of numpy's own
             assert "TYPE_" + np_to_triton_dtype(np.dtype(numpy_like)) == triton
             assert np.dtype(triton_to_np_dtype(triton.removeprefix("TYPE_"))) == np.dtype(
@@ -349,18 +349,18 @@ def test_the_folder_has_the_valid_name(tmp_path, files, schema):
 
 def test_the_file_is_linked_where_it_can_be_and_never_symbolically(tmp_path, files, monkeypatch):
     file = write(tmp_path / "r", files) / "1" / "model.onnx"
-    assert os.path.samefile(file, files["onnxruntime"]) and not file.is_symlink()
+    assert (file).samefile(files["onnxruntime"]) and not file.is_symlink()
 
     (tmp_path / "link.onnx").symlink_to(files["onnxruntime"])
     file = write(tmp_path / "r", files, model_file=tmp_path / "link.onnx") / "1" / "model.onnx"
-    assert os.path.samefile(file, files["onnxruntime"]) and not file.is_symlink()
+    assert (file).samefile(files["onnxruntime"]) and not file.is_symlink()
 
     monkeypatch.setattr(
         os, "link", lambda *a, **k: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link"))
     )
     file = write(tmp_path / "r", files) / "1" / "model.onnx"
     assert (
-        not os.path.samefile(file, files["onnxruntime"])
+        not (file).samefile(files["onnxruntime"])
         and not file.is_symlink()
         and file.read_bytes() == b"onnx"
     )

@@ -1,4 +1,5 @@
-"""What the golden tests run: the command line on tiny models that are made here. Of rfx only its `app` is known, and only here."""
+"""What the golden tests run: the command line on tiny models that are made here. Of rfx only its
+`app` is known, and only here."""
 
 from __future__ import annotations
 
@@ -54,8 +55,15 @@ def options() -> dict[str, list[str]]:
     root = get_command(app)
 
     def names(command) -> list[str]:
-        return sorted(n for p in command.params
-                      for n in ([p.name.upper()] if p.param_type_name == "argument" else [*p.opts, *p.secondary_opts]))  # fmt: skip
+        return sorted(
+            n
+            for p in command.params
+            for n in (
+                [p.name.upper()]
+                if p.param_type_name == "argument"
+                else [*p.opts, *p.secondary_opts]
+            )
+        )
 
     return {
         "": names(root),
@@ -101,11 +109,27 @@ def _model(name: str, folder: Path) -> None:
     tokenizer = tf.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
     torch.manual_seed(0)
     if name == "bert":
-        model = tf.BertForSequenceClassification(tf.BertConfig(
-            vocab_size=120, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, max_position_embeddings=66))  # fmt: skip
+        model = tf.BertForSequenceClassification(
+            tf.BertConfig(
+                vocab_size=120,
+                hidden_size=32,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=48,
+                max_position_embeddings=66,
+            )
+        )
     else:
-        model = tf.DistilBertForSequenceClassification(tf.DistilBertConfig(
-            vocab_size=120, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=66))  # fmt: skip
+        model = tf.DistilBertForSequenceClassification(
+            tf.DistilBertConfig(
+                vocab_size=120,
+                dim=32,
+                n_layers=3,
+                n_heads=4,
+                hidden_dim=48,
+                max_position_embeddings=66,
+            )
+        )
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
@@ -136,11 +160,26 @@ class Lab:
         with FileLock(self.folder / f"{name}.lock"):
             if not file.exists():
                 result = invoke(
-                    command, self.folder / model, "--task", "text-classification", "--train", self.folder / "train.jsonl",
-                    "--eval", self.folder / "eval.jsonl", "--flops", "0.5", "--method", method, "--examples", "128", "--json", *more,
+                    command,
+                    self.folder / model,
+                    "--task",
+                    "text-classification",
+                    "--train",
+                    self.folder / "train.jsonl",
+                    "--eval",
+                    self.folder / "eval.jsonl",
+                    "--flops",
+                    "0.5",
+                    "--method",
+                    method,
+                    "--examples",
+                    "128",
+                    "--json",
+                    *more,
                     RFX_CACHE=str(self.folder / "cache"),
-                )  # fmt: skip
-                # a tiny model's latency is no matter here: its gate may fail (1) or be inconclusive (7)
+                )
+                # a tiny model's latency is no matter here: its gate may fail (1) or be inconclusive
+                # (7)
                 assert result.exit_code in (0, 1, 7) and result.stdout.startswith("{"), (
                     f"{result.output}{result.exception!r}"
                 )
@@ -178,7 +217,8 @@ OPEN = (
 
 
 def shape(tree, path: str = "") -> dict[str, str]:
-    """{path: type of the leaf}; `[]` stands for every entry of a list, `*` for every key of an open mapping."""
+    """{path: type of the leaf}; `[]` stands for every entry of a list, `*` for every key of an open
+    mapping."""
     if isinstance(tree, dict) and tree:
         found: dict[str, set[str]] = {}
         for key, value in tree.items():

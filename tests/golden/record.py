@@ -1,6 +1,8 @@
-"""Rewrites the kept files from what rfx does now: `python -m tests.golden.record [options] [plans] [evidence_shape] [help]`.
+"""Rewrites the kept files from what rfx does now: `python -m tests.golden.record [options] [plans]
+[evidence_shape] [help]`.
 
-Without names all but `help`, which is kept as it was. `schema1/` is output of an earlier version and is never rewritten."""
+Without names all but `help`, which is kept as it was. `schema1/` is output of an earlier version
+and is never rewritten."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The evidence of a run keeps its keys, their types, and every value that depends on no clock and no machine.
+"""The evidence of a run keeps its keys, their types, and every value that depends on no clock and
+no machine.
 
-A deliberate change of the schema edits evidence_shape.json alone: `either` names the places whose type depends on the machine,
-with the types they may have (none: absent); `exact` the values."""
+A deliberate change of the schema edits evidence_shape.json alone: `either` names the places whose
+type depends on the machine, with the types they may have (none: absent); `exact` the values."""
 
 import pytest
 

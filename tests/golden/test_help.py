@@ -1,4 +1,5 @@
-"""No command, argument or option is lost or comes unnoticed. `help/` keeps the texts as they were, to read; their wording is free."""
+"""No command, argument or option is lost or comes unnoticed. `help/` keeps the texts as they were,
+to read; their wording is free."""
 
 from tests.golden.lab import help_text, kept, options
 

@@ -1,4 +1,5 @@
-"""Six methods on two tiny models decide what they decided, bit for bit. `python -m tests.golden.record plans` after a deliberate change."""
+"""Six methods on two tiny models decide what they decided, bit for bit. `python -m
+tests.golden.record plans` after a deliberate change."""
 
 import pytest
 

@@ -99,7 +99,7 @@ def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(
 
     monkeypatch.setattr(effort, "SECONDS", (0.2, 2.0))
     monkeypatch.setattr(effort, "MIN_ROUNDS", 3)
-    arguments = [a for a in command(trained, tmp_path / "out")]
+    arguments = list(command(trained, tmp_path / "out"))
     arguments[arguments.index("--flops")] = "--latency"
     arguments[arguments.index("0.5")] = "0.8"
     real = Session.stage

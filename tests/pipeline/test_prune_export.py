@@ -330,7 +330,7 @@ def test_every_family_goes_through(family, trained, tmp_path, cache):
 
 
 def test_gate_judges_by_new_limits(built):
-    folder, evidence = built
+    folder, _evidence = built
     file = folder / "out" / "evidence.json"
     assert run("gate", file, "--min-speedup", "1000").exit_code == 1
     strict = run("gate", file, "--max-drop", "50", "--json", "--junit", folder / "gate.xml")

@@ -207,7 +207,7 @@ def test_the_inspectors_layers_are_read():
     )
     trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON="json"))
     engine = SimpleNamespace(
-        create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda format: text)
+        create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda _: text)
     )
     assert log.inspected_layers(trt, engine) == [
         "gemm: ffn [2,16,416] 9 weights",
@@ -215,9 +215,7 @@ def test_the_inspectors_layers_are_read():
         "a name alone",
     ]
     broken = SimpleNamespace(
-        create_engine_inspector=lambda: SimpleNamespace(
-            get_engine_information=lambda format: "no JSON"
-        )
+        create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda _: "no JSON")
     )
     assert log.inspected_layers(trt, broken) == []
 

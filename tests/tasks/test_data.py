@@ -406,9 +406,11 @@ def test_options_of_question_answering_are_checked(tokenizer, option):
 def test_no_answer_wins_only_where_questions_may_have_none(tokenizer):
     import numpy as np
 
-    make = lambda v: task_class("question-answering")(
-        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=v
-    )
+    def make(v):
+        return task_class("question-answering")(
+            tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, version_2=v
+        )
+
     row = {
         "question": "story",
         "context": "good film",
@@ -538,9 +540,11 @@ def test_answers_of_another_form_are_named(tokenizer, answers):
 
 
 def test_a_question_that_fills_the_input_is_named(tokenizer):
-    make = lambda: task_class("question-answering")(
-        tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=24, doc_stride=8
-    )
+    def make():
+        return task_class("question-answering")(
+            tokenizer, num_labels=2, id2label={0: "a", 1: "b"}, max_length=24, doc_stride=8
+        )
+
     row = {"context": "the film was good " * 9, "answers": {"text": ["film"], "answer_start": [4]}}
     for words in (1, 12, 19):  # the span that neighbours share gives way to the question
         task = make()

@@ -99,7 +99,8 @@ def run_source(
             got=first_line(error),
             allowed="token ids of the model's vocabulary, not more tokens than it takes"
             + (f" ({known})" if known else ""),
-            next_step="tokenize with the model's own tokenizer, as docs/pages/how-to/quantization.md shows",
+            next_step="tokenize with the model's own tokenizer, as "
+            "docs/pages/how-to/quantization.md shows",
         ) from None
     broken = sorted(
         {name for part in found for name, value in part.items() if not np.isfinite(value).all()}

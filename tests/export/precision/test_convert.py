@@ -121,7 +121,7 @@ def assert_types(model: onnx.ModelProto, precision: str) -> None:
                 node.input[0]
             ].input:  # scores and mask: cast up right behind the product, if they were half
                 assert types[x] == FLOAT
-                product = makers[x] if x in makers else None
+                product = makers.get(x)
                 while product is not None and product.op_type in ("Mul", "Div"):
                     product = makers[product.input[0]]
                 if product is not None and product.op_type == "Cast":
@@ -533,7 +533,8 @@ def test_a_result_that_fails_the_checker_is_not_handed_out():
 
 def test_boards_without_torch_convert_too():
     code = (
-        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom rfx.export.precision.convert "
+        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom "
+        "rfx.export.precision.convert "
         "import convert_precision\n"
         "convert_precision(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), 'bf16')\nassert 'torch' "
         "not in sys.modules"
