@@ -116,6 +116,9 @@ class _Lines:
         self.note(title)
         yield self
 
+    def stage(self, title: str, number: int, total: int | None = None) -> None:
+        self.note(f"{number}{f' of {total}' if total else ''}: {title}")
+
     def advance(self, steps: int = 1) -> None:
         self._done += steps
         self.note(f"  {self._title}: {self._done}" + (f" of {self._total}" if self._total else ""))
