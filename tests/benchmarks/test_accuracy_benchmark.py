@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import benchmarks.accuracy as accuracy
+import benchmarks.accuracy_bench as accuracy_bench
 from benchmarks.pairs import PAIRS, Pair, with_evaluation
+from benchmarks.results_file import read_results
 from rfx.cli.terminal import Terminal
 from rfx.core.store import Store
 
@@ -27,7 +29,7 @@ def place(trained, tmp_path, monkeypatch):
         examples=96,
     )
     monkeypatch.setitem(PAIRS, "tiny", pair)
-    monkeypatch.setattr(accuracy, "DENSE", {})
+    monkeypatch.setattr(accuracy_bench, "DENSE", {})
     return tmp_path, [
         "--data",
         str(tmp_path),
@@ -167,7 +169,7 @@ def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):
         )
     assert bench.order != sorted(bench.order)  # batches are by length
     assert [int(p) for p in bench.dense[1]] == wanted
-    assert bench.judge(bench.loaded.model)[0]["metric"] == sum(
+    assert bench.judge(bench.subject.model)[0]["metric"] == sum(
         p == r["label"] for p, r in zip(wanted, rows)
     ) / len(rows)
     small, _ = bench.prune("random", 0.2)
@@ -215,10 +217,8 @@ def test_without_options_all_is_run_that_the_page_shows(monkeypatch, tmp_path):
                 for share in args.flops
             }
             keys |= {f"{pair}|{r}|0|latency {t}|{n}" for r in args.recipes for t in args.latency}
-    shown = json.loads((Path(accuracy.__file__).parent / "results" / "accuracy.json").read_text())[
-        "cells"
-    ]
-    assert not set(shown) - keys
+    shown = read_results(Path(accuracy.__file__).parent / "results" / "accuracy.json")["cells"]
+    assert shown and not set(shown) - keys
     ran.clear()
     accuracy.main([*folders, "--examples", "64"])
     assert (

@@ -1,8 +1,12 @@
 """The accuracy benchmark's tables say what its JSON holds."""
 
 import json
+from pathlib import Path
 
 import benchmarks.accuracy_report as report
+from benchmarks.accuracy_recipes import ABLATIONS
+from benchmarks.accuracy_sections import PARTS
+from benchmarks.results_file import read_results, write_results
 
 
 def results(tmp_path):
@@ -159,8 +163,23 @@ def test_parts_of_the_default_have_a_table_of_their_own_and_no_part_in_the_ratio
 
 
 def test_every_ablation_is_explained():
-    from benchmarks.accuracy import ABLATIONS
+    assert not {n for n in ABLATIONS if n not in PARTS and not n.startswith("kwon-reference")}
 
-    assert not {
-        n for n in ABLATIONS if n not in report.PARTS and not n.startswith("kwon-reference")
-    }
+
+def test_the_page_of_tables_is_what_the_committed_results_give():
+    root = Path(report.__file__).parents[1]
+    (page,) = (root / "docs").rglob("accuracy-tables.md")
+    head, _, body = page.read_text(encoding="utf-8").partition("\n\n")
+    assert head == "<!-- made by python -m benchmarks.accuracy_report from accuracy.json -->"
+    assert body == report.tables(root / "benchmarks" / "results" / "accuracy.json.gz")
+
+
+def test_the_command_writes_both_files_and_says_what_they_are_made_from(tmp_path):
+    compressed = tmp_path / "r.json.gz"
+    write_results(compressed, read_results(results(tmp_path)))
+    (tmp_path / "r.json").unlink()
+    tables, plot = tmp_path / "t.md", tmp_path / "p.svg"
+    report.main([str(tmp_path / "r.json"), "--tables", str(tables), "--plot", str(plot)])
+    head, _, body = tables.read_text().partition("\n\n")
+    assert head == "<!-- made by python -m benchmarks.accuracy_report from r.json -->"
+    assert body == report.tables(compressed) and plot.read_text().startswith("<svg")

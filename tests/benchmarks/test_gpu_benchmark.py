@@ -1,7 +1,10 @@
 """The GPU benchmark, run for real on the CPU's runtime at a tiny size: it writes, resumes and says
 what it skipped."""
 
+import contextlib
+import io
 import json
+import shutil
 import subprocess
 import time
 from types import SimpleNamespace
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 
 import benchmarks.gpu as gpu
+import benchmarks.gpu_bench as gpu_bench
 import benchmarks.gpu_extras as gpu_extras
 from benchmarks.gpu_report import half_width, markdown, roofline_ms
 from rfx.core.workload import Workload
 from rfx.cost import effort
-from rfx.cost.table import LatencyTable
+from rfx.cost.table import LatencyTable, TableKey
+from rfx.export.blocks import BlockShape
 from rfx.methods.scores.base import Scores
 from rfx.runtimes.find import runtime_class
 
@@ -38,11 +43,29 @@ SMALL = [
 ]
 
 
-def test_it_measures_writes_and_resumes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(effort, "SECONDS", (0.3, 1.0))
-    monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
-    assert gpu.main(["--out", str(tmp_path), *SMALL]) == 0
-    result = json.loads((tmp_path / "gpu.json").read_text())
+@pytest.fixture(scope="module")
+def quick():
+    """A smaller model and shorter measurements, for the tests that measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(effort, "SECONDS", (0.1, 0.5))
+        patch.setattr(effort, "ANCHOR_SECONDS", 0.1)
+        patch.setattr(effort, "MIN_ROUNDS", 4)
+        patch.setitem(gpu.SHAPES, "tiny", (BlockShape(64, 2, 32, 128), 2))
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(quick, tmp_path_factory):
+    """(folder of a finished run, what it printed); not to be written to."""
+    folder, said = tmp_path_factory.mktemp("gpu"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert gpu.main(["--out", str(folder), *SMALL]) == 0
+    return folder, said.getvalue()
+
+
+def test_it_measures_and_writes(measured):
+    folder, said = measured
+    result = json.loads((folder / "gpu.json").read_text())
     row = next(r for r in result["rows"] if r["config"]["runtime"] == "ort")
     assert (
         row["done"]
@@ -50,19 +73,19 @@ def test_it_measures_writes_and_resumes(tmp_path, monkeypatch, capsys):
         and 0 < row["targets"][0]["ratio"] < 1
         and row["flops_half"]["flops"] <= 0.5
     )
-    assert (
-        "0.7" in (tmp_path / "gpu.md").read_text()
-        and "| ort | tiny | 1 x 16 |" in capsys.readouterr().out
-    )
+    assert {"chosen_ratio", "rounds", "landed"} <= set(row["targets"][0])
+    assert row["work"]["flop"] > 0
+    assert "0.7" in (folder / "gpu.md").read_text() and "| ort | tiny | 1 x 16 |" in said
     if not runtime_class("trt").availability().ok:
         assert "NVIDIA driver" in result["skipped"]["trt"]
+
+
+def test_what_is_measured_is_not_measured_again(measured, tmp_path, monkeypatch):
+    shutil.copytree(measured[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(gpu, "run_config", lambda *a, **k: pytest.fail("measured twice"))
-    assert gpu.main(["--out", str(tmp_path), "--runtimes", "ort", *SMALL[3:]]) == 0
+    assert gpu.main(["--out", str(tmp_path), *ORT]) == 0
     text = (tmp_path / "gpu.md").read_text()
     assert "Dropped at batch 1" in text and "What width is worth" in text
-    assert {"chosen_ratio", "rounds", "landed"} <= set(row["targets"][0]) and row["work"][
-        "flop"
-    ] > 0
 
 
 ORT = ["--runtimes", "ort", *SMALL[3:]]
@@ -94,9 +117,8 @@ def test_one_that_fails_is_recorded_and_tried_again_last(tmp_path, monkeypatch):
     assert tried == [1, 8, 1] and all(r["done"] and "error" not in r for r in rows(tmp_path))
 
 
-def test_out_of_time_leaves_a_row_that_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(effort, "SECONDS", (0.3, 1.0))
-    monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
+def test_out_of_time_leaves_a_row_that_goes_on(measured, tmp_path, monkeypatch):
+    shutil.copytree(measured[0] / "cache", tmp_path / "cache")  # a table that is there is taken
     real = gpu.Bench.dense_ms
 
     def then_late(bench, dense, seconds):
@@ -131,24 +153,25 @@ def test_a_bug_does_not_exit_as_a_failed_gate(tmp_path, monkeypatch):
 def test_landing_is_judged_by_a_measurement_that_did_not_choose(monkeypatch):
     seeds = []
 
-    def pair(self, dense, counts, seconds, target=None, seed=gpu.SEED):
+    def pair(self, dense, counts, seconds, target=None, seed=gpu_bench.SEED):
         seeds.append(seed)
-        ratio = 0.68 if seed == gpu.SEED else 0.71
+        ratio = 0.68 if seed == gpu_bench.SEED else 0.71
         return SimpleNamespace(
             ratio=ratio, interval=(0.7, 0.72), speedup=1 / ratio, model_dump=lambda mode: {}
         )
 
     monkeypatch.setattr(gpu.Bench, "pair", pair)
     bench = gpu.Bench.__new__(gpu.Bench)
-    bench.shape, bench.layers = gpu.SHAPES["tiny"]
-    bench.sites, bench.workload = gpu.sites_of(bench.shape, bench.layers), Workload()
+    bench.shape, bench.layers, bench.inputs = BlockShape(64, 4, 16, 256), 3, None
+    bench.sites, bench.workload = gpu_bench.sites_of(bench.shape, bench.layers), Workload()
     bench.scores = Scores({s.name: np.ones(s.units) for s in bench.sites})
     curves = {
         "mha": {n: 0.1 + 0.1 * n for n in range(5)},
         "ffn": {n: 0.1 + 0.001 * n for n in range(0, 257, 32)},
     }
-    found = bench.at_target(None, LatencyTable(None, curves, 0.1, 3), 0.7, 0.1)
-    assert seeds == [gpu.SEED, gpu.SEED + 1]
+    key = TableKey("ort", "v", "d", "c", 1, "fp32", 1, 128, 64, 4, 16, 256, "post-ln/gelu")
+    found = bench.at_target(None, LatencyTable(key, curves, 0.1, 3), 0.7, 0.1)
+    assert seeds == [gpu_bench.SEED, gpu_bench.SEED + 1]
     assert found["chosen_ratio"] == 0.68 and found["ratio"] == 0.71 and not found["landed"]
 
 
