@@ -91,6 +91,11 @@ def export_onnx(
         UsageError: there is no such precision.
         UnsupportedModelError: the model does not fit into one ONNX file (2 GiB).
         InternalCheckError: the exporter failed, or its result does not pass the checker.
+
+    Example:
+        >>> file = rfx.export_onnx(
+        ...     subject.model, Path("dense.onnx"), inputs=subject.inputs, output_names=("logits",)
+        ... )
     """
     import onnx
     import torch

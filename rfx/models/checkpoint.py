@@ -60,6 +60,11 @@ def load(path: str | Path) -> PreTrainedModel:
 
     Raises:
         UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes.
+
+    Example:
+        >>> model = rfx.load("build")
+        >>> model.config.pruned_layers[0]
+        {'heads': 11, 'filters': 1152}
     """
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():  # the output folder of prune-export

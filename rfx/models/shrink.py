@@ -186,6 +186,9 @@ def shrink(
         sites: all sites of `model`, as `find_sites` gave them.
         plan: the units to keep.
         update: scales, or new weights and biases of output projections.
+
+    Example:
+        >>> small = rfx.shrink(subject.model, subject.sites, plan)
     """
     update = update or Update()
     small = copy.deepcopy(model)

@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 
@@ -106,32 +107,37 @@ def examples_of(name):
     return [e.source for e in doctest.DocTestParser().get_examples(text)]
 
 
+@pytest.fixture(scope="module")
+def names(place):
+    """What the examples take for known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        subject = rfx.load_model("model")
+        examples = rfx.load_examples(
+            subject, train="train.jsonl", eval="dev.jsonl", count=128, max_length=LENGTH
+        )
+        scores = rfx.score(subject, examples)
+        found = rfx.search(subject, examples, scores, flops=0.5)
+    return {
+        **{"rfx": rfx, "Path": Path, "recipe": recipe(), "subject": subject},
+        **{"examples": examples, "scores": scores, "found": found},
+        "plan": rfx.Plan.dense(subject.sites),
+    }
+
+
 @pytest.mark.parametrize("name", f"{JOBS} {STEPS}".split())
-def test_the_example_of_a_docstring_runs(name, here, monkeypatch):
+def test_the_example_of_a_docstring_runs(name, here, names, monkeypatch):
     lines = examples_of(name)
     assert lines, f"rfx.{name} has no example in its docstring"
     if name == "build":
         pytest.importorskip("tensorrt_rtx")
     small = {"target": "ort", "max_length": LENGTH, "workload": {"sequence": 16}}
     small["calibration"] = {"examples": 128}
+    quick = {"budget": {"flops": 0.5}}  # needs no latency table
     made = rfx.Recipe
-    monkeypatch.setattr(rfx, "Recipe", lambda **given: made(**{**small, **given}))
-    subject = rfx.load_model("model")
-    examples = rfx.load_examples(
-        subject, train="train.jsonl", eval="dev.jsonl", count=128, max_length=LENGTH
-    )
-    scores = rfx.score(subject, examples)
-    found = rfx.search(subject, examples, scores, flops=0.5)
-    known = {
-        "rfx": rfx,
-        "recipe": recipe(),
-        "subject": subject,
-        "examples": examples,
-        "scores": scores,
-        "found": found,
-        "plan": rfx.Plan.dense(subject.sites),
-    }
+    monkeypatch.setattr(rfx, "Recipe", lambda **given: made(**{**small, **given, **quick}))
     if name in ("verify", "gate", "build", "load") and not (here / "build").is_dir():
         rfx.prune_export(recipe(), "build")
+    known = dict(names)
     for line in lines:
         exec(line, known)  # what they print differs by machine

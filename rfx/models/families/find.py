@@ -70,6 +70,11 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
     Raises:
         UnsupportedModelError: a family that is known not to work, or one whose layers are not
             understood.
+
+    Example:
+        >>> sites = rfx.find_sites(subject.model)
+        >>> sites[0].name, sites[0].units
+        ('layer.0.mha', 12)
     """
     model_type = model.config.model_type
     known = families()
