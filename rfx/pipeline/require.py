@@ -8,7 +8,7 @@ from rfx.methods import build as method
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Runtime
 from rfx.runtimes.find import runtime_class
-from rfx.tasks.data import ROLES
+from rfx.tasks.columns import ROLES
 from rfx.tasks.find import task_class
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, field, must_have, text_of, unlabelled
+from rfx.tasks.columns import column, field, must_have, text_of, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import ROLES, column, field, missing, must_have, text_of, unlabelled
+from rfx.tasks.columns import ROLES, column, field, missing, must_have, text_of, unlabelled
 from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
 from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.data import column, must_have, unlabelled
+from rfx.tasks.columns import column, must_have, unlabelled
 from rfx.tasks.metrics import bootstrap_ratio
 
 IGNORED = -100  # the label of pieces that carry no tag
