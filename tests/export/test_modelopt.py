@@ -701,7 +701,7 @@ def test_the_documented_lines_write_calibration_inputs(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "train.jsonl", sentences(300, 0))
     monkeypatch.chdir(tmp_path)
     exec(documented("python"), {})
-    assert len(documented("python").splitlines()) == 5
+    assert len(documented("python").splitlines()) <= 8  # short enough to copy
     arrays = quantization.read_calibration(tmp_path / "inputs.npz", NAMES)
     assert {a.shape for a in arrays.values()} == {(256, 128)} and arrays[
         "attention_mask"
