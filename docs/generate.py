@@ -11,7 +11,6 @@ import json
 import posixpath
 import re
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,105 +88,10 @@ def type_text(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def limits_text(metadata: list[Any]) -> str:
-    """The limits of a number, e.g. "at least 1"."""
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    found = [
-        f"{word} {getattr(m, name):g}"
-        for m in metadata
-        for name, word in words.items()
-        if getattr(m, name, None) is not None
-    ]
-    return ", ".join(found)
-
-
-def about(field: Any, name: str) -> Any:
-    """What a field says of itself beside what pydantic keeps: cli, unit, unset, internal."""
-    extra = field.json_schema_extra
-    for held in extra.values() if isinstance(extra, dict) else ():
-        if hasattr(held, name):
-            return getattr(held, name)
-    return extra.get(name) if isinstance(extra, dict) else None
-
-
-def options_of(path: str, field: Any) -> list[str]:
-    """The long names of a field on the command line."""
-    named = about(field, "cli")
-    if named:
-        return [named] if isinstance(named, str) else [n for n in named if n.startswith("--")]
-    try:
-        from rfx.recipe.spec import OPTIONS
-
-        return [OPTIONS[path]] if path in OPTIONS else []
-    except ImportError:
-        return []
-
-
-def fields_of(model: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(place in the recipe, field) of every key, sections before the keys in them."""
-    for name, field in model.model_fields.items():
-        if getattr(field, "exclude", None) or about(field, "internal"):
-            continue
-        yield f"{path}{name}", field
-        section = section_of(field)
-        if section is not None:
-            yield from fields_of(section, f"{path}{name}.")
-
-
-def section_of(field: Any) -> Any:
-    """The model of a section's own keys, or None."""
-    for kind in (field.annotation, *typing.get_args(field.annotation)):
-        if isinstance(kind, type) and hasattr(kind, "model_fields"):
-            return kind
-    return None
-
-
-def default_text(field: Any) -> str:
-    from pydantic_core import PydanticUndefined
-
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "required"
-    if value is None and about(field, "unset"):
-        return about(field, "unset")
-    return f"`{json.dumps(value, default=str)}`"
-
-
-def recipe_table(model: Any = None) -> str:
-    """A Markdown table for each section of a recipe, from the pydantic fields."""
-    if model is None:
-        from rfx.recipe.spec import Recipe
-
-        model = Recipe
-    sections: dict[str, list[str]] = {"": []}
-    intro = {"": ""}
-    for path, field in fields_of(model):
-        parent, _, name = path.rpartition(".")
-        section = section_of(field)
-        description = one_line(field.description or "")
-        if section is not None:
-            sections[path] = []
-            intro[path] = description or one_line(section.__doc__ or "")
-            continue
-        unit = about(field, "unit") or ""
-        kind = ", ".join(
-            t for t in (type_text(field.annotation), limits_text(field.metadata), unit) if t
-        )
-        names = "<br>".join(f"`{n}`" for n in (name, *options_of(path, field)))
-        value = f"{cell(kind)}<br>default: {cell(default_text(field))}"
-        sections.setdefault(parent, []).append(f"| {names} | {value} | {cell(description)} |")
-    lines = []
-    for path, rows in sections.items():
-        if rows:
-            lines += [f"### `{path}`" if path else "### Top level", ""]
-            lines += [intro[path], ""] if intro.get(path) else []
-            lines += ["| key, option | value | meaning |", "|---|---|---|"]
-            lines += [*rows, ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
 def with_recipe_table(text: str) -> str:
     """The page of recipes with the table of today's fields between its markers."""
+    from rfx.recipe.reference import recipe_table
+
     before, _, rest = text.partition(START)
     _, marker, after = rest.partition(END)
     if not marker:

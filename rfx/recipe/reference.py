@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import get_origin
 
 from rfx.core import registry
 from rfx.recipe.fields import Setting, settings
@@ -13,13 +13,18 @@ from rfx.recipe.presets import PRESETS
 from rfx.recipe.spec import Recipe
 
 
-def allowed(setting: Setting) -> tuple[str, ...]:
-    """The values of a closed list, or the names that the registry knows; empty where any goes."""
+def allowed(setting: Setting, *, ours: bool = False) -> tuple[str, ...]:
+    """The values of a closed list, or the names that the registry knows; empty where any goes.
+
+    Args:
+        ours: only the names that rfx itself brings, whatever else is installed.
+    """
     if setting.key == "method":
         return tuple(PRESETS)
     if not setting.about.names:
         return setting.choices
-    names = registry.names(setting.about.names)
+    entries = registry.entries(setting.about.names)
+    names = tuple(dict.fromkeys(e.name for e in entries if not ours or e.target.startswith("rfx.")))
     # `auto` and `none` are no parts of their own, and nobody registers them.
     usual = (setting.default,) if setting.default and setting.default not in names else ()
     return (*usual, *names)
@@ -50,54 +55,49 @@ def remark(setting: Setting) -> str:
 
 
 def recipe_table(model: type[Recipe] = Recipe) -> str:
-    """The reference of recipes in Markdown: one table for each section, one row for each key."""
-    lines: list[str] = []
-    head = ["", "| key | option | what it is | values | default |", "|---|---|---|---|---|"]
-    top = [s for s in settings(model) if "." not in s.key]
-    lines += [*head, *(_row(s, s.key) for s in top)]
-    for part in (s for s in settings(model) if s.is_section):
-        lines += ["", f"### `{part.key}`", "", " ".join((part.kind.__doc__ or "").split())]
-        inside = (s for s in settings(model) if s.key.rpartition(".")[0] == part.key)
-        lines += [*head, *(_row(s, s.key.rpartition(".")[2]) for s in inside)]
-    return "\n".join(lines).strip() + "\n"
+    """The reference of recipes in Markdown: a table for each section, with a row for each key. The
+    tables are narrow enough for a phone."""
+    known = settings(model)
+    parts = [s for s in known if s.is_section]
+    lines = ["### Top level", "", *_HEAD]
+    lines += [_row(s) for s in known if "." not in s.key and (s.option or not s.is_section)]
+    for part in parts:
+        lines += ["", f"### `{part.key}`", "", part.description, "", *_HEAD]
+        lines += [_row(s) for s in known if s.key.rpartition(".")[0] == part.key]
+    return "\n".join(lines) + "\n"
 
 
-def _row(setting: Setting, name: str) -> str:
-    options = ", ".join(f"`{o}`" for o in setting.about.cli)
-    values = "; ".join(
-        p
-        for p in (
-            _kind(setting),
-            setting.about.unit,
-            setting.limits,
-            ", ".join(f"`{n}`" for n in allowed(setting)),
-        )
-        if p
-    )
-    cells = (f"`{name}`", options, setting.description, values, _default_cell(setting))
-    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+_HEAD = ("| key, option | value | meaning |", "|---|---|---|")
+
+
+def _row(setting: Setting) -> str:
+    name = setting.key.rpartition(".")[2]
+    names = "<br>".join(f"`{n}`" for n in (name, *setting.about.cli))
+    value = ", ".join(p for p in (_kind(setting), setting.limits, setting.about.unit) if p)
+    cells = (names, f"{_cell(value)}<br>default: {_default_text(setting)}")
+    return f"| {' | '.join((*cells, _cell(setting.description)))} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _kind(setting: Setting) -> str:
+    """What a value is, as a reader of YAML understands it."""
+    names = allowed(setting, ours=True)
+    if names:
+        listed = " or ".join(f"`{n}`" for n in names)
+        return f"{listed}, or the keys below" if setting.is_section else listed
+    simple = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if setting.kind in simple:
+        return simple[setting.kind]
+    return "list of texts" if get_origin(setting.kind) in (list, tuple) else "mapping"
+
+
+def _default_text(setting: Setting) -> str:
     if setting.is_section:
-        return "a name, or a section" if setting.option else "a section, see below"
-    if setting.choices or setting.about.names:
-        return ""
-    words: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-    }
-    if setting.kind in words:
-        return words[setting.kind]
-    return "a list of texts" if "tuple" in str(setting.kind) else "a mapping"
-
-
-def _default_cell(setting: Setting) -> str:
+        return f"`{default(setting)}`"
     value = setting.default
-    if setting.is_section:
-        return f"`{value.name}`" if setting.option else ""
-    if value is None:
-        return f"`null`: {setting.about.unset}" if setting.about.unset else "`null`"
-    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+    if value is None and setting.about.unset:
+        return _cell(setting.about.unset)
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"

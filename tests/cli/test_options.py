@@ -83,9 +83,10 @@ def test_every_option_of_a_field_is_shown_once_and_described():
 def test_every_key_is_in_the_table_with_its_option():
     text = recipe_table()
     for s in settings(Recipe):
-        assert f"| `{s.key.rpartition('.')[2]}` |" in text, s.key
-        assert s.option is None or f"`{s.option}`" in text, s.key
-    assert len({line.count(" | ") for line in text.splitlines() if line.startswith("| `")}) == 1
+        name = s.key.rpartition(".")[2]
+        assert f"### `{s.key}`" in text if s.is_section else f"| `{name}`" in text, s.key
+        assert s.option is None or f"| `{name}`<br>`{s.option}` |" in text, s.key
+    assert {line.count(" | ") for line in text.splitlines() if line.startswith("| `")} == {2}
 
 
 @pytest.mark.parametrize(
