@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,6 +175,26 @@ def entries(kind: str) -> tuple[Entry, ...]:
         if of == kind
     )
     return (*read, *(e for e in here if (e.name, e.target) not in targets))
+
+
+def code_of(kind: str, name: str) -> str:
+    """What a stored result of a part depends on besides its name: for a part of another package
+    that package's version and the source of the part's module, for one of this process its module's
+    source; "" for rfx's own, whose results are versioned where they are stored.
+
+    Raises:
+        UsageError, EnvironmentMissingError: as `find`.
+    """
+    part = find(kind, name)
+    entry = next(e for e in entries(kind) if e.name == name)
+    if entry.distribution == ITSELF:
+        return ""
+    try:
+        source = Path(inspect.getfile(part)).read_bytes()
+    except (TypeError, OSError):  # a notebook's, or one without a file
+        source = str(getattr(part, "__qualname__", name)).encode()
+    digest = hashlib.sha256(source).hexdigest()[:16]
+    return f"{entry.distribution} {entry.version} {digest}".strip()
 
 
 @lru_cache(maxsize=1)

@@ -58,6 +58,10 @@ class Store:
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(self.root))
 
+    def telling(self, warn: Callable[[str], None]) -> Store:
+        """The same store, whose corrupt entries are told to `warn`."""
+        return Store(self.root, warn)
+
     @staticmethod
     def key(*parts: Any) -> str:
         """Hash of JSON-like parts."""

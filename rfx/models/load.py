@@ -31,27 +31,19 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 TOKENIZER_ADVICE = "save the tokenizer into the same folder"
-# Ending of a class name in config.architectures -> task. Any other architecture counts as a
-# classifier, and loading it tells whether it is one.
-TASKS_BY_ARCHITECTURE = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-}
 
 
-def task_of(source: str | None) -> str | None:
-    """The task of a local checkpoint, read off its architecture; None where nothing says it."""
+def architecture_of(source: str | None) -> str | None:
+    """The first architecture that a local checkpoint names, "" where it names none; None where
+    there is no checkpoint to read."""
     config = Path(source or "").expanduser() / "config.json"
     if source is None or not config.is_file():
         return None
     try:
         data = json.loads(config.read_text(encoding="utf-8"))
-        architecture = str((data.get("architectures") or [""])[0])
+        return str((data.get("architectures") or [""])[0])
     except (ValueError, AttributeError, OSError):
         return None
-    found = (t for ending, t in TASKS_BY_ARCHITECTURE.items() if architecture.endswith(ending))
-    return next(found, "text-classification")
 
 
 def load_subject(source: str, *, task: str, auto_class: str) -> Subject:

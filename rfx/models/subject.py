@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
@@ -11,6 +11,7 @@ from rfx.models.families.find import family_name
 
 if TYPE_CHECKING:
     import transformers
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Subject:
     @property
     def layers(self) -> int:
         return 1 + max(s.layer for s in self.sites)
+
+    def trained(self, model: nn.Module | None) -> Subject:
+        """The same subject with the weights that a schedule trained; itself where `model` is None.
+        Its hash stays that of the model that was given."""
+        if model is None:
+            return self
+        return replace(self, model=cast("transformers.PreTrainedModel", model.eval()))
 
     def first(self, kind: Kind) -> Site | None:
         """The first site of a kind, None where the model has none."""

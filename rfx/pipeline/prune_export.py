@@ -79,6 +79,7 @@ def prune_export(
         session, recipe, subject, examples, scores, found.result, found.searcher
     )
     plan, update = outcome.plan, outcome.update
+    given, subject = subject, subject.trained(outcome.model)
     predicted = found.predicted_ratio(plan)
 
     with atomic_dir(Path(out)) as folder:
@@ -96,7 +97,7 @@ def prune_export(
             tool=tool(),
             created=now(),
             recipe=recipe.model_dump(mode="json"),
-            model=subject.describe(),
+            model=given.describe(),
             environment=environment(),
             data=data_part(examples),
             plan=plan.to_json(),

@@ -17,7 +17,7 @@ from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE
 from rfx.cost.table import LatencyTable
-from rfx.models.load import load_subject, task_of
+from rfx.models.load import architecture_of, load_subject
 from rfx.models.subject import Subject
 from rfx.pipeline import require
 from rfx.pipeline.examples import load_examples
@@ -27,7 +27,7 @@ from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import runtime, runtime_class, stand_in
 from rfx.tasks.examples import Examples
-from rfx.tasks.find import task_class, task_names
+from rfx.tasks.find import task_class, task_names, task_of
 
 AUTO = "auto"
 
@@ -63,7 +63,8 @@ def open_session(
             runtime or workload.
         EnvironmentMissingError: the target cannot run here.
     """
-    store = store or Store()
+    # A corrupt entry is said, and kept in the evidence.
+    store = (store or Store()).telling(lambda text: session.warn(text))
     options = engine_options(recipe, store)
     if table is not None:
         require.table_fits(recipe, table)
@@ -71,7 +72,6 @@ def open_session(
     require.precision(recipe, target.serves)
     require.names(recipe)
     session = Session(store, target, progress or Silent(), stages)
-    store.warn = session.warn  # a corrupt entry is said, and kept in the evidence
     if target.absent and table is not None:
         here = target.serves.availability()
         why = f"this machine is {target.serves.device()}" if here.ok else here.reason
@@ -174,7 +174,7 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
     """The model, and the recipe with its task, target and lengths settled."""
     source = str(recipe.model)
     if recipe.task is None:
-        task = task_of(source)
+        task = task_of(architecture_of(source))
         if task is None:
             raise _no_task(source)
         recipe = recipe.changed({"task": task}, origin="the model's architecture")

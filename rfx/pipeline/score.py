@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from rfx.core.device import on_best_device
+from rfx.core.registry import code_of
 from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
 from rfx.methods.build import Method, build
@@ -29,7 +30,7 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
     """Scores of every unit, from the store where the same model, examples and scorer have been
     scored before."""
     spec = recipe.method
-    key = session.store.key(
+    facts = [
         VERSION,
         "scores",
         subject.hash,
@@ -41,7 +42,10 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
         examples.task.name,
         examples.labelled,
         spec.scorer_options,
-    )
+    ]
+    # A plug-in's code may change under one name.
+    theirs = (code_of("scorer", spec.scorer), code_of("task", examples.task.name))
+    key = session.store.key(*facts, *(code for code in theirs if code))
     with session.stage("score") as clock:
         stored = session.store.get_arrays("scores", key)
         if stored is not None:

@@ -9,15 +9,15 @@ Example:
     >>> examples = rfx.load_examples(subject, train="train.jsonl", eval="dev.jsonl")
     >>> scores = rfx.score(subject, examples, method="kwon")
     >>> found = rfx.search(subject, examples, scores, flops=0.5, method="kwon")
-    >>> plan, update = rfx.compensate(subject, examples, scores, found, method="kwon")
-    >>> small = rfx.shrink(subject.model, subject.sites, plan, update)
+    >>> plan, update, model = rfx.compensate(subject, examples, scores, found, method="kwon")
+    >>> small = rfx.shrink(model, subject.sites, plan, update)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfx.core.device import on_best_device
 from rfx.core.errors import UsageError
@@ -28,25 +28,32 @@ from rfx.cost.flops import FlopsCost
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.methods.build import Method, build
+from rfx.methods.schedule.guard import guard
+from rfx.methods.schedule.polish import polish
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.reference import reference_teacher
-from rfx.models.load import load_subject, task_of
+from rfx.models.load import architecture_of, load_subject
 from rfx.models.subject import Subject
 from rfx.pipeline.examples import make_task
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import MethodSpec
 from rfx.tasks.examples import Examples, Source, read_examples
-from rfx.tasks.find import task_class
+from rfx.tasks.find import task_class, task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BATCH = 32  # calibration examples of one pass
 
 
 class Compensated(NamedTuple):
-    """Which units stay, and the tensors that make up for the others."""
+    """Which units stay, the tensors that make up for the others, and the model that both belong
+    to: the one that was given, or the one that a schedule trained."""
 
     plan: Plan
     update: Update
+    model: PreTrainedModel
 
 
 def load_model(source: str | Path, *, task: str | None = None) -> Subject:
@@ -65,7 +72,7 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
         >>> len(subject.sites)
         12
     """
-    name = task or task_of(str(source))
+    name = task or task_of(architecture_of(str(source)))
     if name is None:
         raise UsageError(
             "The task is not known.",
@@ -105,7 +112,7 @@ def load_examples(
     """
     recipe = make_recipe(
         {
-            "task": task or task_of(subject.source),
+            "task": task or task_of(architecture_of(subject.source)),
             "max_length": max_length,
             "data": {"columns": dict(columns or {})},
         },
@@ -213,8 +220,8 @@ def compensate(
         UsageError: parts that do not go together.
 
     Example:
-        >>> plan, update = rfx.compensate(subject, examples, scores, found)
-        >>> small = rfx.shrink(subject.model, subject.sites, plan, update)
+        >>> plan, update, model = rfx.compensate(subject, examples, scores, found)
+        >>> small = rfx.shrink(model, subject.sites, plan, update)
     """
     parts = _method(method, examples, seed)
     flops = FlopsCost(subject.hidden, examples.mean_tokens)
@@ -229,7 +236,11 @@ def compensate(
     )
     with on_best_device(subject.model):
         outcome = parts.schedule.run(ground, scores, found)
-    return Compensated(outcome.plan, outcome.update)
+        if parts.spec.polish:
+            outcome = polish(ground, outcome).outcome
+        if parts.spec.guard:
+            outcome = guard(ground, outcome).outcome
+    return Compensated(outcome.plan, outcome.update, subject.trained(outcome.model).model)
 
 
 def _cost(subject: Subject, examples: Examples, table: LatencyTable | None) -> Cost:

@@ -17,6 +17,7 @@ from rfx.core.environment import environment, now, tool
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.files import atomic_dir
 from rfx.core.progress import Progress
+from rfx.core.registry import code_of
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
 from rfx.evidence.curve import Curve, Point
@@ -163,6 +164,7 @@ def _point(
     outcome, _, _ = compensate(
         session, recipe, subject, examples, scores, found.result, found.searcher
     )
+    subject = subject.trained(outcome.model)
     plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
     folder = session.store.scratch("sweep")
     try:
@@ -205,7 +207,18 @@ def _point(
 def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any]:
     """All that the search, the model and the measurements of a point go by."""
     recipe, examples, target = at.recipe, at.examples, session.target
-    return [
+    method = recipe.method
+    parts = {
+        "task": examples.task.name,
+        "runtime": target.serves.name,
+        "scorer": method.scorer,
+        "search": method.search,
+        "refiner": method.refine,
+        "compensation": method.compensate,
+        "schedule": method.schedule,
+    }
+    theirs = [code for kind, name in parts.items() if (code := code_of(kind, name))]
+    facts = [
         VERSION,
         tool(),
         "sweep-point",
@@ -229,6 +242,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         target.here.name,
         table.hash if table else "measured here",
     ]
+    return [*facts, *theirs]
 
 
 def _at(recipe: Recipe, target: float, by: str) -> Recipe:

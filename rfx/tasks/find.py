@@ -6,6 +6,7 @@ from typing import cast
 
 from rfx.core import registry
 from rfx.tasks.base import Task
+from rfx.tasks.text_classification import TextClassification
 
 
 def task_names() -> tuple[str, ...]:
@@ -22,3 +23,19 @@ def task_class(name: str | None) -> type[Task]:
     """
     found = registry.find("task", name, next_step="correct --task (recipe: task)")
     return cast("type[Task]", found)
+
+
+def task_of(architecture: str | None) -> str | None:
+    """The task of an architecture as a checkpoint's configuration names it
+    ("BertForTokenClassification"), by the Auto classes of the tasks; of two tasks with one head the
+    first.
+
+    Any other architecture counts as a classifier, and loading it tells whether it is one. None
+    where `architecture` is None.
+    """
+    if architecture is None:
+        return None
+    for name in task_names():
+        if architecture.endswith(task_class(name).auto_class.removeprefix("AutoModel")):
+            return name
+    return TextClassification.name

@@ -36,7 +36,7 @@ def task():
 def install(tmp_path, monkeypatch):
     """Puts a package with an entry point on the path."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    packages = []
+    packages, before = [], set(registry._registered)
 
     def put(distribution, package, files, version="1.0", value=None):
         packages.append(package)
@@ -57,7 +57,7 @@ def install(tmp_path, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] in packages]:
         del sys.modules[name]
     for key, part in list(registry._registered.items()):
-        if part.__module__.split(".")[0] != "rfx":
+        if key not in before and part.__module__.split(".")[0] != "rfx":
             del registry._registered[key]
     registry.plugins.cache_clear()
 
@@ -151,6 +151,16 @@ def test_what_is_registered_in_this_process_is_known_and_clashes_are_told(instal
     install("rfx-extra", "extra", {"extra.py": PART.format(name="of-a-notebook")})
     with pytest.raises(UsageError, match=r"rfx-extra 1\.0.*this process"):
         registry.find("scorer", "of-a-notebook")
+
+
+def test_a_stored_result_depends_on_the_code_of_a_plug_in_and_not_on_rfxs_own(install):
+    text = PART.format(name="far")
+    install("far-away", "faraway", {"faraway/__init__.py": "", "faraway/part.py": text})
+    code = registry.code_of("scorer", "far")
+    assert code.startswith("far-away 1.0 ")
+    Path(sys.modules["faraway.part"].__file__).write_text(text + "# another version\n")
+    assert registry.code_of("scorer", "far") != code
+    assert registry.code_of("scorer", "fisher") == ""
 
 
 def test_there_are_no_other_kinds():

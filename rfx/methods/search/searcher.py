@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rfx.core.plan import Site
+from rfx.core.plan import Kind, Site
 from rfx.cost.base import Cost
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.base import Search
@@ -45,6 +45,7 @@ class Searcher:
         values = joint_values(sites, scores) if interact else None
         if not self.cost.linear:
             return self.search(Problem.of(sites, scores, self.cost, values=values), budget)
-        if values is None and not scores.orders:
+        priced = {s.kind for s in sites} <= {Kind.MHA, Kind.FFN}  # one price a kind
+        if priced and values is None and not scores.orders:
             return enumeration(Problem.of(sites, scores, self.cost), budget)
         return knapsack(Problem.of(sites, scores, self.cost.coarse(), values=values), budget)
