@@ -26,7 +26,7 @@ def profile(
 
     Example:
         >>> table = rfx.profile(rfx.Recipe(model="model/", target="ort"))
-        >>> table.curve("mha")[12]
+        >>> table.curve("mha")[4]
         0.62
     """
     session = open_session(recipe, store=store, progress=progress, stages=3)

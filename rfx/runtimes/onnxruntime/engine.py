@@ -102,11 +102,7 @@ class OrtBoundRun(BoundRun):
         for name in output_names:
             self._binding.bind_output(name, "cpu")
         self._run(self._binding)
-        # The first run says how large the outputs are: from now on they are written where they lie.
-        self._outputs = self._binding.get_outputs()
-        self._binding.clear_binding_outputs()
-        for name, value in zip(output_names, self._outputs, strict=True):
-            self._binding.bind_ortvalue_output(name, value)
+        self._outputs = _keep_outputs(self._binding, output_names, "cpu")
 
     def outputs(self) -> list[np.ndarray]:
         """The outputs of the last call, in the engine's order."""
@@ -160,10 +156,7 @@ class OrtCudaBoundRun(BoundRun):
             self._binding.bind_output(name, "cuda", 0)
         session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
-        self._outputs = self._binding.get_outputs()
-        self._binding.clear_binding_outputs()
-        for name, value in zip(output_names, self._outputs, strict=True):
-            self._binding.bind_ortvalue_output(name, value)
+        self._outputs = _keep_outputs(self._binding, output_names, "cuda")
 
     def time_ms(self) -> float:
         start = time.perf_counter_ns()
@@ -180,6 +173,26 @@ class OrtCudaBoundRun(BoundRun):
         for value in self._outputs:
             value.numpy()
         return (time.perf_counter_ns() - start) * 1e-6
+
+
+def _keep_outputs(
+    binding: onnxruntime.IOBinding, names: Sequence[str], device: str
+) -> list[onnxruntime.OrtValue]:
+    """Binds every output to memory that stays, as large as the run before says that it must be.
+
+    The values that `get_outputs` gives lie inside the binding, and clearing it destroys them. So
+    the memory is allocated anew and belongs to the values that are returned here.
+    """
+    import onnxruntime as ort
+
+    like = [value.numpy() for value in binding.get_outputs()]
+    kept = [
+        ort.OrtValue.ortvalue_from_shape_and_type(a.shape, a.dtype.type, device, 0) for a in like
+    ]
+    binding.clear_binding_outputs()
+    for name, value in zip(names, kept, strict=True):
+        binding.bind_ortvalue_output(name, value)
+    return kept
 
 
 def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:
