@@ -92,7 +92,7 @@ def export_onnx(
         UnsupportedModelError: the model does not fit into one ONNX file (2 GiB).
         InternalCheckError: the exporter failed, or its result does not pass the checker.
 
-    Example:
+    Examples:
         >>> file = rfx.export_onnx(
         ...     subject.model, Path("dense.onnx"), inputs=subject.inputs, output_names=("logits",)
         ... )

@@ -61,7 +61,7 @@ def load(path: str | Path) -> PreTrainedModel:
     Raises:
         UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes.
 
-    Example:
+    Examples:
         >>> model = rfx.load("build")
         >>> model.config.pruned_layers[0]
         {'heads': 11, 'filters': 1152}

@@ -187,7 +187,7 @@ def shrink(
         plan: the units to keep.
         update: scales, or new weights and biases of output projections.
 
-    Example:
+    Examples:
         >>> small = rfx.shrink(subject.model, subject.sites, plan)
     """
     update = update or Update()

@@ -64,8 +64,10 @@ def build(
             `compute_capabilities` are given, else the best of this machine.
         compute_capabilities: of other machines' GPUs ("8.9"), for which an engine is compiled
             without a GPU.
-        batch, sequence: sizes that the engine is tuned for; None: those that the file was made for.
-        max_batch, max_sequence: the largest sizes that it takes.
+        batch: the size that the engine is tuned for; None: that which the file was made for.
+        sequence: the same, tokens.
+        max_batch: the largest size that it takes.
+        max_sequence: the same, tokens.
         workspace_mb: MiB that kernels may use while they run.
         builder_level: optimisation level, 0 to 5; higher builds longer.
         version_compatible: it runs under later minor versions of the library.
@@ -77,7 +79,7 @@ def build(
         EnvironmentMissingError: no GPU, or no library that compiles.
         UnsupportedModelError: the parser refuses the model.
 
-    Example:
+    Examples:
         >>> rfx.build("build/model.onnx", compute_capabilities=["8.9"]).file
         PosixPath('build/model.rtx.engine')
     """

@@ -14,7 +14,7 @@ def environment() -> dict[str, Any]:
     """JSON-ready facts: `rfx` (version), `environment` (machine and packages), `runtimes` (name,
     ok, reason, next_step, verified_on_hardware) and `plugins` (packages that add parts to rfx).
 
-    Example:
+    Examples:
         >>> [r["name"] for r in rfx.environment()["runtimes"] if r["ok"]]
         ['ort']
     """

@@ -30,7 +30,7 @@ def gate(
         UsageError: no such file, evidence without measurements, or a baseline that cannot be
             compared with.
 
-    Example:
+    Examples:
         >>> rfx.gate("build", max_drop=1.0, min_speedup=1.3).outcome
         'pass'
     """

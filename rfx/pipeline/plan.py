@@ -48,7 +48,7 @@ def plan(
     Raises:
         UserError: every mistake and missing piece, each with its exit code.
 
-    Example:
+    Examples:
         >>> plan, search, ratio = rfx.plan(recipe)
         >>> plan.layers[0]
         {'heads': 11, 'filters': 1152}

@@ -24,7 +24,7 @@ def profile(
     Raises:
         UserError: every mistake and missing piece, each with its exit code.
 
-    Example:
+    Examples:
         >>> table = rfx.profile(rfx.Recipe(model="model/", target="ort"))
         >>> table.curve("mha")[4]
         0.62

@@ -56,7 +56,7 @@ def prune_export(
         UserError: every mistake and missing piece, each with its exit code (see
             `rfx.core.errors`).
 
-    Example:
+    Examples:
         >>> recipe = rfx.Recipe(model="model/", data={"train": "train.jsonl", "eval": "dev.jsonl"},
         ...                     budget={"latency": 0.7})
         >>> evidence = rfx.prune_export(recipe, "build")

@@ -50,7 +50,7 @@ def shapes(
     Raises:
         UserError: every mistake and missing piece, each with its exit code.
 
-    Example:
+    Examples:
         >>> rfx.shapes(rfx.Recipe(model="model/", target="trt"), "shapes.json")
         115
     """

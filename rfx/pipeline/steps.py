@@ -4,7 +4,7 @@ compensate.
 Each takes and gives plain values; nothing is written, timed or kept. `rfx.find_sites`, `rfx.shrink`
 and `rfx.export_onnx` belong to the same row.
 
-Example:
+Examples:
     >>> subject = rfx.load_model("model/")
     >>> examples = rfx.load_examples(subject, train="train.jsonl", eval="dev.jsonl")
     >>> scores = rfx.score(subject, examples, method="kwon")
@@ -67,7 +67,7 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
         UsageError: no such model, or its task is not known.
         UnsupportedModelError: rfx cannot prune models of this family.
 
-    Example:
+    Examples:
         >>> subject = rfx.load_model("model/")
         >>> len(subject.sites)
         12
@@ -105,7 +105,7 @@ def load_examples(
     Raises:
         UsageError: whatever is wrong with a file, a column or a label; too few examples.
 
-    Example:
+    Examples:
         >>> examples = rfx.load_examples(subject, train="train.jsonl", eval="dev.jsonl")
         >>> examples.labelled
         True
@@ -143,7 +143,7 @@ def score(
     Raises:
         UsageError: a method that is not known, or that needs labels which are not there.
 
-    Example:
+    Examples:
         >>> scores = rfx.score(subject, examples, method="kwon")
         >>> scores.importance["layer.0.mha"].shape
         (12,)
@@ -179,7 +179,7 @@ def search(
         UsageError: not exactly one budget, or a latency without a table.
         InfeasibleError: no plan meets the budget; the message has the fastest reachable point.
 
-    Example:
+    Examples:
         >>> found = rfx.search(subject, examples, scores, flops=0.5)
         >>> found.counts["layer.0.mha"]
         11
@@ -219,7 +219,7 @@ def compensate(
     Raises:
         UsageError: parts that do not go together.
 
-    Example:
+    Examples:
         >>> plan, update, model = rfx.compensate(subject, examples, scores, found)
         >>> small = rfx.shrink(model, subject.sites, plan, update)
     """

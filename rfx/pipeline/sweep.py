@@ -67,7 +67,7 @@ def sweep(
         UsageError: no targets, one that is no share, a place that holds other things.
         InfeasibleError: not one of the targets can be reached.
 
-    Example:
+    Examples:
         >>> curve = rfx.sweep(recipe, [0.6, 0.4], "sweep", by="flops")
         >>> [row.drop for row in curve.rows]
         [0.11, 0.35]

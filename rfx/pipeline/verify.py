@@ -50,7 +50,7 @@ def verify(
     Raises:
         UsageError: `out` is not an output of prune-export, or its dense model or data is gone.
 
-    Example:
+    Examples:
         >>> rfx.verify("build").outcome
         'pass'
     """

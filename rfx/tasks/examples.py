@@ -31,9 +31,11 @@ class Examples:
 
     Args:
         task: has the loss, the outputs' names and the metric.
-        calibration, evaluation: the examples themselves.
-        calibration_features, evaluation_features: the same as model inputs; a long context of a
+        calibration: the examples that scores and compensation are computed from.
+        evaluation: the examples that accuracy is measured on.
+        calibration_features: those of calibration as model inputs; a long context of a
             question has several features.
+        evaluation_features: those of evaluation.
         training_hash: of all training examples that calibration was drawn from.
         dropped_overlap: training examples that were left out because the evaluation set has them.
     """

@@ -13,11 +13,6 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- example: ([\w ]+) -->\n```python\n(.*?)```", TEXT, re.S))
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(rfx, "register") or not hasattr(rfx, "plan"),
-    reason="the registry and the jobs of the public API are not in this version",
-)
-
 
 @pytest.fixture
 def example(monkeypatch):

@@ -71,7 +71,7 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         UnsupportedModelError: a family that is known not to work, or one whose layers are not
             understood.
 
-    Example:
+    Examples:
         >>> sites = rfx.find_sites(subject.model)
         >>> sites[0].name, sites[0].units
         ('layer.0.mha', 12)
