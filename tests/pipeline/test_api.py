@@ -120,8 +120,13 @@ def names(place):
         scores = rfx.score(subject, examples)
         found = rfx.search(subject, examples, scores, flops=0.5)
     return {
-        "rfx": rfx, "Path": Path, "recipe": recipe(), "subject": subject,
-        "examples": examples, "scores": scores, "found": found,
+        "rfx": rfx,
+        "Path": Path,
+        "recipe": recipe(),
+        "subject": subject,
+        "examples": examples,
+        "scores": scores,
+        "found": found,
         "plan": rfx.Plan.dense(subject.sites),
     }
 
