@@ -1,5 +1,8 @@
 """What a choice costs. A budget is stated in some unit; a cost gives the price of every choice in
-that unit, and the price of a whole model."""
+that unit, and the price of a whole model.
+
+The searches work with any cost. A recipe states a budget as a share of the latency or of the FLOPs;
+another unit also needs its key in `rfx/recipe/spec.py` and its branch in `rfx/pipeline/loop.py`."""
 
 from __future__ import annotations
 

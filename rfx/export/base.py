@@ -1,8 +1,11 @@
 """What an exporter and a quantizer are.
 
 A new exporter is a class registered with `@register("exporter", "name")`, a new quantizer is a
-function registered with `@register("quantizer", "name")` (rfx/core/registry.py). A second graph (an
-encoder and its decoder, say) is a second role in the artefact that an exporter gives.
+function registered with `@register("quantizer", "name")` (rfx/core/registry.py). Jobs export with
+"onnx" and quantize with "modelopt": a recipe does not choose among several yet.
+
+A second graph (an encoder and its decoder, say) is a second role in the artefact that an exporter
+gives. Runtimes say by `Capabilities.roles` which roles they run; all of today's run "model" alone.
 """
 
 from __future__ import annotations

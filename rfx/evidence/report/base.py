@@ -2,9 +2,9 @@
 
 A writer registers itself under the name that `render` takes:
 
-    @register("report", "pdf")
-    class Pdf(Report):
-        file = "report.pdf"
+    @register("report", "csv")
+    class Csv(Report):
+        file = "report.csv"
 
         def render(self, evidence: Evidence) -> str: ...
 """

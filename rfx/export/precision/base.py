@@ -1,6 +1,8 @@
 """A half type: what a precision of 16 bits is called, and how numbers are rounded to it.
 
-A new one is a file here that describes it, and a line in `known.py`.
+A new type of 16 bits is a file here that describes it, a line in `known.py`, and its name among the
+precisions of the recipe's workload and of the runtimes that run it. INT8 is not of this shape: it
+needs scales and calibration data, see `rfx/export/modelopt/`.
 """
 
 from __future__ import annotations
