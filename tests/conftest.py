@@ -70,6 +70,19 @@ def tokenizer(folder: Path):
     return BertTokenizerFast(vocab=str(folder / "vocab.txt"))
 
 
+@pytest.fixture
+def forgets():
+    """Whatever a test registers is forgotten after it. Parts of rfx itself stay: their modules are
+    imported once, so they would not register again."""
+    from rfx.core import registry
+
+    before = set(registry._registered)
+    yield
+    for key, part in list(registry._registered.items()):
+        if key not in before and str(part.__module__).split(".")[0] != "rfx":
+            del registry._registered[key]
+
+
 LONGEST_FIRST = ("test_readme.py", "test_prune_export.py", "test_interrupt.py", "test_board.py")
 
 

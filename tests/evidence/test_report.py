@@ -16,7 +16,6 @@ import yaml
 
 from rfx.cli.results import print_lines
 from rfx.cli.session import publish
-from rfx.core import registry
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.registry import register
 from rfx.evidence.curve import Curve
@@ -270,10 +269,7 @@ def test_reports_need_neither_torch_nor_plots():
     assert done.stdout.split() == ["4", "True"]
 
 
-def test_a_strangers_report_is_written_beside_the_others(tmp_path, monkeypatch):
-    # The registry of this process, from which the report is gone again afterwards.
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-
+def test_a_strangers_report_is_written_beside_the_others(tmp_path, forgets):
     @register("report", "lines")
     class Lines(Report):
         file = "lines.txt"

@@ -14,13 +14,15 @@ from tests.families import make
 def registered():
     """Registers a family for one test."""
 
+    names = []
+
     def put(name, finder):
         registry.register("family", name)(finder)
+        names.append(name)
 
-    before = set(registry._registered)
     yield put
-    for key in set(registry._registered) - before:
-        del registry._registered[key]
+    for name in names:
+        del registry._registered["family", name]
 
 
 def test_each_family_says_for_which_model_types_it_is():
