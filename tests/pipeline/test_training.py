@@ -15,7 +15,6 @@ from rfx.methods.schedule.oneshot import OneShot
 LENGTH = 16
 
 
-@register("schedule", "trains")
 class Trains(Schedule):
     """Stands for training by a change that is easy to find again: the classifier's weights are
     doubled in a copy of the model."""
@@ -31,7 +30,8 @@ class Trains(Schedule):
 
 
 @pytest.fixture
-def recipe(trained, tmp_path, monkeypatch):
+def recipe(trained, tmp_path, monkeypatch, forgets):
+    register("schedule", "trains")(Trains)
     monkeypatch.setenv("RFX_CACHE", str(tmp_path / "cache"))
     return rfx.Recipe(
         model=str(trained["model"]),

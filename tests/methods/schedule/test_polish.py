@@ -110,7 +110,7 @@ def test_a_step_too_large_for_a_first_order_gets_a_larger_ridge():
     assert Step(rows, target * 1e9, np.arange(60)).choose() is None
 
 
-@pytest.mark.parametrize("share", [0.15, 0.3])
+@pytest.mark.parametrize("share", [0.3, 0.4])
 def test_the_output_of_new_examples_comes_nearer(model, task, examples, share):  # noqa: F811
     """After mask tuning: the projections of `rfx` leave nothing to repair on this task."""
     ground = ground_of(model, task, examples, "kwon")
