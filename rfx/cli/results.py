@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rfx.core.kind import Kind
+
 if TYPE_CHECKING:
-    from rfx.core.plan import Kind, Plan
+    from rfx.core.plan import Plan
     from rfx.cost.table import LatencyTable
     from rfx.evidence.curve import Curve
     from rfx.evidence.records import Evidence, SearchPart
@@ -69,8 +71,6 @@ def print_table(measured: LatencyTable, out: Path | None) -> None:
         f"batch {key.batch}, {key.sequence} tokens, {key.threads} thread(s), {key.precision}, "
         f"{key.clock}"
     )
-    from rfx.core.plan import Kind  # with NumPy, which a gate does without
-
     for kind in (k for k in Kind if k.value in measured.costs_ms):
         curve = measured.curve(kind)
         table = Table(title=f"{kind.label}: ms by kept {kind.plural}", title_justify="left")

@@ -211,7 +211,7 @@ def shares_of(asked: Asked) -> tuple[Literal["latency", "flops"], list[float]]:
             next_step="leave one out",
         )
     by: Literal["latency", "flops"] = "flops" if flops is not None else "latency"
-    text = flops or latency or SWEPT
+    text = next((t for t in (flops, latency) if t is not None), SWEPT)
     try:
         return by, [float(t) for t in text.split(",") if t.strip()]
     except ValueError:

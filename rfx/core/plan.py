@@ -11,27 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 
 import numpy as np
 
-
-class Kind(str, Enum):
-    """A kind of site. `unit` and `plural` are the names of what it is made of, `label` that of the
-    sublayer; how a kind is sliced is said in `rfx.models.shrink`, what it costs in `rfx.cost`."""
-
-    unit: str
-    plural: str
-    label: str
-
-    def __new__(cls, value: str, unit: str = "", label: str = "") -> Kind:
-        kind = str.__new__(cls, value)
-        kind._value_ = value
-        kind.unit, kind.plural, kind.label = unit, f"{unit}s", label
-        return kind
-
-    MHA = "mha", "head", "attention"
-    FFN = "ffn", "filter", "feed-forward"
+from rfx.core.kind import Kind as Kind
 
 
 @dataclass(frozen=True, order=True)

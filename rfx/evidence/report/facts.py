@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rfx.core.plan import Kind
+from rfx.core.kind import Kind
 from rfx.evidence.records import Evidence, Gate, Round, SearchPart
 from rfx.evidence.words import POINTS, milliseconds, percent, point_range, points, step
 
