@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = (
-    "Interrupted. Nothing half-written is left, and what was finished is kept.\n"
+    "Interrupted. Nothing half-written is left, and the stages that were finished are kept.\n"
     "  next:    run the same command again; it goes on from what is kept"
 )
 

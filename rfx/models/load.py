@@ -67,7 +67,7 @@ def load_subject(source: str, *, task: str, auto_class: str) -> Subject:
     folder = Path(source).expanduser()
     local = folder.exists()
     if local and not (folder / "config.json").is_file():
-        raise _no_checkpoint(folder)
+        raise no_checkpoint(folder)
     name = str(folder) if local else source
     try:
         config = transformers.AutoConfig.from_pretrained(name)
@@ -171,7 +171,8 @@ def _refuse_early(config: Any) -> None:
         find_sites(SimpleNamespace(config=config))  # type: ignore[arg-type]
 
 
-def _no_checkpoint(folder: Path) -> UsageError:
+def no_checkpoint(folder: Path) -> UsageError:
+    """The error of a place that is there and holds no model."""
     if folder.is_dir():
         what, advice = (
             "This folder holds no Hugging Face checkpoint.",

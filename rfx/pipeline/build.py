@@ -243,8 +243,8 @@ def read_facts(file: Path) -> OnnxFacts:
         raise UsageError(
             "This is not a valid ONNX file.",
             got=f"{file}: {first_line(error)}",
-            allowed="an ONNX file",
-            next_step="export it again",
+            allowed="an ONNX file, e.g. model.onnx of an output of prune-export",
+            next_step="name the ONNX file, or export it again where it is damaged",
         ) from None
     if not model.graph.output:
         raise UsageError(

@@ -17,7 +17,7 @@ from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE
 from rfx.cost.table import LatencyTable
-from rfx.models.load import architecture_of, load_subject
+from rfx.models.load import architecture_of, load_subject, no_checkpoint
 from rfx.models.subject import Subject
 from rfx.pipeline import require
 from rfx.pipeline.examples import load_examples
@@ -197,7 +197,10 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
 
 
 def _no_task(source: str) -> UsageError:
-    there = Path(source).expanduser().exists()
+    place = Path(source).expanduser()
+    there = place.exists()
+    if there and not (place / "config.json").is_file():
+        return no_checkpoint(place)
     allowed = f"--task {', '.join(task_names())}"
     if there:
         return UsageError(
