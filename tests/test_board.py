@@ -23,6 +23,7 @@ from rfx.cost.table_file import read_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
+from tests.commands import given, run
 
 ROOT = Path(__file__).parent.parent
 NOT_ON_A_BOARD = (
@@ -241,32 +242,9 @@ def board_table(trained, tmp_path_factory):
 
 
 def prune(trained, out, table, *more, target="trt"):
-    return CliRunner().invoke(
-        app,
-        [
-            "prune-export",
-            str(trained["model"]),
-            "--train",
-            str(trained["train"]),
-            "--eval",
-            str(trained["eval"]),
-            "--target",
-            target,
-            "--sequence",
-            "32",
-            "--max-length",
-            "32",
-            "--examples",
-            "64",
-            "--table",
-            str(table),
-            "--out",
-            str(out),
-            "--json",
-            "--quiet",
-            *more,
-        ],
-    )
+    options = {"sequence": 32, "max_length": 32, "examples": 64, "table": table, "out": out}
+    arguments = given(trained, target=target, **options)
+    return run("prune-export", *arguments, "--json", "--quiet", *more)
 
 
 @pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
@@ -308,29 +286,15 @@ def test_a_boards_table_goes_through_to_onnx_without_the_board(
     assert types == {{"fp32": 1, "fp16": 10, "bf16": 16}[precision]}
     assert (out / "model.rtx.engine").is_file() == bool(ahead)
     assert list(out.glob("triton/*/1/model.onnx"))
-    assert CliRunner().invoke(app, ["gate", str(out)]).exit_code == 7
-    assert CliRunner().invoke(app, ["gate", str(out), "--allow-inconclusive"]).exit_code == 0
+    assert run("gate", out).exit_code == 7
+    assert run("gate", out, "--allow-inconclusive").exit_code == 0
 
 
 @pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
 def test_a_table_of_another_model_or_precision_is_refused(trained, board_table, cache, tmp_path):
     result = prune(trained, tmp_path / "out", board_table("fp16"), "--latency", "0.7")
     assert result.exit_code == 2 and "precision" in json.loads(result.stdout)["error"]["got"]
-    without = CliRunner().invoke(
-        app,
-        [
-            "prune-export",
-            str(trained["model"]),
-            "--train",
-            str(trained["train"]),
-            "--eval",
-            str(trained["eval"]),
-            "--target",
-            "trt",
-            "--latency",
-            "0.7",
-        ],
-    )
+    without = run("prune-export", *given(trained, target="trt", latency=0.7))
     assert without.exit_code == 4 and "--target ort" in without.output
     assert not (tmp_path / "out").exists()
 

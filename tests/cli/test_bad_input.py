@@ -6,14 +6,9 @@ import shutil
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
+from tests.commands import given, run
 from tests.conftest import sentences, write_jsonl
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 @pytest.fixture
@@ -22,25 +17,13 @@ def call(trained, cache, tmp_path):
     message."""
 
     def go(model=None, task="text-classification", train=None, evaluation=None, out=None, extra=()):
-        result = run(
-            "prune-export",
-            model or trained["model"],
-            "--task",
-            task,
-            "--train",
-            train or trained["train"],
-            "--eval",
-            evaluation or trained["eval"],
-            "--target",
-            "ort",
-            "--sequence",
-            "16",
-            "--flops",
-            "0.5",
-            "--out",
-            out or tmp_path / "out",
-            *extra,
-        )
+        named = {
+            "model": model or trained["model"],
+            "train": train or trained["train"],
+            "eval": evaluation or trained["eval"],
+        }
+        options = {"target": "ort", "sequence": 16, "flops": 0.5, "out": out or tmp_path / "out"}
+        result = run("prune-export", *given(named, task=task, **options), *extra)
         assert result.exception is None or isinstance(result.exception, SystemExit), (
             result.exception
         )
@@ -142,16 +125,7 @@ def test_budgets_that_cannot_be(trained, cache):
     assert (
         run("prune-export", trained["model"], "--latency", "0.5", "--flops", "0.5").exit_code == 2
     )
-    nothing = run(
-        "prune-export",
-        trained["model"],
-        "--task",
-        "text-classification",
-        "--train",
-        trained["train"],
-        "--eval",
-        trained["eval"],
-    )
+    nothing = run("prune-export", *given(trained, task="text-classification"))
     assert nothing.exit_code == 2 and "--latency" in nothing.output
 
 
@@ -163,21 +137,8 @@ def test_unknown_names(call):
 
 
 def test_tensorrt_says_what_is_missing(trained, cache):
-    result = run(
-        "prune-export",
-        trained["model"],
-        "--task",
-        "text-classification",
-        "--train",
-        trained["train"],
-        "--eval",
-        trained["eval"],
-        "--latency",
-        "0.7",
-        "--target",
-        "trt",
-        "--json",
-    )
+    options = {"task": "text-classification", "latency": 0.7, "target": "trt"}
+    result = run("prune-export", *given(trained, **options), "--json")
     assert result.exit_code == 4
     error = json.loads(result.stdout)["error"]
     assert "ort" in error["allowed"] and error["next_step"]

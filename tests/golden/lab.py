@@ -1,17 +1,17 @@
 """What the golden tests run: the command line on tiny models that are made here. Of rfx only its
-`app` is known, and only here."""
+`app` is known."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 from filelock import FileLock
 from typer.main import get_command
-from typer.testing import CliRunner
 
-from rfx.cli.app import app  # the one place
+from rfx.cli.app import app
+from tests.commands import given, run
+from tests.conftest import sentences, tokenizer, write_jsonl
 
 HERE = Path(__file__).parent
 METHODS = ("rfx", "kwon", "kwon-reference", "kprune", "magnitude", "random")
@@ -21,33 +21,9 @@ EXPORTED = (
     "kprune",
 )  # what they remove first is not all they decide: the plan of a whole run is kept too
 
-GOOD = ["good", "great", "fine", "lovely", "bright", "warm", "happy", "fresh"]
-BAD = ["bad", "awful", "poor", "ugly", "dark", "cold", "sad", "stale"]
-PLAIN = [
-    "the",
-    "a",
-    "film",
-    "plot",
-    "actor",
-    "scene",
-    "was",
-    "is",
-    "with",
-    "and",
-    "very",
-    "quite",
-    "story",
-    "sound",
-    "camera",
-]
-
 
 def kept(name: str) -> dict:
     return json.loads((HERE / name).read_text(encoding="utf-8"))
-
-
-def invoke(*args: object, **env: str):
-    return CliRunner().invoke(app, [str(a) for a in args], env=env)
 
 
 def options() -> dict[str, list[str]]:
@@ -72,28 +48,10 @@ def options() -> dict[str, list[str]]:
 
 
 def help_text(command: str) -> str:
-    text = invoke(
+    text = run(
         *[command] * bool(command), "--help", COLUMNS="100", TERM="dumb", NO_COLOR="1"
     ).output
     return "".join(line.rstrip() + "\n" for line in text.splitlines())
-
-
-def _sentences(n: int, seed: int) -> list[dict]:
-    rng, rows, seen = random.Random(seed), [], set()
-    while len(rows) < n:
-        label = rng.randrange(2)
-        strong, weak = (GOOD, BAD) if label else (BAD, GOOD)
-        words = (
-            rng.choices(PLAIN, k=rng.randint(3, 9))
-            + rng.choices(strong, k=3)
-            + rng.choices(weak, k=rng.randint(0, 1))
-        )
-        rng.shuffle(words)
-        text = " ".join(words)
-        if text not in seen:
-            seen.add(text)
-            rows.append({"text": text, "label": label})
-    return rows
 
 
 def _model(name: str, folder: Path) -> None:
@@ -102,11 +60,7 @@ def _model(name: str, folder: Path) -> None:
     import transformers as tf
 
     folder.mkdir()
-    (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *PLAIN]),
-        encoding="utf-8",
-    )
-    tokenizer = tf.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    words = tokenizer(folder)
     torch.manual_seed(0)
     if name == "bert":
         model = tf.BertForSequenceClassification(
@@ -134,7 +88,7 @@ def _model(name: str, folder: Path) -> None:
         for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
     model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    words.save_pretrained(folder)
 
 
 class Lab:
@@ -147,9 +101,7 @@ class Lab:
             for name, n, seed in (("train", 200, 0), ("eval", 100, 1)):
                 file = folder / f"{name}.jsonl"
                 if not file.exists():
-                    file.write_text(
-                        "".join(json.dumps(r) + "\n" for r in _sentences(n, seed)), encoding="utf-8"
-                    )
+                    write_jsonl(file, sentences(n, seed))
             for name in MODELS:
                 if not (folder / name).exists():
                     _model(name, folder / name)
@@ -159,25 +111,13 @@ class Lab:
         file = self.folder / f"{name}.json"
         with FileLock(self.folder / f"{name}.lock"):
             if not file.exists():
-                result = invoke(
-                    command,
-                    self.folder / model,
-                    "--task",
-                    "text-classification",
-                    "--train",
-                    self.folder / "train.jsonl",
-                    "--eval",
-                    self.folder / "eval.jsonl",
-                    "--flops",
-                    "0.5",
-                    "--method",
-                    method,
-                    "--examples",
-                    "128",
-                    "--json",
-                    *more,
-                    RFX_CACHE=str(self.folder / "cache"),
+                files = {n: self.folder / f"{n}.jsonl" for n in ("train", "eval")}
+                chosen = {"flops": 0.5, "method": method, "examples": 128}
+                arguments = given(
+                    {"model": self.folder / model, **files}, task="text-classification", **chosen
                 )
+                cache = str(self.folder / "cache")
+                result = run(command, *arguments, "--json", *more, RFX_CACHE=cache)
                 # a tiny model's latency is no matter here: its gate may fail (1) or be inconclusive
                 # (7)
                 assert result.exit_code in (0, 1, 7) and result.stdout.startswith("{"), (

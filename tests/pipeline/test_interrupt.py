@@ -9,10 +9,9 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
 from rfx.pipeline.session import Session
+from tests.commands import given, run
 
 STAGES = [
     "load",
@@ -28,27 +27,8 @@ STAGES = [
 
 
 def command(trained, out):
-    return [
-        "prune-export",
-        str(trained["model"]),
-        "--task",
-        "text-classification",
-        "--train",
-        str(trained["train"]),
-        "--eval",
-        str(trained["eval"]),
-        "--target",
-        "ort",
-        "--sequence",
-        "16",
-        "--examples",
-        "64",
-        "--flops",
-        "0.5",
-        "--out",
-        str(out),
-        "--json",
-    ]
+    options = {"target": "ort", "sequence": 16, "examples": 64, "flops": 0.5, "out": out}
+    return ["prune-export", *given(trained, task="text-classification", **options), "--json"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -64,14 +44,14 @@ def test_an_interrupt_leaves_nothing_behind(stage, trained, cache, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stage", interrupted)
-        result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+        result = run(*command(trained, tmp_path / "out"))
     assert result.exit_code == 130, result.output + str(result.exception)
     assert not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
 
 
 def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_path, monkeypatch):
-    first = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    first = run(*command(trained, tmp_path / "out"))
     assert first.exit_code in (0, 1, 7), first.output + str(first.exception)
     before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     real = Session.stage
@@ -85,9 +65,9 @@ def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stage", interrupted)
-        assert CliRunner().invoke(app, command(trained, tmp_path / "out")).exit_code == 130
+        assert run(*command(trained, tmp_path / "out")).exit_code == 130
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
-    again = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    again = run(*command(trained, tmp_path / "out"))
     cached = {s["name"] for s in json.loads(again.stdout)["stages"] if s["cached"]}
     assert {"dense baseline", "score"} <= cached
 
@@ -114,12 +94,12 @@ def test_an_interrupt_of_the_latency_stages_leaves_nothing_and_resumes(
 
         with monkeypatch.context() as patch:
             patch.setattr(Session, "stage", interrupted)
-            result = CliRunner().invoke(app, arguments)
+            result = run(*arguments)
         assert result.exit_code == 130 and json.loads(result.stdout)["exit_code"] == 130
         assert [p.name for p in tmp_path.iterdir()] == ["cache"] and not list(
             (cache / "scratch").iterdir()
         )
-    last = json.loads(CliRunner().invoke(app, arguments).stdout)
+    last = json.loads(run(*arguments).stdout)
     assert "gates" in last
 
 
@@ -137,7 +117,7 @@ def test_an_interrupt_that_a_library_wrapped_is_still_one(trained, tmp_path, mon
             yield clock
 
     monkeypatch.setattr(Session, "stage", wrapped)
-    result = CliRunner().invoke(app, command(trained, tmp_path / "out"))
+    result = run(*command(trained, tmp_path / "out"))
     assert (
         result.exit_code == 130
         and json.loads(result.stdout)["exit_code"] == 130
@@ -172,13 +152,13 @@ def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
 def test_a_read_only_place_is_named(trained, cache, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    result = CliRunner().invoke(app, command(trained, locked / "out"))
+    result = run(*command(trained, locked / "out"))
     assert result.exit_code == 2 and "locked" in result.output
 
 
 def test_an_output_that_cannot_be_made_is_named(trained, cache, tmp_path):
     (tmp_path / "file").write_text("a file, not a folder")
-    result = CliRunner().invoke(app, command(trained, tmp_path / "file" / "out"))
+    result = run(*command(trained, tmp_path / "file" / "out"))
     assert result.exit_code == 2 and "file" in result.output, result.output + str(result.exception)
     assert (tmp_path / "file").read_text() == "a file, not a folder"
 

@@ -6,36 +6,17 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import onnxruntime as ort
 import pytest
-from typer.testing import CliRunner
 
 import rfx
-from rfx.cli.app import app
 from rfx.core.plan import Plan, Site
 from rfx.cost.table_file import read_table
 from rfx.export.onnx import site_shapes
 from rfx.pipeline import judge as check
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
+from tests.commands import given, run
 
 
 def options(trained):
-    return [
-        trained["model"],
-        "--task",
-        "text-classification",
-        "--train",
-        trained["train"],
-        "--eval",
-        trained["eval"],
-        "--target",
-        "ort",
-        "--sequence",
-        "16",
-        "--examples",
-        "256",
-    ]
+    return given(trained, task="text-classification", target="ort", sequence=16, examples=256)
 
 
 @pytest.fixture(scope="module")

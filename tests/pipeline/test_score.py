@@ -7,7 +7,7 @@ import pytest
 from rfx.core.errors import UsageError
 from rfx.methods.build import build
 from rfx.recipe.read import make_recipe
-from tests.pipeline.test_prune_export import run
+from tests.commands import given, run
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +23,8 @@ def texts(trained, tmp_path_factory):
 
 
 def options(trained, texts):
-    return [
-        trained["model"],
-        "--task",
-        "text-classification",
-        "--train",
-        texts,
-        "--eval",
-        trained["eval"],
-        "--target",
-        "ort",
-        "--sequence",
-        "16",
-        "--examples",
-        "128",
-        "--flops",
-        "0.5",
-    ]
+    options = {"target": "ort", "sequence": 16, "examples": 128, "flops": 0.5}
+    return given(trained | {"train": texts}, task="text-classification", **options)
 
 
 def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):

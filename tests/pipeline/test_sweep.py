@@ -13,6 +13,8 @@ import rfx.pipeline.sweep as sweeps
 from rfx.cli.app import app
 from rfx.evidence.curve import Curve, Point, Row, recommend
 from rfx.recipe.read import make_recipe, read_recipe
+from tests import commands
+from tests.commands import given
 from tests.evidences import make_evidence
 
 FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
@@ -25,28 +27,8 @@ def quick(monkeypatch, tmp_path_factory):
 
 
 def run(trained, out, *more):
-    return CliRunner().invoke(
-        app,
-        [
-            "sweep",
-            str(trained["model"]),
-            "--train",
-            str(trained["train"]),
-            "--eval",
-            str(trained["eval"]),
-            "--target",
-            "ort",
-            "--max-length",
-            "32",
-            "--sequence",
-            "16",
-            "--examples",
-            "64",
-            "--out",
-            str(out),
-            *more,
-        ],
-    )
+    arguments = given(trained, target="ort", max_length=32, sequence=16, examples=64, out=out)
+    return commands.run("sweep", *arguments, *more)
 
 
 def test_a_sweep_over_flops_leaves_the_curve_whole(trained, tmp_path):

@@ -6,9 +6,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError
 from rfx.core.workload import Workload
 from rfx.cost import effort
@@ -17,6 +15,7 @@ from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.find import runtime, runtime_class
 from rfx.runtimes.gpu import gpu_count, throttle_reasons
+from tests.commands import given, run
 
 SHAPE = BlockShape(256, 8, 32, 1024)
 GPU = ("trt", "trt-rtx", "cuda")
@@ -95,38 +94,15 @@ def test_an_engine_is_kept_loaded_and_built_again_from_the_timing_cache(name, tm
 @pytest.mark.parametrize("name", [here(n) for n in GPU])
 def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
-    result = CliRunner().invoke(
-        app,
-        [
-            "prune-export",
-            str(trained["model"]),
-            "--train",
-            str(trained["train"]),
-            "--eval",
-            str(trained["eval"]),
-            "--target",
-            name,
-            "--precision",
-            "fp16",
-            "--latency",
-            "0.8",
-            "--examples",
-            "64",
-            "--sequence",
-            "32",
-            "--max-length",
-            "32",
-            "--out",
-            str(tmp_path / "out"),
-            "--json",
-            "--quiet",
-        ],
-    )
+    options = {"precision": "fp16", "latency": 0.8, "examples": 64, "sequence": 32}
+    place = {"max_length": 32, "out": tmp_path / "out"}
+    arguments = given(trained, target=name, **options, **place)
+    result = run("prune-export", *arguments, "--json", "--quiet")
     evidence = json.loads(result.stdout)
     gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
     assert gates["shrunk"] == gates["same"] == "pass", evidence["gates"]
     assert evidence["latency"]["with_transfers"]["dense_ms"] > 0
-    verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--json", "--quiet"])
+    verified = run("verify", tmp_path / "out", "--json", "--quiet")
     assert verified.exit_code in (0, 1, 7), verified.output
 
 

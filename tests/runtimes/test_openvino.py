@@ -5,15 +5,14 @@ import json
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.workload import Workload
 from rfx.cost import effort
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
+from tests.commands import given, run
 
 pytestmark = pytest.mark.skipif(
     not runtime_class("openvino").availability().ok,
@@ -113,29 +112,9 @@ def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
     monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
     out = tmp_path / "out"
-    arguments = [
-        "prune-export",
-        str(trained["model"]),
-        "--train",
-        str(trained["train"]),
-        "--eval",
-        str(trained["eval"]),
-        "--target",
-        "openvino",
-        "--latency",
-        "0.8",
-        "--examples",
-        "64",
-        "--sequence",
-        "32",
-        "--max-length",
-        "32",
-        "--out",
-        str(out),
-        "--json",
-        "--quiet",
-    ]
-    result = CliRunner().invoke(app, arguments)
+    options = {"latency": 0.8, "examples": 64, "sequence": 32, "max_length": 32, "out": out}
+    arguments = given(trained, target="openvino", **options)
+    result = run("prune-export", *arguments, "--json", "--quiet")
     evidence = json.loads(result.stdout)
     assert "error" not in evidence, evidence
     assert evidence["table"]["key"]["runtime"] == "openvino"

@@ -1,0 +1,22 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner, Result
+
+from rfx.cli.app import app
+
+
+def run(*args: object, **env: str) -> Result:
+    """Run `rfx ARGS`, each as text, with these environment variables."""
+    return CliRunner().invoke(app, [str(a) for a in args], env=env)
+
+
+def given(trained: dict[str, Path], **options: object) -> list[str]:
+    """The arguments that name a model and its examples, and options by their names: `max_length=32`
+    is `--max-length 32`."""
+    flags = [part for k, v in options.items() for part in ("--" + k.replace("_", "-"), v)]
+    named = [trained["model"], "--train", trained["train"], "--eval", trained["eval"]]
+    return [str(a) for a in (*named, *flags)]
