@@ -137,7 +137,7 @@ class Bench:
         )
         small = shrink(subject.model, subject.sites, outcome.plan, outcome.update)
         return small, {
-            "flops_kept": cost.share(outcome.plan.sites, outcome.plan.counts),
+            "flops_kept": cost.share_of(outcome.plan),
             "seconds": time.perf_counter() - started,
             "layers": outcome.plan.layers,
             "stages": {s.name: [round(s.seconds, 3), s.cached] for s in session.stages[done:]},

@@ -113,9 +113,8 @@ def _kept_advantage(flops: Grid, pair: str, share: float, found: Mapping[int, Ce
     theirs = flops.get((pair, "kwon", share, most))
     if not theirs:
         return ""
-    seeds = (
-        found[fewest].keys() & found[most].keys() & theirs.keys()
-    )  # of these alone, so that like is compared with like
+    # Of these alone, so that like is compared with like.
+    seeds = found[fewest].keys() & found[most].keys() & theirs.keys()
     few, many, kwon = (
         mean({s: c[s] for s in seeds}, "divergence") for c in (found[fewest], found[most], theirs)
     )

@@ -185,9 +185,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         help="of the plain pass, whose time is scaled to all; default: all",
     )
+    # That one is for parity alone.
     parser.add_argument(
         "--method", choices=[p for p in PRESETS if p != "kwon-reference"], default="rfx"
-    )  # that one is for parity alone
+    )
     parser.add_argument("--kept", type=float, default=0.6, help="share of the FLOPs kept")
     return parser.parse_args(argv)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfx.core.errors import InfeasibleError
 from rfx.core.inputs import BATCH, InputSpec, TensorInput
-from rfx.core.plan import Counts, Kind, Plan, Site
+from rfx.core.plan import Choice, Counts, Kind, Plan, Site
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE, Workload
@@ -162,7 +162,7 @@ class Bench:
 
     def flops_share(self, counts: Counts) -> float:
         """The FLOPs of some counts as a share of the dense encoder's."""
-        return self.flops_cost().share(self.sites, counts)
+        return self.flops_cost().share(self.sites, {n: Choice(k) for n, k in counts.items()})
 
     def flops_cost(self, filter_grid: int = 1) -> FlopsCost:
         """MACs of the sublayers for one example."""

@@ -127,9 +127,8 @@ def torch_floor(deadline: float) -> dict[str, Any]:
             for batch in (1, 8, 32, 128):
                 if time.monotonic() > deadline - LEAST_SECONDS:
                     return result | {"out_of_time": "the rest is left to the next run"}
-                sequence = (
-                    384 if batch == 32 and shape == "bert-base" else 128
-                )  # as the engines are timed
+                # As the engines are timed.
+                sequence = 384 if batch == 32 and shape == "bert-base" else 128
                 result[floor_name(shape, precision, part, batch, sequence)] = 1e3 * _graph_seconds(
                     m, batch, sequence
                 )

@@ -316,9 +316,8 @@ def _find(
             return array
     module, _, leaf = name.rpartition(".")
     if leaf == "weight":
-        node = by_module.get(
-            "/" + re.sub(r"\.(?!\d)", "/", module) + "/MatMul"
-        )  # layer.0 keeps its dot
+        # `layer.0` keeps its dot.
+        node = by_module.get("/" + re.sub(r"\.(?!\d)", "/", module) + "/MatMul")
         for source in node.input if node else ():
             if source in real and real[source].T.shape == shape:
                 return real[source].T

@@ -43,7 +43,8 @@ API = {
     ),
     "Steps": (
         "The parts of a job, for research and for pipelines of your own.",
-        "load_model load_examples find_sites score search compensate shrink load export_onnx",
+        "load_model load_examples find_sites score search compensate shrink load export_onnx "
+        "read_table write_table",
     ),
     "Types": (
         "What passes between jobs and steps.",

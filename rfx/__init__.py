@@ -4,7 +4,8 @@ runtime that serves it, with the evidence.
 Everything that the command line does is one call here (`prune_export`, `plan`, `sweep`, `profile`,
 `shapes`, `build`, `verify`, `gate`, `environment`), and so are the steps that make it up
 (`load_model`, `load_examples`, `find_sites`, `score`, `search`, `compensate`, `shrink`,
-`export_onnx`, `load`). `register` adds a part of your own: a scorer, a task, a runtime.
+`export_onnx`, `load`). `read_table` and `write_table` keep the latency table of `profile` as a
+file. `register` adds a part of your own: a scorer, a task, a runtime.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _API = {
     "shrink": "rfx.models.shrink",
     "export_onnx": "rfx.export.onnx",
     "load": "rfx.models.checkpoint",
+    "read_table": "rfx.cost.table_file",
+    "write_table": "rfx.cost.table_file",
     # parts of your own
     "register": "rfx.core.registry",
     # what passes between them
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from rfx.core.store import Store
     from rfx.core.workload import Workload
     from rfx.cost.table import LatencyTable
+    from rfx.cost.table_file import read_table, write_table
     from rfx.evidence.records import Evidence
     from rfx.export.onnx import export_onnx
     from rfx.methods.scores.base import Scores

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-if (
-    __name__ == "__main__"
-):  # before NumPy comes in below: its threads are counted once, when it is loaded
+if __name__ == "__main__":
+    # Before NumPy comes in below: its threads are counted once, when it is loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rfx.core.entry import result, run_command, say, start

@@ -8,6 +8,16 @@ from typer.testing import CliRunner, Result
 
 from rfx.cli.app import app
 
+# The options under which `closed` in conftest.py has filled a store: tests that use the same find
+# there what they would have to make. A sequence is twice as long as it is timed.
+STANDARD = {
+    "task": "text-classification",
+    "target": "ort",
+    "sequence": 16,
+    "max_length": 32,
+    "examples": 64,
+}
+
 
 def run(*args: object, **env: str) -> Result:
     """Run `rfx ARGS`, each as text, with these environment variables."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -93,17 +96,50 @@ def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))  # stable
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first process that asks for it fills, and all processes of the suite
+    share. Nobody changes it."""
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> dict[str, Path]:
-    """A tiny BERT (3 x 64, 4 heads, 128 filters) trained to about 95 % here and now, with its train
+    """A tiny BERT (2 x 64, 4 heads, 128 filters) trained to about 95 % here and now, with its train
     and eval files."""
+    return _named(made_once(tmp_path_factory, "trained", lambda folder: _train(folder, layers=2)))
+
+
+@pytest.fixture(scope="session")
+def trained_deeper(tmp_path_factory) -> dict[str, Path]:
+    """The same with three layers, for what is decided layer by layer. Its export takes longer."""
+    return _named(made_once(tmp_path_factory, "deeper", lambda folder: _train(folder, layers=3)))
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    return {
+        "model": folder / "model",
+        "train": folder / "train.jsonl",
+        "eval": folder / "eval.jsonl",
+    }
+
+
+def _train(folder: Path, layers: int) -> None:
     import torch
     import transformers
 
-    folder = tmp_path_factory.mktemp("trained")
-    train = write_jsonl(folder / "train.jsonl", sentences(600, 0))
+    write_jsonl(folder / "train.jsonl", sentences(600, 0))
     known = {r["text"] for r in sentences(600, 0)}
-    evaluation = write_jsonl(
+    write_jsonl(
         folder / "eval.jsonl", [r for r in sentences(420, 1) if r["text"] not in known][:400]
     )
     tok = tokenizer(folder)
@@ -112,7 +148,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
         transformers.BertConfig(
             vocab_size=len(tok),
             hidden_size=64,
-            num_hidden_layers=3,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             intermediate_size=128,
             max_position_embeddings=64,
@@ -132,21 +168,24 @@ def trained(tmp_path_factory) -> dict[str, Path]:
             optimizer.step()
     model.eval().save_pretrained(folder / "model")
     tok.save_pretrained(folder / "model")
-    return {"model": folder / "model", "train": train, "eval": evaluation}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def short_measurements():
     """The tests' models take well under a millisecond: a second holds a thousand rounds of them. A
-    tiny model's table is
-    all noise, and one that fails its check is measured twice: tests of that set a limit of their
-    own."""
+    tiny model's table is all noise, and one that fails its check is measured twice: tests of that
+    set a limit of their own. One whole model checks a table, and two rounds close a loop, where
+    users get three: every one is an export of seconds. A table has fewer filter counts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rfx.pipeline.judge.FINAL_SECONDS", 1.0)
+        patch.setattr("rfx.measure.latency.PRECISION", 0.1)
         patch.setattr("rfx.pipeline.loop.ROUND_SECONDS", 0.5)
+        patch.setattr("rfx.pipeline.loop.ROUNDS", 2)
         patch.setattr("rfx.cost.effort.ANCHOR_SECONDS", 0.5)
         patch.setattr("rfx.cost.effort.SECONDS", (1.0, 10.0))
+        patch.setattr("rfx.cost.points.MAX_FILTER_COUNTS", 9)
         patch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)
+        patch.setattr("rfx.pipeline.table.ADDITIVITY_PLANS", 1)
         yield
 
 
@@ -155,3 +194,59 @@ def cache(tmp_path, monkeypatch) -> Path:
     """A store of the test's own."""
     monkeypatch.setenv("RFX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+class Closed(NamedTuple):
+    """A finished run: its output, and the store that it has filled."""
+
+    out: Path
+    store: Path
+    evidence: dict
+
+
+@pytest.fixture(scope="session")
+def closed(trained, tmp_path_factory, short_measurements) -> Closed:
+    """One run with a latency budget and the options of `tests.commands.STANDARD`, shared by all."""
+    from tests.commands import STANDARD, given, run
+
+    def make(folder: Path) -> None:
+        arguments = given(trained, **STANDARD, latency=0.8, out=folder / "out")
+        result = run("prune-export", *arguments, "--json", RFX_CACHE=str(folder / "store"))
+        assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+
+    return _finished(made_once(tmp_path_factory, "closed", make))
+
+
+def _finished(folder: Path) -> Closed:
+    evidence = json.loads((folder / "out" / "evidence.json").read_text(encoding="utf-8"))
+    return Closed(folder / "out", folder / "store", evidence)
+
+
+@pytest.fixture(scope="session")
+def small_quickstart(short_measurements):
+    """The quickstart's own model, trained on little: it takes seconds and promises no accuracy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("TRAIN", 96), ("EVAL", 48), ("EPOCHS", 1)):
+            patch.setattr(f"rfx.tasks.quickstart.{name}", value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def quickstarted(tmp_path_factory, small_quickstart) -> Closed:
+    """One quickstart with a FLOPs budget, shared by all."""
+    from tests.commands import run
+
+    def make(folder: Path) -> None:
+        arguments = ("--flops", 0.8, "--examples", 32, "--out", folder / "out", "--json")
+        result = run("prune-export", *arguments, RFX_CACHE=str(folder / "store"))
+        assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
+
+    return _finished(made_once(tmp_path_factory, "quickstarted", make))
+
+
+@pytest.fixture
+def warm(closed, cache) -> Path:
+    """A store of the test's own that has the trained model's baseline, scores and latency table
+    already, under the options of `tests.commands.STANDARD`."""
+    shutil.copytree(closed.store, cache, dirs_exist_ok=True)
+    return cache

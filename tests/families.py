@@ -11,7 +11,7 @@ from rfx.core.inputs import InputSpec
 SMALL = {
     "vocab_size": 120,
     "hidden_size": 32,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 66,
@@ -20,7 +20,7 @@ SMALL = {
 DISTIL = {
     "vocab_size": 120,
     "dim": 32,
-    "n_layers": 3,
+    "n_layers": 2,
     "n_heads": 4,
     "hidden_dim": 48,
     "max_position_embeddings": 66,
@@ -44,21 +44,22 @@ HEADS = {
 }
 
 
+# The rest is found by the generic anatomy, or has RoBERTa's very graph.
 NAMED = (
     "bert",
     "roberta",
     "electra",
     "distilbert",
-)  # the rest is found by the generic anatomy, or has RoBERTa's very graph
+)
 
 
-def with_slow(cases, family=lambda case: case):
-    """The cases for `parametrize`, those of other families than the named four marked slow."""
+def with_slow(cases, family=lambda case: case, named=NAMED):
+    """The cases for `parametrize`, those of other families than `named` marked slow."""
 
     def param(case):
         return pytest.param(
             *(case if isinstance(case, tuple) else (case,)),
-            marks=() if family(case) in NAMED else pytest.mark.slow,
+            marks=() if family(case) in named else pytest.mark.slow,
         )
 
     return [param(case) for case in cases]
@@ -70,9 +71,8 @@ def make(family: str, task: str = "text-classification", seed: int = 0, **config
     if task == "regression":
         task, config = "text-classification", {"num_labels": 1, **config}
     model = getattr(tf, prefix + HEADS[task][0])(cls(**{**sizes, **config})).eval()
-    with (
-        torch.no_grad()
-    ):  # LayerNorms and biases away from their trivial start, so that no error hides behind them
+    with torch.no_grad():
+        # LayerNorms and biases away from their trivial start, so that no error hides behind them.
         for p in model.parameters():
             p.add_(torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.1))
     return model

@@ -3,6 +3,7 @@ alone, taken back."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +11,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 from rfx import board
-from rfx.cli.app import app
 from rfx.core.errors import UsageError
 from rfx.core.workload import Workload
-from rfx.cost import effort
 from rfx.cost.bundle import Bundle, strip
 from rfx.cost.points import possible_depths, possible_points
 from rfx.cost.table_file import read_table
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
+from rfx.pipeline import table as tables
 from rfx.runtimes.find import runtime, runtime_class
-from tests.commands import given, run
+from tests.commands import STANDARD, given, run
 
 ROOT = Path(__file__).parent.parent
 NOT_ON_A_BOARD = (
@@ -45,33 +44,19 @@ NOT_ON_A_BOARD = (
 def shapes(trained, tmp_path_factory):
     """Packed for ONNX Runtime at fp32."""
     folder = tmp_path_factory.mktemp("shapes")
-    os.environ["RFX_CACHE"] = str(folder / "cache")
-    try:
-        result = CliRunner().invoke(
-            app,
-            [
-                "shapes",
-                str(trained["model"]),
-                "--target",
-                "ort",
-                "--sequence",
-                "32",
-                "--max-length",
-                "32",
-                "--out",
-                str(folder / "shapes.json"),
-                "--json",
-            ],
-        )
-    finally:
-        del os.environ["RFX_CACHE"]
+    file, options = (
+        folder / "shapes.json",
+        ("--target", "ort", "--sequence", 32, "--max-length", 32),
+    )
+    arguments = ("shapes", trained["model"], *options, "--out", file, "--json")
+    result = run(*arguments, RFX_CACHE=str(folder / "cache"))
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert (
-        said["graphs"] == len(json.loads((folder / "shapes.json").read_text())["graphs"])
+        said["graphs"] == len(json.loads(file.read_text())["graphs"])
         and "rfx.board" in said["next"]
     )
-    return folder / "shapes.json"
+    return file
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -109,15 +94,16 @@ def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
 def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_path):
     bundle = Bundle(shapes)
     shape = BlockShape(**bundle.shape)
-    there = onnx.load(bundle.file((2, 128), 3, tmp_path))
-    here = stack(shape, [(2, 128)] * 3)
+    depth = possible_depths(bundle.layers, runtime("ort"))[-1]
+    there = onnx.load(bundle.file((2, 128), depth, tmp_path))
+    here = stack(shape, [(2, 128)] * depth)
     assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
         (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
     ]
     assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
         i.name: tuple(i.dims) for i in here.graph.initializer
     }
-    engine = runtime("ort").build(bundle.file((2, 128), 3, tmp_path), Workload())
+    engine = runtime("ort").build(bundle.file((2, 128), depth, tmp_path), Workload())
     assert np.isfinite(engine.run(stack_inputs(shape, 2, 8))["output"]).all()
 
 
@@ -151,11 +137,16 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     table = read_table(tmp_path / "table.json")
-    assert table.key.runtime == "ort" and table.key.sequence == 16 and len(table.additivity) == 3
+    assert (
+        table.key.runtime == "ort"
+        and table.key.sequence == 16
+        and len(table.additivity) == tables.ADDITIVITY_PLANS
+    )
     assert json.loads(done.stdout)["written"] == "table.json"
+    # From the board's cache.
     again = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-    )  # from the board's cache
+    )
     assert again.returncode == 0 and "measuring" not in again.stderr
     assert read_table(tmp_path / "table.json").costs_ms == table.costs_ms
 
@@ -200,29 +191,15 @@ def test_bad_options_are_named(shapes, tmp_path, capsys, cache):
 
 
 @pytest.fixture(scope="module")
-def board_table(trained, tmp_path_factory):
+def board_table(trained, closed, tmp_path_factory):
     """A table measured here with ONNX Runtime, given the key of a board that is not here."""
     folder = tmp_path_factory.mktemp("table")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(effort, "SECONDS", (0.5, 2.0))
-        patch.setattr(effort, "MIN_ROUNDS", 8)
-        patch.setenv("RFX_CACHE", str(folder / "cache"))
-        made = CliRunner().invoke(
-            app,
-            [
-                "profile",
-                str(trained["model"]),
-                "--target",
-                "ort",
-                "--sequence",
-                "32",
-                "--out",
-                str(folder / "t.json"),
-                "-q",
-            ],
-        )
+    shutil.copytree(closed.store, folder / "cache")
+    file, options = folder / "t.json", ("--target", "ort", "--sequence", 16)
+    arguments = ("profile", trained["model"], *options, "--out", file, "--quiet")
+    made = run(*arguments, RFX_CACHE=str(folder / "cache"))
     assert made.exit_code == 0, made.output
-    data = json.loads((folder / "t.json").read_text())
+    data = json.loads(file.read_text())
 
     def of(precision: str, **key) -> Path:
         key = {
@@ -242,15 +219,14 @@ def board_table(trained, tmp_path_factory):
 
 
 def prune(trained, out, table, *more, target="trt"):
-    options = {"sequence": 32, "max_length": 32, "examples": 64, "table": table, "out": out}
-    arguments = given(trained, target=target, **options)
+    arguments = given(trained, **STANDARD | {"target": target}, table=table, out=out)
     return run("prune-export", *arguments, "--json", "--quiet", *more)
 
 
 @pytest.mark.skipif(runtime_class("trt").availability().ok, reason="TensorRT runs here")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_boards_table_goes_through_to_onnx_without_the_board(
-    trained, board_table, cache, tmp_path, precision
+    trained, board_table, warm, tmp_path, precision
 ):
     if precision == "bf16" and not runtime_class("openvino").availability().ok:
         pytest.skip("bf16 is checked with OpenVINO, which is not installed")
@@ -300,7 +276,7 @@ def test_a_table_of_another_model_or_precision_is_refused(trained, board_table, 
 
 
 def test_a_table_of_another_cpu_is_the_boards_and_goes_through(
-    trained, board_table, cache, tmp_path
+    trained, board_table, warm, tmp_path
 ):
     """ONNX Runtime runs here too, but not on that processor: its table is for it, and nothing is
     timed here."""
@@ -314,7 +290,7 @@ def test_a_table_of_another_cpu_is_the_boards_and_goes_through(
     assert {g["name"]: g["outcome"] for g in evidence["gates"]}["latency"] == "inconclusive"
 
 
-def test_an_old_table_of_this_machine_is_refused(trained, board_table, cache, tmp_path):
+def test_an_old_table_of_this_machine_is_refused(trained, board_table, warm, tmp_path):
     table = board_table(
         "fp32", runtime="ort", version="onnxruntime 0.1", device=runtime_class("ort")().device()
     )
@@ -328,27 +304,9 @@ def test_a_compute_capability_that_is_unknown_is_said_before_any_work(
 ):
     if not _has_rtx():
         pytest.skip("TensorRT-RTX is not installed")
-    result = CliRunner().invoke(
-        app,
-        [
-            "prune-export",
-            str(trained["model"]),
-            "--train",
-            str(tmp_path / "none.jsonl"),
-            "--eval",
-            str(trained["eval"]),
-            "--target",
-            "ort",
-            "--flops",
-            "0.5",
-            "--compute-capability",
-            capability,
-            "--out",
-            str(tmp_path / "out"),
-            "--json",
-            "--quiet",
-        ],
-    )
+    data = {"train": tmp_path / "none.jsonl", "target": "ort", "flops": 0.5}
+    arguments = given(trained, **data, compute_capability=capability, out=tmp_path / "out")
+    result = run("prune-export", *arguments, "--json", "--quiet")
     error = json.loads(result.stdout)["error"]
     assert result.exit_code == 2 and error["got"] == capability and "8.9" in error["allowed"]
 

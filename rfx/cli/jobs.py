@@ -26,10 +26,10 @@ from rfx.cli.session import (
     table_of,
 )
 from rfx.core.errors import ExitCode
-from rfx.recipe.spec import Recipe
+from rfx.recipe.spec import Budget, Recipe
 
 MODEL = frozenset({"model", "target", "workload"})
-BUDGET = frozenset({"budget.latency", "budget.flops"})
+BUDGET = frozenset(f"budget.{key}" for key in Budget.model_fields)
 # Which options each command takes.
 PRUNE_EXPORT = Shown()
 PLAN = Shown(without=frozenset({"limits", "engine"}))

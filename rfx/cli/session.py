@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -21,7 +21,7 @@ from rfx.core.errors import (
     UserError,
     is_interrupt,
 )
-from rfx.recipe.spec import Recipe
+from rfx.recipe.spec import Budget, Recipe
 
 if TYPE_CHECKING:
     from rfx.cli.terminal import Terminal
@@ -200,18 +200,18 @@ def recipe_of(asked: Asked) -> Recipe:
 SWEPT = "0.8,0.7,0.6,0.5,0.4"  # targets of a sweep that names none
 
 
-def shares_of(asked: Asked) -> tuple[Literal["latency", "flops"], list[float]]:
+def shares_of(asked: Asked) -> tuple[str, list[float]]:
     """Which budget a sweep goes over, and its targets, from comma separated numbers."""
-    latency, flops = asked["budget.latency"], asked["budget.flops"]
-    if latency is not None and flops is not None:
+    texts = {key: asked[f"budget.{key}"] for key in Budget.model_fields}
+    given = {key: text for key, text in texts.items() if text is not None}
+    if len(given) > 1:
         raise UsageError(
-            "A sweep goes over latency or over FLOPs.",
-            got="--latency and --flops",
+            "A sweep goes over one budget.",
+            got=" and ".join(f"--{key}" for key in given),
             allowed="one of them",
-            next_step="leave one out",
+            next_step="leave all but one out",
         )
-    by: Literal["latency", "flops"] = "flops" if flops is not None else "latency"
-    text = next((t for t in (flops, latency) if t is not None), SWEPT)
+    by, text = next(iter(given.items()), ("latency", SWEPT))
     try:
         return by, [float(t) for t in text.split(",") if t.strip()]
     except ValueError:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from rfx.core.inputs import InputSpec
 
 MODEL = "model"  # the role of the only graph of an encoder
+INDEX = "artefact.json"  # beside the files of an artefact: what they are
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,52 @@ class Artefact:
     ) -> Artefact:
         """An artefact of one graph."""
         return cls({MODEL: Graph(file, inputs, outputs)}, metadata or {})
+
+    def save(self, folder: Path) -> Path:
+        """Write down beside the graphs, which lie in `folder`, what they are."""
+        data: dict[str, Any] = {
+            "schema_version": 1,
+            "graphs": {
+                role: {
+                    "file": str(graph.file.relative_to(folder)),
+                    "inputs": graph.inputs.to_json(),
+                    "outputs": list(graph.outputs),
+                }
+                for role, graph in self.graphs.items()
+            },
+            "metadata": dict(self.metadata),
+        }
+        path = folder / INDEX
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> Artefact:
+        """What `save` has written.
+
+        Raises:
+            FileNotFoundError: there is no index in `folder`.
+            KeyError, ValueError: it is not one that `save` has written.
+        """
+        data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        graphs = {
+            str(role): Graph(
+                folder / said["file"],
+                InputSpec.from_json(said["inputs"]),
+                tuple(str(name) for name in said["outputs"]),
+            )
+            for role, said in data["graphs"].items()
+        }
+        return cls(graphs, data["metadata"])
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(graph.file for graph in self.graphs.values())
+
+    def remove(self) -> None:
+        """Delete the files of its graphs."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -72,13 +72,11 @@ def solver_module(device: torch.device | None = None) -> Solver:
             import cupy
             from cupyx.scipy.sparse.linalg import lsmr as cupy_lsmr
 
-            (
-                cupy.zeros(1) + 1
-            )  # a CuPy without its CUDA libraries fails here, not in the middle of the tuning
+            # A CuPy without its CUDA libraries fails here, not in the middle of the tuning.
+            cupy.zeros(1) + 1
             return Solver("cupy", cupy, cupy_lsmr)
-        except (
-            Exception
-        ):  # missing, built for another CUDA, no driver: SciPy solves the same system
+        except Exception:
+            # Missing, built for another CUDA, no driver: SciPy solves the same system.
             pass
     import numpy
     from scipy.sparse.linalg import lsmr as scipy_lsmr

@@ -123,11 +123,8 @@ def require_file_place(path: str | Path) -> None:
     if _special(path):
         return
     path = Path(os.path.realpath(path))
-    with named_errors(
-        "The file cannot be written.", path, "give another path, or make the folder writable"
-    ):
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory", str(path))
+    with _writing(path):
+        pass
     require_place(path.parent / f".{path.name}.new")
 
 
@@ -201,11 +198,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
             stream.write(data)
         return
     path = Path(os.path.realpath(path))
-    with named_errors(
-        "The file cannot be written.", path, "give another path, or make the folder writable"
-    ):
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory", str(path))
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -216,6 +209,16 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A file is being written at `path`, where no folder may stand."""
+    step = "give another path, or make the folder writable"
+    with named_errors("The file cannot be written.", path, step):
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        yield
 
 
 def _special(path: str | Path) -> bool:

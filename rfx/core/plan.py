@@ -16,13 +16,15 @@ import numpy as np
 
 from rfx.core.kind import Kind as Kind
 
+FULL = "fp32"  # the precision that a model is trained and scored in
+
 
 @dataclass(frozen=True, order=True)
 class Choice:
     """What a search decides at a site: how many units stay, and the precision they compute in."""
 
     count: int
-    precision: str = "fp32"
+    precision: str = FULL
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Site:
 
 
 Counts = dict[str, int]  # site name -> kept units
+Choices = Mapping[str, Choice]  # by site name
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,10 @@ class Plan:
     @property
     def counts(self) -> Counts:
         return {s.name: s.count for s in self.sites}
+
+    def choices(self, precision: str) -> dict[str, Choice]:
+        """What was decided at each site, by name; `precision` is that of the whole engine."""
+        return {s.name: Choice(s.count, s.precision or precision) for s in self.sites}
 
     def __getitem__(self, name: str) -> SitePlan:
         for site in self.sites:

@@ -48,6 +48,7 @@ KINDS = {
     "refiner": "refiner",
     "compensation": "compensation",
     "schedule": "schedule",
+    "cost": "cost",
     "task": "task",
     "runtime": "runtime",
     "family": "model family",

@@ -1,8 +1,9 @@
 """What a choice costs. A budget is stated in some unit; a cost gives the price of every choice in
 that unit, and the price of a whole model.
 
-The searches work with any cost. A recipe states a budget as a share of the latency or of the FLOPs;
-another unit also needs its key in `rfx/recipe/spec.py` and its branch in `rfx/pipeline/loop.py`."""
+A new unit that can be computed (parameters, say) is a class registered with
+`@register("cost", "name")`, with `of_model`, and a key of the same name in the recipe's `Budget`.
+Latency is the one cost that is measured: its table and its closed loop are the pipeline's."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rfx.core.plan import Choice, Counts, Site, SitePlan
+from rfx.core.plan import FULL, Choice, Choices, Plan, Site, SitePlan
 
 AnySite = Site | SitePlan  # both say name, kind, units and width, which is all that a cost needs
 
@@ -27,6 +28,24 @@ class Cost(ABC):
     linear: ClassVar[bool] = False
 
     @property
+    def precision(self) -> str:
+        """The precision of a choice that names none of its own."""
+        return FULL
+
+    @classmethod
+    def of_model(cls, *, hidden: int, tokens: float) -> Cost:
+        """The cost of a model, of those that are computed.
+
+        Args:
+            hidden: the width of the residual stream.
+            tokens: of an example, on average.
+
+        Raises:
+            NotImplementedError: it cannot be computed from these.
+        """
+        raise NotImplementedError(f"{cls.__name__} is not computed from the model alone")
+
+    @property
     @abstractmethod
     def fixed(self) -> float:
         """The cost of what cannot be pruned."""
@@ -36,8 +55,8 @@ class Cost(ABC):
         """The choices that a search may take at `site`, each with its cost."""
 
     @abstractmethod
-    def predict(self, sites: Sequence[AnySite], counts: Counts) -> float:
-        """The cost of a whole model with `counts` units kept; counts that are on no curve are
+    def predict(self, sites: Sequence[AnySite], choices: Choices) -> float:
+        """The cost of a whole model with a choice at every site; counts that are on no curve are
         interpolated."""
 
     def of(self, site: AnySite, choice: Choice) -> float:
@@ -50,11 +69,15 @@ class Cost(ABC):
 
     def dense(self, sites: Sequence[AnySite]) -> float:
         """The cost of the model with every unit of `sites` kept."""
-        return self.predict(sites, {s.name: s.units for s in sites})
+        return self.predict(sites, {s.name: Choice(s.units, self.precision) for s in sites})
 
-    def share(self, sites: Sequence[AnySite], counts: Counts) -> float:
+    def share(self, sites: Sequence[AnySite], choices: Choices) -> float:
         """The cost of a model as a share of the dense model's."""
-        return self.predict(sites, counts) / self.dense(sites)
+        return self.predict(sites, choices) / self.dense(sites)
+
+    def share_of(self, plan: Plan) -> float:
+        """The cost of a plan as a share of the dense model's."""
+        return self.share(plan.sites, plan.choices(self.precision))
 
     def coarse(self) -> Cost:
         """The same cost with fewer choices, for searches whose work grows with their number; this

@@ -109,9 +109,8 @@ def anchor(
     if rise <= 0 or dense_ms <= emptied_ms:  # too small to be told from the clock's noise
         return curves, errors, max(0.0, dense_ms - layers * (rise + empty)), {"anchor_factor": None}
     factor = (dense_ms - emptied_ms) / (layers * rise)
-    each = (
-        min(empty, emptied_ms / layers) / 2
-    )  # an empty sublayer's cost stays what it was, but for the fixed part's sign
+    # An empty sublayer's cost stays what it was, but for the fixed part's sign.
+    each = min(empty, emptied_ms / layers) / 2
     moved = {
         kind: {n: max(0.0, each + factor * (ms - curve[0])) for n, ms in curve.items()}
         for kind, curve in curves.items()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rfx.core.plan import Choice, Counts, Kind
+from rfx.core.plan import Choice, Choices, Kind
+from rfx.core.registry import register
 from rfx.cost.base import AnySite, Cost
 
 FLOPS_GRID = 8  # filters; the step between the choices of `FlopsCost.coarse`
@@ -39,10 +40,11 @@ class LinearCost(Cost):
     def of(self, site: AnySite, choice: Choice) -> float:
         return self.price(site) * choice.count
 
-    def predict(self, sites: Sequence[AnySite], counts: Counts) -> float:
-        return self.fixed + float(sum(self.price(s) * counts[s.name] for s in sites))
+    def predict(self, sites: Sequence[AnySite], choices: Choices) -> float:
+        return self.fixed + float(sum(self.price(s) * choices[s.name].count for s in sites))
 
 
+@register("cost", "flops")
 @dataclass(frozen=True)
 class FlopsCost(LinearCost):
     """MACs of the prunable sublayers for one example.
@@ -58,6 +60,10 @@ class FlopsCost(LinearCost):
     filter_grid: int = 1
 
     unit: ClassVar[str] = "flops"
+
+    @classmethod
+    def of_model(cls, *, hidden: int, tokens: float) -> FlopsCost:
+        return cls(hidden, tokens)
 
     def price(self, site: AnySite) -> float:
         """A head has its q, k and v projections, scores and context, and its part of the output

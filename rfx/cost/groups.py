@@ -27,15 +27,13 @@ class Measured:
     """Slopes of the points so far, each group in units of the reference that all groups have in
     common: machines drift between groups."""
 
-    slopes: dict[Point, np.ndarray] = field(
-        default_factory=dict
-    )  # bootstrap samples, the estimate first: [1 + RESAMPLES]
+    # Bootstrap samples, the estimate first: [1 + RESAMPLES]
+    slopes: dict[Point, np.ndarray] = field(default_factory=dict)
     reference: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
     bends: list[float] = field(default_factory=list)
-    parts: list[str] = field(
-        default_factory=list
-    )  # entries of the store that can go when all is done
+    # Entries of the store that can go when all is done.
+    parts: list[str] = field(default_factory=list)
     run_facts: dict[str, object] = field(default_factory=dict)  # see BoundRun.measurement
 
     @property
@@ -177,15 +175,13 @@ def measure_group(
         shutil.rmtree(folder, ignore_errors=True)
     rows = len(next(iter(times.values())))
     rng = np.random.default_rng(seed)
-    draws = np.concatenate(
-        [np.arange(rows)[None], rng.integers(0, rows, (RESAMPLES, rows))]
-    )  # [1 + R, rounds]
+    # [1 + R, rounds]
+    draws = np.concatenate([np.arange(rows)[None], rng.integers(0, rows, (RESAMPLES, rows))])
     x = np.asarray(ds, dtype=np.float64) - np.mean(ds)
     slopes = []
     for point in (dense, *group):
-        medians = np.stack(
-            [np.median(times[_run_name(point, d)][draws], axis=1) for d in ds]
-        )  # [depths, 1 + R]
+        # [depths, 1 + R]
+        medians = np.stack([np.median(times[_run_name(point, d)][draws], axis=1) for d in ds])
         slopes.append((point, (x @ medians / (x @ x)).tolist()))
     low, middle, top = (float(np.median(times[_run_name(dense, d)])) for d in reference.three)
     expected = low + (top - low) * (reference.three[1] - ds[0]) / (ds[1] - ds[0])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rfx.core.plan import Choice, Counts
+from rfx.core.plan import Choice, Choices
 from rfx.cost.base import AnySite, Cost
 from rfx.cost.table import LatencyTable
 
@@ -20,17 +20,20 @@ class LatencyCost(Cost):
     unit: ClassVar[str] = "ms"
 
     @property
+    def precision(self) -> str:
+        return self.table.key.precision
+
+    @property
     def fixed(self) -> float:
         return float(self.table.fixed_ms)
 
     def curve(self, site: AnySite) -> dict[Choice, float]:
         """The counts measured for the site's kind, without those that a larger count undercuts."""
-        precision = self.table.key.precision
         return {
-            Choice(n, precision): ms
+            Choice(n, self.precision): ms
             for n, ms in self.table.choices(site.kind).items()
             if n <= site.units
         }
 
-    def predict(self, sites: Sequence[AnySite], counts: Counts) -> float:
-        return self.table.predict_ms(sites, counts)
+    def predict(self, sites: Sequence[AnySite], choices: Choices) -> float:
+        return self.table.predict_ms(sites, {name: c.count for name, c in choices.items()})

@@ -53,9 +53,8 @@ class LatencyTable:
     costs_ms: Mapping[str, Mapping[int, float]]  # Kind value -> {count: ms}
     fixed_ms: float
     layers: int
-    errors_ms: Mapping[str, Mapping[int, float]] = field(
-        default_factory=dict
-    )  # half-width of the interval of a cost
+    # Half-width of the interval of a cost.
+    errors_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     additivity: tuple[Mapping[str, Any], ...] = ()
     measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
 

@@ -16,7 +16,14 @@ from rfx.cost.table import LatencyTable, TableKey
 
 
 def write_table(table: LatencyTable, path: str | Path) -> None:
-    """Raises UsageError where `path` cannot be written."""
+    """Write a table, whole or not at all, as `rfx profile --out` does.
+
+    Raises:
+        UsageError: `path` cannot be written.
+
+    Examples:
+        >>> rfx.write_table(rfx.profile(recipe), "table.json")
+    """
     atomic_write_text(path, json.dumps(table.to_json(), indent=1) + "\n")
 
 
@@ -25,6 +32,10 @@ def read_table(path: str | Path) -> LatencyTable:
 
     Raises:
         UsageError: no such file, not JSON, not a table, or numbers that cannot be latencies.
+
+    Examples:
+        >>> rfx.read_table("table.json").key.runtime
+        'ort'
     """
     file = Path(path)
     try:

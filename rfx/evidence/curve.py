@@ -76,7 +76,7 @@ class Curve(Part):
     model: Facts = Field(description="The dense model.")
     environment: Facts = Field(description="Machine, operating system and versions of packages.")
     data: DataPart = Field(description="The examples.")
-    budget: Literal["latency", "flops"] = Field(description="What the targets are shares of.")
+    budget: str = Field(description="What the targets are shares of: latency, flops.")
     table: Facts | None = Field(
         default=None, description="Key and error of the latency table; null under a FLOPs budget."
     )

@@ -192,7 +192,7 @@ class SearchPart(Part):
 
     method: str = Field(description="Name of the search.")
     budget: Number = Field(description="What the search was allowed, in `budget_unit`.")
-    budget_unit: Literal["ms", "flops"] = Field(
+    budget_unit: str = Field(
         description="`ms` of latency, or `flops`: multiply-adds of the prunable sublayers."
     )
     value_kept: float | None = Field(

@@ -1,11 +1,12 @@
 """What an exporter and a quantizer are.
 
 A new exporter is a class registered with `@register("exporter", "name")`, a new quantizer is a
-function registered with `@register("quantizer", "name")` (rfx/core/registry.py). Jobs export with
-"onnx" and quantize with "modelopt": a recipe does not choose among several yet.
+function registered with `@register("quantizer", "name")` (rfx/core/registry.py). The key `exporter`
+of a recipe chooses what jobs export with; `python -m rfx.quantize` quantizes with "modelopt".
 
 A second graph (an encoder and its decoder, say) is a second role in the artefact that an exporter
-gives. Runtimes say by `Capabilities.roles` which roles they run; all of today's run "model" alone.
+gives. Runtimes say by `Capabilities.roles` which roles they run, and make one engine of them in
+`build_artefact`; all of today's run "model" alone.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Exporter(Protocol):
             outputs: fields of the model's output that are wanted, in this order.
             metadata: facts that are written into each file, under keys that begin with `rfx.`.
             precision: of the matrix products.
-            name: of the file; with several roles, each file's name begins with its role.
+            name: of the file; with several roles each file's name begins with its role.
 
         Raises:
             UsageError: there is no such precision.

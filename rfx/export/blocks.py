@@ -96,10 +96,9 @@ def stack_inputs(
     """Inputs of a stack for timing: random hidden states and a mask without padding, so that every
     token counts."""
     rng = np.random.default_rng(seed)
+    hidden = (batch, sequence, shape.hidden)
     return {
-        "hidden": rng.standard_normal(
-            (batch, sequence, shape.hidden), dtype=np.float32
-        ),  # [B, T, d]
+        "hidden": rng.standard_normal(hidden, dtype=np.float32),  # [B, T, d]
         "mask": np.zeros((batch, 1, sequence, sequence), dtype=np.float32),  # [B, 1, T, T]
     }
 
@@ -134,9 +133,8 @@ class _Graph:
     def random(self, name: str, *dims: int) -> str:
         """Cut from the pool at a random place: millions of weights a layer without drawing each."""
         start = int(self._rng.integers(_POOL // 2))
-        return self.constant(
-            name, np.resize(self._pool[start : start + math.prod(dims)], dims)
-        )  # resize copies all it is given
+        # np.resize copies all it is given.
+        return self.constant(name, np.resize(self._pool[start : start + math.prod(dims)], dims))
 
     def linear(self, name: str, x: str, n_in: int, n_out: int) -> str:
         product = self.node("MatMul", x, self.random(f"{name}.weight.T", n_in, n_out))
@@ -182,9 +180,8 @@ class _Graph:
         v = split("value", [0, 2, 1, 3])  # [B, h, T, d_h]
         scores = self.node("Mul", self.node("MatMul", q, k), "scale")  # [B, h, T, T]
         probabilities = self.node("Softmax", self.node("Add", scores, "mask"), axis=-1)
-        context = self.node(
-            "Transpose", self.node("MatMul", probabilities, v), perm=[0, 2, 1, 3]
-        )  # [B, T, h, d_h]
+        # [B, T, h, d_h]
+        context = self.node("Transpose", self.node("MatMul", probabilities, v), perm=[0, 2, 1, 3])
         context = self.node("Reshape", context, "merged_shape", allowzero=1)  # [B, T, h * d_h]
         self.widths[context] = inner
         return self.linear(f"{name}.output", context, inner, d)

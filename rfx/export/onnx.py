@@ -68,7 +68,7 @@ class OnnxExporter:
 
 def export_onnx(
     model: PreTrainedModel,
-    path: Path,
+    path: str | Path,
     *,
     inputs: InputSpec,
     output_names: Sequence[str],
@@ -85,7 +85,7 @@ def export_onnx(
         precision: of the matrix products.
 
     Returns:
-        `path`.
+        `path`, as a Path.
 
     Raises:
         UsageError: there is no such precision.
@@ -94,11 +94,13 @@ def export_onnx(
 
     Examples:
         >>> file = rfx.export_onnx(
-        ...     subject.model, Path("dense.onnx"), inputs=subject.inputs, output_names=("logits",)
+        ...     subject.model, "dense.onnx", inputs=subject.inputs, output_names=("logits",)
         ... )
     """
     import onnx
     import torch
+
+    path = Path(path)
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -137,9 +139,8 @@ def export_onnx(
         if program is None:
             raise RuntimeError("torch.onnx.export gave nothing")
         proto = program.model_proto
-    except (
-        Exception
-    ) as error:  # torch.onnx raises many kinds; none may reach the user as a traceback
+    except Exception as error:
+        # torch.onnx raises many kinds; none may reach the user as a traceback.
         if is_interrupt(error):
             raise KeyboardInterrupt from None
         raise InternalCheckError(
@@ -292,18 +293,21 @@ def site_shapes(path: Path, sites: Sequence[Site]) -> dict[str, dict[str, int]]:
     return found
 
 
-def shape_mismatches(path: Path, sites: Sequence[Site], plan: Plan) -> list[str]:
-    """What the file has against what the plan says, one sentence a module; [] is the proof that it
-    is shrunk."""
+def shape_mismatches(paths: Path | Sequence[Path], sites: Sequence[Site], plan: Plan) -> list[str]:
+    """What a file has against what the plan says, one sentence a module; [] is the proof that it
+    is shrunk. Of several files each site is in one at least, and has the plan's shape in all that
+    it is in."""
+    paths = [paths] if isinstance(paths, Path) else paths
+    found = [site_shapes(path, sites) for path in paths]
     wrong = []
-    for name, modules in site_shapes(path, sites).items():
-        expected = plan[name].count * plan[name].width
-        wrong += [
-            f"{m} has {n} channels, the plan keeps {expected}"
-            for m, n in modules.items()
-            if n != expected
-        ]
-    return wrong + _unnamed_weights(path)
+    for site in sites:
+        expected = plan[site.name].count * plan[site.name].width
+        for module in (*site.inputs, site.output):
+            counts = {shapes[site.name][module] for shapes in found}
+            for n in sorted(counts - {0} or counts):
+                if n != expected:
+                    wrong.append(f"{module} has {n} channels, the plan keeps {expected}")
+    return wrong + [line for path in paths for line in _unnamed_weights(path)]
 
 
 def _unnamed_weights(path: Path) -> list[str]:

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Literal
 
 from rfx.core.errors import UsageError, first_line
 from rfx.core.files import atomic_dir
 
+ONNX_BACKEND = "onnxruntime"
+READ_ENGINES = ("tensorrt",)  # the backends that load a compiled engine in place of the ONNX file
 # the first words of every config.pbtxt of ours: only such a folder is replaced
 MARK = "# Written by rfx"
 # backend -> Triton's name of the platform, and the file name that it looks for: its "plan" is what
@@ -117,7 +118,7 @@ def write_triton(
     *,
     name: str,
     model_file: Path,
-    backend: Literal["onnxruntime", "tensorrt"],
+    backend: str,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     max_batch: int,

@@ -37,9 +37,8 @@ def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
     empties = {s.name: range(s.units) for s in sites}
     for kind in Kind:
         names = [s.name for s in sites if s.kind is kind]
-        if (
-            names
-        ):  # the first attention and the last FFN: two layers, so that neither hides the other
+        if names:
+            # The first attention and the last FFN: two layers, so that neither hides the other.
             empties[names[0 if kind is Kind.MHA else -1]] = range(0)
 
     def outputs(module: torch.nn.Module) -> torch.Tensor:

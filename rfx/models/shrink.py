@@ -32,9 +32,8 @@ class ConstantBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features, device=device, dtype=dtype))  # [d]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bias.view(
-            *[1] * (x.dim() - 1), -1
-        )  # [1, 1, d]: the residual's addition broadcasts it
+        # [1, 1, d]: the residual's addition broadcasts it.
+        return self.bias.view(*[1] * (x.dim() - 1), -1)
 
 
 class EmptyRows(nn.Module):

@@ -22,9 +22,8 @@ from rfx.models.modules import linear_at, output_of
 if TYPE_CHECKING:
     import torch
 
-_FULL_PRECISION_BYTES = (
-    256 << 20
-)  # a store of hidden states larger than this goes to half precision
+# A store of hidden states larger than this goes to half precision.
+_FULL_PRECISION_BYTES = 256 << 20
 
 
 # what is called before a module runs; gives its new arguments, or None to leave them as they are
@@ -88,9 +87,8 @@ class HiddenStates:
         import torch
 
         half = hidden.half()
-        return (
-            half if bool(torch.isfinite(half).all()) else hidden
-        )  # beyond float16's range: as it is
+        # Beyond float16's range: as it is.
+        return half if bool(torch.isfinite(half).all()) else hidden
 
 
 def catch_first_layer(
@@ -293,9 +291,8 @@ def run_layer(
 
     def watch_features(site: Site) -> PreHook:
         mask = masks.get(site.name)
-        mask = (
-            None if mask is None else mask.to(hidden.dtype).repeat_interleave(site.width)
-        )  # [channels]
+        # [channels]
+        mask = None if mask is None else mask.to(hidden.dtype).repeat_interleave(site.width)
 
         def see(_module: torch.nn.Module, args: tuple) -> tuple | None:
             if site.name in trace.features:

@@ -13,10 +13,10 @@ from rfx.core.files import require_file_place
 from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.core.workload import Workload
-from rfx.export.triton import specs_of, write_triton
+from rfx.export.triton import READ_ENGINES, specs_of, write_triton
 from rfx.pipeline import require
 from rfx.runtimes.base import EngineOptions, Runtime
-from rfx.runtimes.find import compilers, runtime, runtime_class, runtime_names
+from rfx.runtimes.find import AUTO, compilers, runtime, runtime_class, runtime_names
 
 
 class BuiltEngine(NamedTuple):
@@ -60,8 +60,8 @@ def build(
     Args:
         onnx: an ONNX file, e.g. model.onnx of an output.
         out: the engine file; None: beside the ONNX file, named after it.
-        target: a runtime that compiles engines; None: the one that builds ahead of time where
-            `compute_capabilities` are given, else the best of this machine.
+        target: a runtime that compiles engines; None or "auto": the one that builds
+            ahead of time where `compute_capabilities` are given, else the best of this machine.
         compute_capabilities: of other machines' GPUs ("8.9"), for which an engine is compiled
             without a GPU.
         batch: the size that the engine is tuned for; None: that which the file was made for.
@@ -134,7 +134,7 @@ def _compiler(target: str | None, compute_capabilities: Sequence[str]) -> type[R
     """The runtime that compiles."""
     known = compilers()
     elsewhere = [n for n in known if runtime_class(n).capabilities.builds_elsewhere]
-    if target is None:
+    if target is None or target == AUTO:
         return runtime_class(elsewhere[0] if compute_capabilities else known[0])
     if target not in known:
         there = target in runtime_names()
@@ -203,14 +203,15 @@ def serve_engine(
     if root.is_dir():
         models = [p.name for p in root.iterdir() if (p / "config.pbtxt").is_file()]
     beside = engine.resolve().parent == onnx.resolve().parent
-    if len(models) != 1 or not beside or builder.serving_platform() != "tensorrt":
+    backend = builder.serving_platform()
+    if len(models) != 1 or not beside or backend is None or backend not in READ_ENGINES:
         return None
     inputs, outputs = specs_of(onnx)
     return write_triton(
         root,
         name=models[0],
         model_file=engine,
-        backend="tensorrt",
+        backend=backend,
         inputs=inputs,
         outputs=outputs,
         max_batch=options.largest(workload)[0],

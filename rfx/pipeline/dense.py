@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rfx.core.artefact import Artefact
 from rfx.core.environment import versions
 from rfx.core.plan import Plan
-from rfx.core.registry import find
+from rfx.core.registry import code_of, find
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.export.onnx import plan_metadata
 from rfx.models.subject import Subject
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 # Dense and pruned are the same export by the same versions.
 EXPORTERS = ("torch", "transformers", "onnx", "onnxscript")
-EXPORTER = "onnx"
 DENSE = {"role": "dense baseline"}
-VERSION = 4  # of the dense baseline's file: those of another are not taken from the store
+VERSION = 5  # of the dense baseline's file: those of another are not taken from the store
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def export_model(
         metadata: further facts.
     """
     workload = workload_of(recipe)
-    return find("exporter", EXPORTER)().export(
+    return find("exporter", recipe.exporter)().export(
         model,
         folder,
         inputs=subject.inputs,
@@ -91,6 +90,8 @@ def dense_baseline(
     key = session.store.key(  # all that stands in its metadata
         VERSION,
         "dense",
+        recipe.exporter,
+        code_of("exporter", recipe.exporter),
         {n: v for n, v in versions().items() if n in EXPORTERS},
         subject.hash,
         subject.source,
@@ -108,8 +109,11 @@ def dense_baseline(
             plan = Plan.dense(subject.sites)
 
             def fill(target: Path) -> None:
-                export_model(recipe, subject, subject.model, target, outputs, plan, metadata=DENSE)
+                made = export_model(
+                    recipe, subject, subject.model, target, outputs, plan, metadata=DENSE
+                )
+                made.save(target)
 
             folder = session.store.put_folder("dense", key, fill)
-        artefact = Artefact.of_model(folder / "model.onnx", subject.inputs, outputs)
+        artefact = Artefact.load(folder)
         return Baseline(artefact, session.build(artefact, workload))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import UserError, first_line, is_interrupt
 from rfx.core.plan import Plan, Update
 from rfx.evidence.gates import latency_gate, predicted_latency_gate, same_gate, shrunk_gate
@@ -41,9 +42,9 @@ PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
 
-def shrunk(subject: Subject, file: Path, plan: Plan) -> Gate:
-    """Whether the exported file has the shapes of the plan."""
-    return shrunk_gate(shape_mismatches(file, subject.sites, plan))
+def shrunk(subject: Subject, files: Sequence[Path], plan: Plan) -> Gate:
+    """Whether the exported files have the shapes of the plan."""
+    return shrunk_gate(shape_mismatches(files, subject.sites, plan))
 
 
 def parity(
@@ -128,7 +129,7 @@ def of_other_file(
     so."""
     found = site_shapes(file, subject.sites)
     if any(channels for modules in found.values() for channels in modules.values()):
-        other = shrunk(subject, file, plan)
+        other = shrunk(subject, (file,), plan)
         if shrunk_.outcome == "pass":
             shrunk_ = other.model_copy(update={"detail": f"{file.name}: {other.detail}"})
     else:
@@ -145,7 +146,7 @@ def diagnose(
     session: Session,
     recipe: Recipe,
     examples: Examples,
-    file: Path,
+    artefact: Artefact,
     gate: Gate,
     folder: Path | None,
 ) -> Gate:
@@ -155,6 +156,7 @@ def diagnose(
     here = session.target.here
     if (
         gate.outcome == "pass"
+        or artefact.roles != (MODEL,)  # one graph is compared with itself on another runtime
         or session.target.absent
         or not session.target.serves.capabilities.locates_differences
     ):
@@ -166,7 +168,10 @@ def diagnose(
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]
     try:
         found = compare_runtimes(
-            file, inputs, runtime=here.name, tolerance=here.tolerance(recipe.workload.precision)
+            artefact.file,
+            inputs,
+            runtime=here.name,
+            tolerance=here.tolerance(recipe.workload.precision),
         )
         if found is None:
             return gate

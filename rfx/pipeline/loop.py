@@ -20,13 +20,14 @@ from rfx.evidence.records import Round, SearchPart, TablePart
 from rfx.evidence.report.facts import round_text
 from rfx.measure.latency import measure_pair
 from rfx.methods.build import Method
+from rfx.methods.schedule.base import plan_of
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.searcher import Searcher
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import Baseline, export_model, workload_of
-from rfx.pipeline.score import flops_cost, method_of, search_part
+from rfx.pipeline.score import computed_cost, method_of, search_part
 from rfx.pipeline.session import Session
 from rfx.pipeline.table import Tables, table_part
 from rfx.recipe.spec import Recipe
@@ -58,7 +59,7 @@ class Found:
         """A plan's predicted latency as a share of the dense model's; None without a table."""
         if self.table is None:
             return None
-        return self.searcher.cost.share(plan.sites, plan.counts)
+        return self.searcher.cost.share_of(plan)
 
 
 def search_counts(
@@ -70,18 +71,21 @@ def search_counts(
     dense: Baseline,
     tables: Tables,
 ) -> Found:
-    """The counts of the recipe's budget, by the latency table and the closed loop, or by FLOPs.
+    """The counts of the recipe's budget, by the latency table and the closed loop, or by a cost
+    that is computed.
 
     Raises:
         InfeasibleError: no plan reaches the budget.
     """
     method = method_of(recipe, examples)
-    if recipe.budget.flops is not None:
-        searcher = method.searcher(flops_cost(subject, examples))
+    if recipe.budget.latency is None:
+        searcher = method.searcher(computed_cost(recipe, subject, examples))
         with session.stage("search"):
-            budget = recipe.budget.flops * searcher.cost.dense(subject.sites)
+            budget = recipe.budget.share * searcher.cost.dense(subject.sites)
             result = searcher(subject.sites, scores, budget)
-        return Found(result, searcher, _of_the_plan(method, search_part(result, "flops")))
+        return Found(
+            result, searcher, _of_the_plan(method, search_part(result, searcher.cost.unit))
+        )
     outputs = examples.task.output_names
     table, cached = tables.get(session, recipe, subject, dense, outputs)
     searcher = method.searcher(LatencyCost(table))
@@ -222,7 +226,7 @@ def _measure(
     number: int,
 ) -> float:
     """Measured latency of searched counts as a share of the dense model's."""
-    plan, workload = Plan.of(subject.sites, result.kept), workload_of(recipe)
+    plan, workload = plan_of(subject.sites, result.kept, result), workload_of(recipe)
     small = shrink(subject.model, subject.sites, plan)
     artefact = export_model(recipe, subject, small, folder, outputs, plan, name=f"{number}.onnx")
     engine = session.build(artefact, workload)
@@ -238,7 +242,7 @@ def _measure(
         )
     finally:
         engine.close()
-        artefact.file.unlink(missing_ok=True)
+        artefact.remove()
     return part.ratio
 
 

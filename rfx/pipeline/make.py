@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rfx.core.artefact import Artefact
+from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import UserError
 from rfx.core.plan import Plan, Update
 from rfx.evidence.records import TablePart
-from rfx.export.triton import specs_of, triton_name, write_triton
+from rfx.export.triton import ONNX_BACKEND, READ_ENGINES, specs_of, triton_name, write_triton
 from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
@@ -84,6 +84,8 @@ def make(
                 "recipe": recipe.method.name,
             },
         )
+        if artefact.roles != (MODEL,):  # of one graph its name says all
+            artefact.save(folder)
         save(small, subject.sites, plan, folder / "model", subject.preprocessor)
         text = json.dumps(plan.to_json(), indent=1) + "\n"
         (folder / "plan.json").write_text(text, encoding="utf-8")
@@ -108,8 +110,9 @@ def _build_ahead(session: Session, recipe: Recipe, artefact: Artefact, folder: P
         return
     builder = builder_elsewhere(session.target.serves.options)
     try:  # the model is finished: an engine that fails must not take it along
-        file = folder / f"model{builder.capabilities.engine_suffix}"
-        builder.build_elsewhere(artefact.file, workload_of(recipe), wanted, file)
+        for graph in artefact.graphs.values():
+            file = folder / f"{graph.file.stem}{builder.capabilities.engine_suffix}"
+            builder.build_elsewhere(graph.file, workload_of(recipe), wanted, file)
     except UserError as error:
         session.warn(
             f"No engine was built ahead of time for {', '.join(wanted)}: {error.what} "
@@ -120,23 +123,24 @@ def _build_ahead(session: Session, recipe: Recipe, artefact: Artefact, folder: P
 def _serve(
     session: Session, recipe: Recipe, artefact: Artefact, folder: Path, engine_file: Path | None
 ) -> None:
-    """The Triton model repository of the output: the engine file where there is one that Triton
-    reads, else the ONNX file."""
+    """The Triton model repository of the output, a model for each graph: the engine file where
+    there is one that Triton reads, else the ONNX file."""
     workload, serves = workload_of(recipe), session.target.serves
-    inputs, outputs = specs_of(artefact.file)
     backend = session.target.here.serving_platform() if engine_file is not None else None
-    compiled = engine_file is not None and backend == "tensorrt"
-    write_triton(
-        folder / "triton",
-        name=triton_name(recipe.name),
-        model_file=engine_file if compiled and engine_file is not None else artefact.file,
-        backend="tensorrt" if compiled else "onnxruntime",
-        inputs=inputs,
-        outputs=outputs,
-        max_batch=serves.options.largest(workload)[0]
-        if compiled
-        else max(SERVED_BATCH, workload.batch),
-        warmup=(workload.batch, workload.sequence),
-        on_gpu=serves.capabilities.device == "gpu",
-        threads=workload.threads,
-    )
+    compiled = engine_file if backend in READ_ENGINES else None
+    for role, graph in artefact.graphs.items():
+        inputs, outputs = specs_of(graph.file)
+        write_triton(
+            folder / "triton",
+            name=triton_name(recipe.name if role == MODEL else f"{recipe.name}-{role}"),
+            model_file=compiled or graph.file,
+            backend=backend if compiled and backend else ONNX_BACKEND,
+            inputs=inputs,
+            outputs=outputs,
+            max_batch=serves.options.largest(workload)[0]
+            if compiled
+            else max(SERVED_BATCH, workload.batch),
+            warmup=(workload.batch, workload.sequence),
+            on_gpu=serves.capabilities.device == "gpu",
+            threads=workload.threads,
+        )

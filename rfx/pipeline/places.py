@@ -9,11 +9,10 @@ from rfx.core.files import require_place
 from rfx.evidence.read import read_evidence
 from rfx.evidence.report.curve import FILES as CURVE_FILES
 from rfx.evidence.report.write import files as report_files
+from rfx.export.triton import PLATFORMS
+from rfx.runtimes.find import engine_files
 
-# What `rfx build` puts beside a model, by today's names and those of earlier versions.
-ENGINES = ("model.engine", "model.rtx.engine", "model.plan", "model.rtx.plan")
-BESIDE = (*ENGINES, *(f"{name}.json" for name in (*ENGINES, "model.onnx")))
-SERVED = ("model.onnx", "model.plan")  # in a Triton repository
+SERVED = tuple(file for _, file in PLATFORMS.values())  # in a Triton repository
 
 
 def report_folder(folder: Path) -> None:
@@ -79,9 +78,15 @@ def _strangers(folder: Path) -> list[str]:
     # The engine that `rfx build` lets Triton serve.
     repositories = {name.parent for name in ours if name.name == "config.pbtxt"}
     ours |= {repository / "1" / file for repository in repositories for file in SERVED}
-    ours |= {Path(name) for name in (*report_files(), *BESIDE)}
+    ours |= {Path(name) for name in (*report_files(), *_beside())}
     inside = (p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir())
     return sorted(str(p) for p in inside if p not in ours)
+
+
+def _beside() -> tuple[str, ...]:
+    """What `rfx build` puts beside a model, by today's names and those of earlier versions."""
+    engines = engine_files()
+    return (*engines, *(f"{name}.json" for name in (*engines, "model.onnx")))
 
 
 def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:

@@ -16,7 +16,7 @@ from rfx.pipeline import require
 from rfx.pipeline.compensate import refined_plan
 from rfx.pipeline.dense import dense_baseline
 from rfx.pipeline.resolve import open_session, resolve
-from rfx.pipeline.score import flops_cost, method_of, score, search_part
+from rfx.pipeline.score import computed_cost, method_of, score, search_part
 from rfx.pipeline.table import Tables
 from rfx.recipe.spec import Recipe
 
@@ -66,20 +66,15 @@ def plan(
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
     outputs = examples.task.output_names
     scores = score(session, recipe, subject, examples)
-    if recipe.budget.flops is not None:
-        cost: Cost = flops_cost(subject, examples)
-        share = recipe.budget.flops
-    else:
+    cost: Cost
+    if by_latency:
         dense = dense_baseline(session, recipe, subject, outputs)
         found, _ = Tables(table).get(session, recipe, subject, dense, outputs)
         cost = LatencyCost(found)
-        share = float(recipe.budget.latency or 0.0)
+    else:
+        cost = computed_cost(recipe, subject, examples)
     searcher = method_of(recipe, examples).searcher(cost)
-    result = searcher(subject.sites, scores, share * cost.dense(subject.sites))
-    ratio = None
-    if recipe.budget.flops is None:
-        ratio = cost.share(subject.sites, result.counts)
+    result = searcher(subject.sites, scores, recipe.budget.share * cost.dense(subject.sites))
+    ratio = cost.share(subject.sites, result.choices) if by_latency else None
     chosen = refined_plan(session, recipe, subject, examples, scores, result)
-    return Planned(
-        chosen, search_part(result, "ms" if recipe.budget.flops is None else "flops"), ratio
-    )
+    return Planned(chosen, search_part(result, cost.unit), ratio)

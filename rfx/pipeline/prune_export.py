@@ -84,11 +84,11 @@ def prune_export(
 
     with atomic_dir(Path(out)) as folder:
         pruned = make(session, recipe, subject, outputs, plan, update, folder, found.table)
-        engine, file = pruned.engine, pruned.artefact.file
+        engine, artefact = pruned.engine, pruned.artefact
         same, differences = judge.parity(
             session, recipe, subject, examples, plan, update, pruned.model, engine
         )
-        same = judge.diagnose(session, recipe, examples, file, same, folder)
+        same = judge.diagnose(session, recipe, examples, artefact, same, folder)
         accuracy = judge.accuracy(session, recipe, subject, examples, dense, engine)
         latency = None
         if not session.target.absent:
@@ -108,7 +108,7 @@ def prune_export(
             tuning=tuning,
             compensation=compensation,
             gates=[
-                judge.shrunk(subject, file, plan),
+                judge.shrunk(subject, artefact.files, plan),
                 same,
                 accuracy_gate(accuracy, recipe.limits.max_drop),
                 judge.speed_gate(session, recipe, latency, predicted, _of(table)),
@@ -116,7 +116,7 @@ def prune_export(
             latency=latency,
             accuracy=accuracy,
             parity=differences,
-            flops_ratio=flops_cost(subject, examples).share(subject.sites, plan.counts),
+            flops_ratio=flops_cost(subject, examples).share_of(plan),
             params_ratio=parameter_count(pruned.model) / parameter_count(subject.model),
             stages=session.stages,
             files=_hashes(folder),
@@ -127,12 +127,10 @@ def prune_export(
 
 
 def _stages(recipe: Recipe, table: LatencyTable | None) -> int:
-    """How many stages the job has. Where it turns out that the target is absent, or that the
-    quickstart's model is made in between, it is one less or one more."""
+    """How many stages the job has; one less where it turns out that the target is absent."""
     measured = recipe.budget.latency is not None and table is None
-    made = recipe.quickstart and recipe.model is None
     # load, baseline, score, search, compensate; export, engine, parity, accuracy, latency
-    return 10 + measured + made + recipe.method.polish + recipe.method.guard
+    return 10 + measured + recipe.method.polish + recipe.method.guard
 
 
 def _of(table: LatencyTable | None) -> str:

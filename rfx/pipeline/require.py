@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import find
 from rfx.cost.table import LatencyTable
 from rfx.methods import build as method
 from rfx.recipe.spec import Recipe
@@ -22,6 +23,7 @@ def names(recipe: Recipe) -> None:
     if recipe.task is not None:
         metric(recipe)
     method.check(recipe.method)
+    find("exporter", recipe.exporter, next_step="correct exporter in the recipe")
     strange = set(recipe.data.columns) - set(ROLES)
     if strange:
         raise UsageError(
@@ -112,7 +114,7 @@ def no_data(recipe: Recipe) -> None:
 
 def budget(recipe: Recipe) -> None:
     """Raises UsageError where there is no budget."""
-    if recipe.budget.latency is None and recipe.budget.flops is None:
+    if recipe.budget.unit is None:
         raise UsageError(
             "There is no budget.",
             got="neither a latency nor a FLOPs target",

@@ -25,11 +25,9 @@ from rfx.pipeline.session import Session, Target
 from rfx.recipe.read import bundled_recipes
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
-from rfx.runtimes.find import runtime, runtime_class, stand_in
+from rfx.runtimes.find import AUTO, runtime, runtime_class, stand_in
 from rfx.tasks.examples import Examples
 from rfx.tasks.find import task_class, task_names, task_of
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def open_session(
         table: a latency table that the user brought. With one that was measured on the target
             elsewhere, a target that cannot run here is no hindrance.
         may_be_absent: nothing will be built or timed, so the target need not run here.
-        stages: how many stages the job has.
+        stages: how many stages the job has, without that of the quickstart's model.
 
     Raises:
         UsageError: a name, an option or a combination that rfx does not know; a table of another
@@ -71,6 +69,8 @@ def open_session(
     target = _target(recipe, options, table, may_be_absent)
     require.precision(recipe, target.serves)
     require.names(recipe)
+    if stages is not None and _made_first(recipe):
+        stages += 1
     session = Session(store, target, progress or Silent(), stages)
     if target.absent and table is not None:
         here = target.serves.availability()
@@ -135,11 +135,16 @@ def resolve_model(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         return _load(session, _absolute(recipe))
 
 
-def _quickstart(session: Session, recipe: Recipe) -> Recipe:
-    """The recipe with the quickstart's model and data, which are made on the first run."""
+def _made_first(recipe: Recipe) -> bool:
+    """Whether the quickstart's model has to be made or taken from the store."""
     gone = recipe.model is not None and Path(recipe.model).is_absolute()
     gone = gone and not Path(str(recipe.model)).exists()
-    if not recipe.quickstart or not (recipe.model is None or gone):
+    return recipe.quickstart and (recipe.model is None or gone)
+
+
+def _quickstart(session: Session, recipe: Recipe) -> Recipe:
+    """The recipe with the quickstart's model and data, which are made on the first run."""
+    if not _made_first(recipe):
         return recipe
     from rfx.tasks.quickstart import POSITIONS, prepare
 
@@ -193,6 +198,8 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         name = session.target.serves.name
         recipe = recipe.changed({"target": name}, origin="the best runtime of this machine")
     require.engine_sizes(recipe, session.target.serves, limit)
+    # An engine need not take more than the model: the lengths are known only now.
+    session.target = session.target.with_options(engine_options(recipe, session.store))
     return recipe, subject
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from rfx.core.device import on_best_device
-from rfx.core.registry import code_of
+from rfx.core.registry import code_of, find
+from rfx.cost.base import Cost
 from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
 from rfx.methods.build import Method, build
@@ -78,8 +78,17 @@ def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:
     return FlopsCost(subject.hidden, examples.mean_tokens)
 
 
-def search_part(result: SearchResult, unit: Literal["ms", "flops"]) -> SearchPart:
-    """What the evidence says of a search; `unit` of the budget, "ms" or "flops"."""
+def computed_cost(recipe: Recipe, subject: Subject, examples: Examples) -> Cost:
+    """The cost that the recipe's budget is a share of, where it is computed and not measured."""
+    unit = recipe.budget.unit
+    made: Cost = find("cost", str(unit)).of_model(
+        hidden=subject.hidden, tokens=examples.mean_tokens
+    )
+    return made
+
+
+def search_part(result: SearchResult, unit: str) -> SearchPart:
+    """What the evidence says of a search; `unit` of the budget, e.g. "ms"."""
     return SearchPart(
         method=result.method,
         budget=result.budget,

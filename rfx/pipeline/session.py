@@ -15,7 +15,7 @@ from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.evidence.records import Stage
-from rfx.runtimes.base import Engine, Runtime
+from rfx.runtimes.base import Engine, EngineOptions, Runtime
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Target:
     @property
     def absent(self) -> bool:
         return self.serves is not self.here
+
+    def with_options(self, options: EngineOptions) -> Target:
+        """The same runtimes, compiling otherwise. What stands in for an absent one compiles
+        nothing."""
+        serves = type(self.serves)(options)
+        return Target(serves, self.here if self.absent else serves)
 
 
 @dataclass

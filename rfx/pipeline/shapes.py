@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rfx.core.artefact import MODEL
 from rfx.core.environment import tool
+from rfx.core.errors import UnsupportedModelError
 from rfx.core.files import require_file_place
 from rfx.core.plan import Kind, Plan
 from rfx.core.progress import Progress
@@ -20,10 +22,11 @@ from rfx.export.blocks import stack
 from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
+from rfx.pipeline import table
 from rfx.pipeline.dense import export_model, workload_of
 from rfx.pipeline.resolve import open_session, resolve_model
 from rfx.pipeline.session import Session
-from rfx.pipeline.table import ADDITIVITY_PLANS, block_shape, random_plan
+from rfx.pipeline.table import block_shape, random_plan
 from rfx.recipe.spec import Recipe
 from rfx.tasks.find import task_class
 
@@ -74,7 +77,7 @@ def _pack(
     graphs: dict[str, tuple[bytes, dict[str, int]]] = {}
     folder = session.store.scratch("pack")
     try:
-        total = len(points) + 2 + ADDITIVITY_PLANS
+        total = len(points) + 2 + table.ADDITIVITY_PLANS
         with session.progress.bar("packing the shapes", total) as bar:
             for point in points:
                 for depth in depths if point == dense else (depths[0], depths[-1]):
@@ -89,6 +92,12 @@ def _pack(
                 if plan.counts != Plan.dense(subject.sites).counts:
                     model = shrink(model, subject.sites, plan)
                 artefact = export_model(recipe, subject, model, folder, outputs, plan)
+                if artefact.roles != (MODEL,):
+                    raise UnsupportedModelError(
+                        "A board measures models of one graph.",
+                        got=", ".join(artefact.roles),
+                        next_step="measure where rfx is installed: rfx profile",
+                    )
                 graphs[name] = strip(onnx.load(str(artefact.file)))
                 bar.advance()
 
@@ -101,7 +110,7 @@ def _pack(
                 Kind.FFN: sorted({p[1] for p in points}),
             }
             rng = np.random.default_rng(recipe.seed)
-            plans = [random_plan(subject, counts, rng) for _ in range(ADDITIVITY_PLANS)]
+            plans = [random_plan(subject, counts, rng) for _ in range(table.ADDITIVITY_PLANS)]
             for i, plan in enumerate(plans):
                 add(f"plan/{i}", plan)
     finally:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rfx.core.environment import environment, now, tool
 from rfx.core.errors import InfeasibleError, UsageError
@@ -34,11 +34,11 @@ from rfx.pipeline.resolve import Resolved, open_session, resolve
 from rfx.pipeline.score import flops_cost, score
 from rfx.pipeline.session import Session
 from rfx.pipeline.table import Tables
-from rfx.recipe.spec import Recipe
+from rfx.recipe.spec import Budget, Recipe
 from rfx.tasks.calibration import features_hash
 
 VERSION = 6  # of a point: those of another are not taken from the store
-BUDGETS = ("latency", "flops")
+BUDGETS = tuple(Budget.model_fields)
 
 
 def sweep(
@@ -46,7 +46,7 @@ def sweep(
     targets: Sequence[float],
     out: str | Path,
     *,
-    by: Literal["latency", "flops"] = "latency",
+    by: str = "latency",
     seeds: int = 1,
     store: Store | None = None,
     progress: Progress | None = None,
@@ -187,7 +187,7 @@ def _point(
         latency=latency,
         accuracy=accuracy,
         predicted_ratio=predicted,
-        flops_ratio=flops_cost(subject, examples).share(subject.sites, plan.counts),
+        flops_ratio=flops_cost(subject, examples).share_of(plan),
         params_ratio=parameter_count(small) / parameter_count(subject.model),
         kept_layers=plan.layers,
         warnings=session.warnings[said:],
@@ -211,6 +211,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
     parts = {
         "task": examples.task.name,
         "runtime": target.serves.name,
+        "exporter": recipe.exporter,
         "scorer": method.scorer,
         "search": method.search,
         "refiner": method.refine,
@@ -228,6 +229,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         [[e.hash, e.label] for e in examples.evaluation],
         recipe.data.labels,
         recipe.method.model_dump(mode="json"),
+        recipe.exporter,
         recipe.metric,
         recipe.task_options,
         workload_of(recipe).to_json(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rfx.core.artefact import INDEX, MODEL, Artefact
 from rfx.core.environment import environment, now, tool
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.files import file_hash
@@ -70,15 +71,15 @@ def verify(
             "model of today."
         )
     plan = _plan_of(before, subject)
-    file = _files(session, before, folder, onnx)
+    artefact = _files(session, before, folder, subject, examples.task.output_names, onnx)
     dense = dense_baseline(session, recipe, subject, examples.task.output_names)
-    engine = _engine(session, recipe, folder, file)
+    engine = _engine(session, recipe, folder, artefact)
     small, update = load(folder), read_update(folder / "update.safetensors")
     same, differences = judge.parity(
         session, recipe, subject, examples, plan, update, small, engine
     )
-    same = judge.diagnose(session, recipe, examples, file, same, None)
-    shrunk = judge.shrunk(subject, file, plan)
+    same = judge.diagnose(session, recipe, examples, artefact, same, None)
+    shrunk = judge.shrunk(subject, artefact.files, plan)
     if onnx is not None:
         engine = judge.other_file(session, recipe, subject, engine, Path(onnx))
         shrunk, same = judge.of_other_file(subject, plan, Path(onnx), shrunk, same)
@@ -109,8 +110,15 @@ def verify(
     return evidence
 
 
-def _files(session: Session, before: Evidence, folder: Path, onnx: str | Path | None) -> Path:
-    """model.onnx of the output; what is missing is refused, what has changed is said."""
+def _files(
+    session: Session,
+    before: Evidence,
+    folder: Path,
+    subject: Subject,
+    outputs: tuple[str, ...],
+    onnx: str | Path | None,
+) -> Artefact:
+    """The graphs of the output; what is missing is refused, what has changed is said."""
     if onnx is not None and not Path(onnx).is_file():
         raise UsageError(
             "The ONNX file does not exist.",
@@ -118,10 +126,15 @@ def _files(session: Session, before: Evidence, folder: Path, onnx: str | Path | 
             allowed="an ONNX file",
             next_step="correct --onnx",
         )
-    file = folder / "model.onnx"
-    if not file.is_file():
+    if (folder / INDEX).is_file():
+        artefact = Artefact.load(folder)
+    else:
+        artefact = Artefact.of_model(folder / "model.onnx", subject.inputs, outputs)
+    if gone := [str(file) for file in artefact.files if not file.is_file()]:
         raise UsageError(
-            "The exported model is gone.", got=str(file), next_step="run rfx prune-export again"
+            "The exported model is gone.",
+            got=", ".join(gone),
+            next_step="run rfx prune-export again",
         )
     changed = [
         n
@@ -132,16 +145,16 @@ def _files(session: Session, before: Evidence, folder: Path, onnx: str | Path | 
         session.warn(
             f"Files have changed since the evidence was written: {', '.join(sorted(changed)[:5])}."
         )
-    return file
+    return artefact
 
 
-def _engine(session: Session, recipe: Recipe, folder: Path, onnx: Path) -> Engine:
+def _engine(session: Session, recipe: Recipe, folder: Path, artefact: Artefact) -> Engine:
     """The engine file of the output where there is one for this device (it is what will be served),
     else an engine built now."""
     here, workload = session.target.here, workload_of(recipe)
     kept = here.kept_engine(folder)
-    if kept is None:
-        return session.build(onnx, workload)
+    if kept is None or artefact.roles != (MODEL,):
+        return session.build(artefact, workload)
     try:
         engine = here.load(kept, workload)
     except EnvironmentMissingError as error:
@@ -149,15 +162,15 @@ def _engine(session: Session, recipe: Recipe, folder: Path, onnx: Path) -> Engin
             f"{kept.name} is not of this device and version ({error.got}): an engine is built from "
             "model.onnx instead."
         )
-        return session.build(onnx, workload)
-    if engine.facts.get("onnx_sha256") in (None, file_hash(onnx)):
+        return session.build(artefact, workload)
+    if engine.facts.get("onnx_sha256") in (None, file_hash(artefact.file)):
         return engine
     engine.close()
     session.warn(
         f"{kept.name} was built from another file than model.onnx: an engine is built from that "
         "instead."
     )
-    return session.build(onnx, workload)
+    return session.build(artefact, workload)
 
 
 def _plan_of(evidence: Evidence, subject: Subject) -> Plan:

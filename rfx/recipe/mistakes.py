@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,10 @@ from rfx.recipe.presets import PRESETS
 
 R = TypeVar("R", bound=BaseModel)
 
+EVERY_KEY = (
+    "rfx prune-export --help lists the options, and docs/pages/reference/recipes.md in the source "
+    "of rfx lists every key"
+)
 _EXPECTED = {  # what pydantic's errors of kind ask for
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -71,15 +75,14 @@ def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageE
         given = e["input"]
         if e["type"] == "extra_forbidden":
             keys = list(section(model, e["loc"][:-1]).model_fields)
-            near = difflib.get_close_matches(str(e["loc"][-1]), keys, 1)
-            message = "there is no such key" + (f"; did you mean {near[0]}?" if near else "")
+            message = "there is no such key" + _nearest_key(str(e["loc"][-1]), keys, list(known))
             allowed.append("the keys " + ", ".join(keys))
         elif e["type"] in _EXPECTED:
             message, expected = "it is of the wrong kind", _EXPECTED[e["type"]]
             allowed.append(f"{place}: {expected}")
         elif message.startswith("method: ") and isinstance(given, Mapping):
             place, given = "method", given.get("method")
-            message = "there is no method of this name"
+            message = "there is no method of this name" + _did_you_mean(str(given), list(PRESETS))
             allowed.append(f"method: {', '.join(PRESETS)}, or a mapping of its parts")
         elif place in known and known[place].limits and e["type"] in _RANGE:
             message = "it is out of range"
@@ -94,5 +97,19 @@ def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageE
         f"{where} is not valid: " + "; ".join(problems),
         got="; ".join(values),
         allowed="; ".join(dict.fromkeys(allowed)) or None,
-        next_step="correct it; the reference of recipes lists every key",
+        next_step=f"correct it; {EVERY_KEY}",
     )
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _nearest_key(name: str, here: Sequence[str], known: Sequence[str]) -> str:
+    """The nearest key of this section, else of any other: `latency` belongs under `budget`."""
+    if said := _did_you_mean(name, here):
+        return said
+    ends = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+    near = difflib.get_close_matches(name, list(ends), 1)
+    return f"; did you mean {ends[near[0]]}?" if near else ""

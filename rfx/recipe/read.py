@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from rfx.core import migrate
 from rfx.core.errors import UsageError
-from rfx.recipe.mistakes import validated
+from rfx.recipe.mistakes import EVERY_KEY, validated
 from rfx.recipe.spec import GIVEN, Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -86,7 +86,7 @@ def read_recipe(path: str | Path, *, model: type[R] | None = None) -> R | Recipe
             f"{file} does not hold a recipe.",
             got=type(data).__name__,
             allowed="a mapping of keys",
-            next_step="correct the file; the reference of recipes lists every key",
+            next_step=f"correct the file; {EVERY_KEY}",
         )
     origin = f"the recipe {path} of rfx" if ours else f"the file {path}"
     return _relative_to(make_recipe(data, str(file), origin, model=model or Recipe), file.parent)

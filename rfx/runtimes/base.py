@@ -42,6 +42,7 @@ class Capabilities:
         preference: "auto" takes the runtime with the lowest one of those that run here.
         engine_file: what a compiled engine is called in an output folder; None: it runs the ONNX
             file itself and compiles nothing that is kept.
+        earlier_engine_files: what earlier versions of rfx called it.
         engine_suffix: the end of an engine file's name where it is named after an ONNX file.
         builds_elsewhere: it compiles ahead of time for other machines' GPUs, which are named by
             their compute capability.
@@ -66,6 +67,7 @@ class Capabilities:
     precisions: tuple[str, ...] = ("fp32",)
     preference: int = 100
     engine_file: str | None = None
+    earlier_engine_files: tuple[str, ...] = ()
     engine_suffix: str | None = None
     builds_elsewhere: bool = False
     profiled: bool = False
@@ -278,8 +280,9 @@ class Runtime(ABC):
     def kept_engine(self, folder: Path) -> Path | None:
         """The engine file that an output folder holds for this runtime, under today's name or an
         earlier one; None where there is none."""
-        name = self.capabilities.engine_file
-        return folder / name if name and (folder / name).is_file() else None
+        able = self.capabilities
+        names = (able.engine_file, *able.earlier_engine_files)
+        return next((folder / n for n in names if n and (folder / n).is_file()), None)
 
     def require_elsewhere(self, compute_capabilities: Sequence[str]) -> None:
         """Before any work: this runtime is installed, and compiles for these other machines' GPUs.

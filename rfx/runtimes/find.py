@@ -126,6 +126,14 @@ def locators() -> tuple[str, ...]:
     return tuple(c.name for c in _ranked() if c.capabilities.locates_differences)
 
 
+def engine_files() -> tuple[str, ...]:
+    """What the engine files of every runtime are called in an output folder, today and by earlier
+    versions of rfx."""
+    able = [cls.capabilities for cls in _loaded()[0]]
+    names = [n for c in able for n in (c.engine_file, *c.earlier_engine_files) if n]
+    return tuple(dict.fromkeys(names))
+
+
 def builder_elsewhere(options: EngineOptions | None = None) -> Runtime:
     """The runtime that compiles ahead of time for the GPUs of other machines; it need not be able
     to run here.

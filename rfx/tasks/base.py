@@ -45,13 +45,11 @@ class Feature:
     spans (QA)."""
 
     example: int  # index of the example
-    ids: Mapping[
-        str, np.ndarray
-    ]  # input name -> int64 [tokens]: input_ids, attention_mask, maybe token_type_ids
+    # Input name -> int64 [tokens]: input_ids, attention_mask, maybe token_type_ids.
+    ids: Mapping[str, np.ndarray]
     targets: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the loss needs
-    extra: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what decoding needs (offsets, word starts)
+    # What decoding needs (offsets, word starts).
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -146,10 +144,11 @@ class Task(ABC):
             and 0 <= number < len(names)
             and str(names[number]).lower() in lowered
         ):
+            # A dataset's class order need not be the model's.
             value, number = (
                 str(names[number]),
                 None,
-            )  # a dataset's class order need not be the model's
+            )
         text = str(value).strip()
         # 1 and 1.0 are the class "1" too, and true is "True", whatever index that has.
         for name in (text, *([] if number is None else [str(number)])):

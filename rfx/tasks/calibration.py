@@ -48,9 +48,8 @@ class Batches:
 def choose(examples: Sequence[Example], n: int, seed: int, replacement: bool = False) -> np.ndarray:
     """Indices of `n` examples drawn with `seed`, all of them where there are fewer; with
     replacement as the reference of Kwon et al. draws (duplicates occur)."""
-    if (
-        replacement
-    ):  # numpy's global generator of their day, so that a seed draws the examples it drew there
+    if replacement:
+        # Numpy's global generator of their day, so that a seed draws the examples it drew there.
         return np.random.RandomState(seed).choice(len(examples), n)
     return np.random.default_rng(seed).permutation(len(examples))[:n]
 

@@ -48,9 +48,8 @@ def column(
     Raises:
         UsageError: none is there, or the one named is not; says which columns are.
     """
-    there = [
-        c for c in dict.fromkeys(name for row in rows for name in row) if c != "__names__"
-    ]  # a row may lack some
+    # A row may lack some.
+    there = [c for c in dict.fromkeys(name for row in rows for name in row) if c != "__names__"]
     if role in columns:
         if columns[role] not in there:
             raise UsageError(

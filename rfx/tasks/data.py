@@ -129,9 +129,8 @@ def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
                     else "remove the tabs within texts",
                 )
             if row:
-                rows.append(
-                    {n: v or None for n, v in zip_longest(names, row) if n}
-                )  # a spreadsheet leaves columns without a name
+                # A spreadsheet leaves columns without a name.
+                rows.append({n: v or None for n, v in zip_longest(names, row) if n})
     except csv.Error as error:
         raise UsageError(
             f"{path} cannot be read.",
@@ -184,9 +183,8 @@ def _plain(value: Any) -> Any:
 
 def _parse_lines(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(
-        text.split("\n"), 1
-    ):  # not splitlines: texts may hold U+0085 or U+2028
+    for number, line in enumerate(text.split("\n"), 1):
+        # Not splitlines: texts may hold U+0085 or U+2028.
         if not line.strip():
             continue
         try:
@@ -280,9 +278,8 @@ def _read_dataset(name: str, split: str) -> list[Row]:
             if config
             else datasets.load_dataset(path, split=split)
         )
-    except (
-        Exception
-    ) as error:  # hub, network, script and split errors alike: the reason is what helps
+    except Exception as error:
+        # Hub, network, script and split errors alike: the reason is what helps.
         raise UsageError(
             "Neither a file here nor a dataset that can be had.",
             got=f"{name}, split {split}: {first_line(error)}",

@@ -146,12 +146,10 @@ class QuestionAnswering(Task):
         features = []
         for i in range(len(full["input_ids"])):
             example = int(full["overflow_to_sample_mapping"][i])
-            context = np.asarray(
-                [s == 1 for s in full.sequence_ids(i)]
-            )  # which tokens are the context's
-            offsets = np.asarray(
-                full["offset_mapping"][i], dtype=np.int64
-            )  # [tokens, 2] characters
+            # Which tokens are the context's.
+            context = np.asarray([s == 1 for s in full.sequence_ids(i)])
+            # [tokens, 2] characters.
+            offsets = np.asarray(full["offset_mapping"][i], dtype=np.int64)
             label = examples[example].label
             targets = {} if label is None else _span(label, context, offsets)
             ids = {n: np.asarray(full[n][i], dtype=np.int64) for n in names}

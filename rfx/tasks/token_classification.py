@@ -182,9 +182,8 @@ class TokenClassification(Task):
             if start is not None and not continues:
                 spans.add((kind, start, i))
                 start = None
-            if prefix == "B" or (
-                prefix == "I" and start is None
-            ):  # an I without its B starts one, as conlleval has it
+            if prefix == "B" or (prefix == "I" and start is None):
+                # An I without its B starts one, as conlleval has it.
                 start, kind = i, tag
         return spans
 

@@ -94,9 +94,8 @@ def test_it_judges_resumes_and_runs_again_what_is_another_recipe_other_code_or_a
         pruned == ["random", "rfx"]
         and cells(folder)["tiny|rfx|0|0.4|96"]["code"] == accuracy.code()
     )
-    assert (
-        cells(folder)["tiny|rfx|0|0.4|96"]["stages"]["score"][1] is False
-    )  # other code's scores are not taken
+    # Other code's scores are not taken.
+    assert cells(folder)["tiny|rfx|0|0.4|96"]["stages"]["score"][1] is False
 
     result = json.loads((folder / "r.json").read_text())
     result["cells"]["tiny|rfx|0|0.4|96"]["weights"] = "of another fine-tuning"
@@ -127,9 +126,8 @@ def test_the_metrics_difference_has_an_interval_where_all_predictions_are_kept(p
         and known["difference"] == pytest.approx(sum(apart) / 2)
         and known["judged"] == 400
     )
-    assert (
-        low < known["difference"] < high < 2 * known["difference"]
-    )  # random keeps nothing: the difference is no chance
+    # Random keeps nothing: the difference is no chance.
+    assert low < known["difference"] < high < 2 * known["difference"]
 
     def again(**changed):
         (folder / "r.json").write_text(json.dumps({**result, **changed}))
@@ -146,9 +144,8 @@ def test_the_metrics_difference_has_an_interval_where_all_predictions_are_kept(p
     assert again(cells=cells) == {}  # the kept predictions are another cell's
     for file in (folder / "cache" / "predictions").iterdir():
         file.unlink()
-    assert (
-        again() == result["intervals"] and again(intervals={}) == {}
-    )  # with somebody else's results and an empty cache
+    # With somebody else's results and an empty cache.
+    assert again() == result["intervals"] and again(intervals={}) == {}
 
 
 def test_outputs_are_judged_in_the_order_of_the_examples(place, trained):

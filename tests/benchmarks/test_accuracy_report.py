@@ -86,9 +86,8 @@ def test_intervals_stand_beside_the_difference(tmp_path):
         "| a | `kwon` | -0.26±0.14 (-0.61 to +0.10) |  |" in text
         and "| b | `kwon` |  | -0.26 (one seed) (-0.61 to +0.10) |" in text
     )
-    assert (
-        "+7.00" not in text and "+8.00" not in text
-    )  # other numbers of calibration examples, and data that choices were made on
+    # Other numbers of calibration examples, and data that choices were made on.
+    assert "+7.00" not in text and "+8.00" not in text
 
 
 def test_numbers_of_examples_stand_beside_one_another(tmp_path):
@@ -96,9 +95,8 @@ def test_numbers_of_examples_stand_beside_one_another(tmp_path):
     found = json.loads(file.read_text())
     found["cells"]["a|rfx|0|0.5|8"] = {**found["cells"]["a|rfx|0|0.5|64"], "divergence": 0.03}
     file.write_text(json.dumps(found))
-    assert "| a | `rfx` | 0.5 | 8: 0.0300 (1) · 64: 0.0100 (2) | 71% |" in report.tables(
-        file
-    )  # of 0.08 the most take 0.07 off, the fewest 0.05
+    # Of 0.08 the most take 0.07 off, the fewest 0.05.
+    assert "| a | `rfx` | 0.5 | 8: 0.0300 (1) · 64: 0.0100 (2) | 71% |" in report.tables(file)
     assert "Fewer calibration" not in report.tables(results(tmp_path))
 
 

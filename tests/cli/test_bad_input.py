@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.commands import given, run
+from tests.commands import STANDARD, given, run
 from tests.conftest import sentences, write_jsonl
 
 
@@ -22,8 +22,8 @@ def call(trained, cache, tmp_path):
             "train": train or trained["train"],
             "eval": evaluation or trained["eval"],
         }
-        options = {"target": "ort", "sequence": 16, "flops": 0.5, "out": out or tmp_path / "out"}
-        result = run("prune-export", *given(named, task=task, **options), *extra)
+        options = STANDARD | {"task": task, "flops": 0.5, "out": out or tmp_path / "out"}
+        result = run("prune-export", *given(named, **options), *extra)
         assert result.exception is None or isinstance(result.exception, SystemExit), (
             result.exception
         )
@@ -371,7 +371,7 @@ def test_limits_that_are_none_are_refused(tmp_path, options):
     assert result.exit_code == 2 and "is no limit" in result.output
 
 
-def test_a_users_file_in_an_output_is_never_lost(call, trained, tmp_path):
+def test_a_users_file_in_an_output_is_never_lost(call, warm, tmp_path):
     out = tmp_path / "kept"
     code, text = call(out=out)
     assert code == 0, text
@@ -408,7 +408,7 @@ def test_an_option_that_is_none_is_one_json_object_too(monkeypatch, capsys):
 
 
 def test_a_table_of_another_runtime_or_condition_is_refused_before_any_work(
-    call, trained, cache, tmp_path
+    call, trained, warm, tmp_path
 ):
     table = tmp_path / "table.json"
     assert (

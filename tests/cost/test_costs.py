@@ -38,12 +38,14 @@ def test_latency_is_that_of_the_table_at_its_precision():
         cost.of(ffn, Choice(32, "fp32"))
     assert (cost.unit, cost.fixed, cost.linear) == ("ms", 0.25, False)
     counts = {s.name: 3 if s.kind is Kind.MHA else 48 for s in SITES}
-    assert cost.predict(SITES, counts) == TABLE.predict_ms(SITES, counts)
-    assert cost.predict(SITES, counts) == pytest.approx(0.25 + 3 * (0.6 + (0.5 + 0.9) / 2))
+    choices = {name: Choice(n, "fp16") for name, n in counts.items()}
+    assert cost.predict(SITES, choices) == TABLE.predict_ms(SITES, counts)
+    assert cost.predict(SITES, choices) == pytest.approx(0.25 + 3 * (0.6 + (0.5 + 0.9) / 2))
     assert cost.dense(SITES) == pytest.approx(0.25 + 3 * 1.4)
-    assert cost.share(SITES, counts) == cost.predict(SITES, counts) / cost.dense(SITES)
+    assert cost.share(SITES, choices) == cost.predict(SITES, choices) / cost.dense(SITES)
     plan = Plan.of(SITES, {s.name: range(counts[s.name]) for s in SITES})
-    assert cost.share(plan.sites, plan.counts) == cost.share(SITES, counts)
+    assert plan.choices(cost.precision) == choices
+    assert cost.share_of(plan) == cost.share(SITES, choices)
 
 
 def test_a_site_smaller_than_those_measured_has_no_choice_that_it_cannot_take():
@@ -62,7 +64,7 @@ def test_flops_have_one_price_a_unit_and_fewer_choices_where_they_are_many():
     assert coarse.of(ffn, Choice(7)) == cost.of(ffn, Choice(7))  # priced, if not to be chosen
     odd = make_sites(layers=1, heads=2, filters=13)[1]
     assert sorted(c.count for c in coarse.curve(odd)) == [0, 8, 13]  # all of them is a choice
-    half = {s.name: s.units // 2 for s in SITES}
+    half = {s.name: Choice(s.units // 2) for s in SITES}
     assert cost.share(SITES, half) == pytest.approx(0.5) and LatencyCost(TABLE).coarse() is not None
 
 
@@ -82,9 +84,8 @@ def test_single_units_under_a_linear_cost_are_enumerated_whatever_is_named(searc
 
 def test_interactions_are_counted_where_the_search_can_and_the_scores_have_gradients():
     rng = np.random.default_rng(0)
-    rows = {
-        s.name: (rng.normal(size=(8, s.units)) + 0.5).astype(np.float32) for s in SITES
-    }  # all units pull the same way, so that together they matter more
+    # All units pull the same way, so that together they matter more.
+    rows = {s.name: (rng.normal(size=(8, s.units)) + 0.5).astype(np.float32) for s in SITES}
     scores = Scores({n: (g.astype(float) ** 2).sum(0) for n, g in rows.items()}, rows)
     cost = LatencyCost(TABLE)
     budget = 0.6 * cost.dense(SITES)
@@ -103,7 +104,7 @@ def test_interactions_are_counted_where_the_search_can_and_the_scores_have_gradi
     found = Searcher(Knapsack(), "block", cost)(SITES, scores, budget)
     assert found.value_share == pytest.approx(found.value / found.importance_total)
     assert {c.precision for c in found.choices.values()} == {"fp16"}
-    assert found.cost == pytest.approx(cost.predict(SITES, found.counts)) and found.cost <= budget
+    assert found.cost == pytest.approx(cost.predict(SITES, found.choices)) and found.cost <= budget
 
 
 def test_a_table_of_blocks_without_attention_is_a_table():

@@ -102,9 +102,8 @@ def test_the_anchors_are_met_exactly():
         assert fixed + 3 * (moved["mha"][2] + moved["ffn"][64]) == pytest.approx(dense)
         assert fixed + 3 * (moved["mha"][0] + moved["ffn"][0]) == pytest.approx(emptied)
         assert note["anchor_factor"] == pytest.approx((dense - emptied) / (3 * 2.8))
-    noise = algebra.anchor(
-        curves, errors, 3, (2, 64), 1.0, 1.1
-    )  # an empty model slower than the dense one
+    # An empty model slower than the dense one.
+    noise = algebra.anchor(curves, errors, 3, (2, 64), 1.0, 1.1)
     assert noise[0] == curves and noise[3]["anchor_factor"] is None
 
 
@@ -255,9 +254,8 @@ def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
     assert (
         not cached and "latency-table" in said[0] and again.costs_ms.keys() == first.costs_ms.keys()
     )
-    store.put_json(
-        "latency-table", folder.name, {**first.to_json(), "fixed_ms": -1.0}
-    )  # whole, but not a table
+    # Whole, but not a table.
+    store.put_json("latency-table", folder.name, {**first.to_json(), "fixed_ms": -1.0})
     assert not measure(store)[1] and "fixed_ms" in said[1]
     other = {**first.to_json(), "key": {**asdict(first.key), "device": "another"}}
     store.put_json("latency-table", folder.name, other)
@@ -335,9 +333,8 @@ def test_the_dense_stacks_are_built_once_for_all_groups(small, tmp_path, monkeyp
         Bench, "build", lambda *args: built.append((args[1], args[2])) or real(*args)
     )
     measure(Store(tmp_path))
-    stacks = built[
-        :-1
-    ]  # the last is the one that the whole models are put on the table's scale with
+    # The last is the one that the whole models are put on the table's scale with.
+    stacks = built[:-1]
     assert len(stacks) == len(set(stacks)) and built[-1] == ((4, 96), 2)
 
 
@@ -374,7 +371,7 @@ def test_flops_are_those_that_torch_counts():
             )
         head = 2 * tokens * 64 * 2
         assert (
-            2 * FlopsCost(64, tokens).predict(sites, some.counts)
+            2 * FlopsCost(64, tokens).predict(sites, some.choices("fp32"))
             == counter.get_total_flops() - head
         )
     cost = FlopsCost(64, 26.99)
@@ -414,9 +411,8 @@ def test_between_tile_edges_the_middles_of_the_highest_steps_are_tried():
         n: np.concatenate([[ms], ms + np.random.default_rng(n).normal(0, 0.02, 50)])
         for n, ms in step.items()
     }
-    assert algebra.midpoints(slopes, 256) == [
-        160
-    ]  # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge
+    # 64 -> 128 and 192 -> 256 are flat, and 0 is no edge.
+    assert algebra.midpoints(slopes, 256) == [160]
     many = {64 * i: np.asarray([float(i * i)] * 5) for i in range(20)}
     assert len(algebra.midpoints(many, 64 * 19)) == algebra.MAX_MIDPOINTS
     assert algebra.midpoints(many, 64 * 19)[-1] == 64 * 18 + 32

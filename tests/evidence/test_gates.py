@@ -46,9 +46,8 @@ def test_the_strictest_latency_limit_holds():
     assert latency_gate(part, target=None, min_speedup=None).outcome == "pass"
     slower = make_latency(1.05, target=None)
     assert latency_gate(slower, target=None, min_speedup=None).outcome == "fail"
-    assert (
-        latency_gate(slower, target=None, min_speedup=0.5).outcome == "fail"
-    )  # never slower than dense
+    # Never slower than dense.
+    assert latency_gate(slower, target=None, min_speedup=0.5).outcome == "fail"
     assert latency_gate(make_latency(math.nan), target=0.7, min_speedup=None).outcome == "fail"
 
 
@@ -58,9 +57,8 @@ def test_the_accuracy_gate_says_how_like_the_dense_model_it_is():
     )
     regression = make_accuracy(0.5, 0.4, agreement=None, divergence=0.0157)
     assert accuracy_gate(regression, 1.0).detail.endswith("examples, squared difference 0.016")
-    assert accuracy_gate(make_accuracy(0.5, 0.4, agreement=None), 1.0).detail.endswith(
-        "examples"
-    )  # of an earlier rfx
+    # Of an earlier rfx.
+    assert accuracy_gate(make_accuracy(0.5, 0.4, agreement=None), 1.0).detail.endswith("examples")
 
 
 def test_accuracy_is_judged_in_points():

@@ -93,9 +93,8 @@ def test_the_page_stands_alone(name, plots):
     assert not page.links and "<script" not in text and "@import" not in text
     assert len(page.ids) == len(set(page.ids)), "ids of two plots collide"
     if name != "bare":
-        assert (
-            "&lt;reviews&gt;" in text and "bert-<reviews>" not in text
-        )  # what users wrote is escaped
+        # What users wrote is escaped.
+        assert "&lt;reviews&gt;" in text and "bert-<reviews>" not in text
         assert "a &lt;warning&gt;" in text
 
 
@@ -202,9 +201,8 @@ def test_ci_services_are_told(monkeypatch, tmp_path, capsys):
     assert text.startswith("before\n") and "| latency" in text
     publish(EVIDENCES["inconclusive"])
     assert "::warning title=rfx gate latency" in capsys.readouterr().err
-    monkeypatch.setenv(
-        "GITHUB_STEP_SUMMARY", str(tmp_path)
-    )  # a folder: said, and no reason to fail
+    # A folder: said, and no reason to fail.
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
     publish(EVIDENCES["pass"])
     assert "cannot be written" in capsys.readouterr().err
 

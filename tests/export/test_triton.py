@@ -483,9 +483,8 @@ def test_real_models_are_described_and_run_from_the_triton_folder(
     )
     assert refusals(config, folder, schema) == [] and against_model(config, session, schema) == []
 
-    sample = config.model_warmup[
-        0
-    ]  # Triton joins `batch_size` requests of one example into a batch
+    # Triton joins `batch_size` requests of one example into a batch.
+    sample = config.model_warmup[0]
     zeros = {
         n: np.zeros((sample.batch_size, *v.dims), dtype="int64") for n, v in sample.inputs.items()
     }

@@ -16,10 +16,11 @@ from tests.conftest import sentences, tokenizer, write_jsonl
 HERE = Path(__file__).parent
 METHODS = ("rfx", "kwon", "kwon-reference", "kprune", "magnitude", "random")
 MODELS = ("bert", "distilbert")
+# What they remove first is not all they decide: the plan of a whole run is kept too.
 EXPORTED = (
     "rfx",
     "kprune",
-)  # what they remove first is not all they decide: the plan of a whole run is kept too
+)
 
 
 def kept(name: str) -> dict:

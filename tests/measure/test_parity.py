@@ -139,9 +139,8 @@ def test_half_precision_is_held_against_full(model, tmp_path):
     assert compare_runtimes(model, FEEDS, against=half, tolerance=1e-2) is None
     found = compare_runtimes(model, FEEDS, against=half, tolerance=1e-7)
     assert found.module == "bert.embeddings.word_embeddings" and found.operator == "Gather"
-    assert (
-        found.compared == len(Side(model, "ort").tensors) and found.skipped == 0
-    )  # `x.fp16` stands for `x`
+    # `x.fp16` stands for `x`.
+    assert found.compared == len(Side(model, "ort").tensors) and found.skipped == 0
     assert (
         save_repro(tmp_path, found).name == "parity.sh"
         and bash(["parity.sh"], tmp_path).returncode == 1
@@ -231,9 +230,8 @@ def test_a_difference_that_only_fusions_make_is_said_to_be_one(model, tmp_path):
     from polygraphy import constants
     from polygraphy.backend.onnx import ModifyOutputs
 
-    unfused = (
-        tmp_path / "unfused.onnx"
-    )  # every tensor is an output, so ONNX Runtime can fuse nothing
+    # Every tensor is an output, so ONNX Runtime can fuse nothing.
+    unfused = tmp_path / "unfused.onnx"
     onnx.save(ModifyOutputs(onnx.load(model), outputs=constants.MARK_ALL)(), unfused)
     found = compare_runtimes(model, FEEDS, against=unfused, tolerance=0.0)
     assert found.tensor == "logits" and 0 < found.outputs_share < 1e-5

@@ -3,24 +3,29 @@
 import doctest
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import rfx
 
-STEPS = "load_model load_examples find_sites score search compensate shrink export_onnx load"
+STEPS = (
+    "load_model load_examples find_sites score search compensate shrink export_onnx load "
+    "write_table read_table"
+)
 JOBS = "prune_export plan sweep profile shapes build verify gate environment"
 LENGTH = 32
 
 
 @pytest.fixture(scope="module")
-def place(trained, tmp_path_factory):
+def place(trained, closed, tmp_path_factory):
     """A folder with `model/`, train.jsonl and dev.jsonl, as the examples name them."""
     folder = tmp_path_factory.mktemp("api")
     (folder / "model").symlink_to(trained["model"])
     (folder / "train.jsonl").symlink_to(trained["train"])
     (folder / "dev.jsonl").symlink_to(trained["eval"])
+    shutil.copytree(closed.store, folder / "cache")
     return folder
 
 
@@ -39,7 +44,7 @@ def recipe(**budget):
         data={"train": "train.jsonl", "eval": "dev.jsonl"},
         budget=budget or {"flops": 0.5},
         workload={"sequence": 16},
-        calibration={"examples": 128},
+        calibration={"examples": 64},
     )
 
 
@@ -64,7 +69,7 @@ def test_every_job_is_one_call(here):
 def test_the_steps_one_by_one_give_the_plan_of_the_job(here):
     subject = rfx.load_model("model")
     examples = rfx.load_examples(
-        subject, train="train.jsonl", eval="dev.jsonl", count=128, max_length=LENGTH
+        subject, train="train.jsonl", eval="dev.jsonl", count=64, max_length=LENGTH
     )
     assert subject.sites == tuple(rfx.find_sites(subject.model))
     for method in ("rfx", "kwon"):
@@ -117,7 +122,7 @@ def names(place):
         patch.chdir(place)
         subject = rfx.load_model("model")
         examples = rfx.load_examples(
-            subject, train="train.jsonl", eval="dev.jsonl", count=128, max_length=LENGTH
+            subject, train="train.jsonl", eval="dev.jsonl", count=64, max_length=LENGTH
         )
         scores = rfx.score(subject, examples)
         found = rfx.search(subject, examples, scores, flops=0.5)
@@ -140,7 +145,7 @@ def test_the_example_of_a_docstring_runs(name, here, names, monkeypatch):
     if name == "build":
         pytest.importorskip("tensorrt_rtx")
     small = {"target": "ort", "max_length": LENGTH, "workload": {"sequence": 16}}
-    small["calibration"] = {"examples": 128}
+    small["calibration"] = {"examples": 64}
     quick = {"budget": {"flops": 0.5}}  # needs no latency table
     made = rfx.Recipe
     monkeypatch.setattr(rfx, "Recipe", lambda **given: made(**{**small, **given, **quick}))

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 import pytest
 
 from rfx.pipeline.session import Session
-from tests.commands import given, run
+from tests.commands import STANDARD, given, run
 
+FIRST = ["load", "dense baseline", "score"]  # of these a filled store would leave nothing to do
 STAGES = [
-    "load",
-    "dense baseline",
-    "score",
+    *FIRST,
     "search",
     "reconstruct",
     "bake, shrink, export",
@@ -27,12 +26,12 @@ STAGES = [
 
 
 def command(trained, out):
-    options = {"target": "ort", "sequence": 16, "examples": 64, "flops": 0.5, "out": out}
-    return ["prune-export", *given(trained, task="text-classification", **options), "--json"]
+    return ["prune-export", *given(trained, **STANDARD, flops=0.5, out=out), "--json"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_interrupt_leaves_nothing_behind(stage, trained, cache, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_nothing_behind(stage, trained, request, tmp_path, monkeypatch):
+    request.getfixturevalue("cache" if stage in FIRST else "warm")
     real = Session.stage
 
     @contextmanager
@@ -176,7 +175,7 @@ def limited(size):
     return limit
 
 
-@pytest.mark.parametrize("size", [2_000, 60_000, 300_000])
+@pytest.mark.parametrize("size", [2_000, pytest.param(60_000, marks=pytest.mark.slow), 300_000])
 def test_a_write_that_the_disk_refuses_is_named(trained, tmp_path, size):
     """Whatever file meets it first: a message, no traceback, no output, nothing half-written; the
     next run goes through."""

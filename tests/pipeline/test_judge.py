@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from rfx.core.artefact import Artefact
 from rfx.core.errors import EnvironmentMissingError
+from rfx.core.inputs import InputSpec
 from rfx.evidence.gates import same_gate
 from rfx.measure.parity import compare as parity
 from rfx.pipeline import judge as check
@@ -32,6 +34,10 @@ def fails(monkeypatch):
     return with_
 
 
+def artefact(folder):
+    return Artefact.of_model(folder / "model.onnx", InputSpec(()), ("logits",))
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -45,7 +51,7 @@ def fails(monkeypatch):
 def test_a_search_that_fails_leaves_the_verdict_and_says_why(fails, tmp_path, error, said):
     fails(error)
     gate = same_gate({"shrunk-engine": 0.5}, 1e-3)
-    after = check.diagnose(RUN, RECIPE, None, tmp_path / "model.onnx", gate, tmp_path)
+    after = check.diagnose(RUN, RECIPE, None, artefact(tmp_path), gate, tmp_path)
     assert after.outcome == "fail" and after.value == gate.value
     assert after.detail == f"{gate.detail}; not located: {said}"
     assert not list(tmp_path.iterdir())  # no script of a search that found nothing
@@ -58,7 +64,7 @@ def test_an_interrupt_is_none_of_its_failures(fails, tmp_path):
             RUN,
             RECIPE,
             None,
-            tmp_path / "model.onnx",
+            artefact(tmp_path),
             same_gate({"shrunk-engine": 0.5}, 1e-3),
             tmp_path,
         )
@@ -67,4 +73,4 @@ def test_an_interrupt_is_none_of_its_failures(fails, tmp_path):
 def test_where_outputs_agree_nothing_is_searched(fails, tmp_path):
     fails(AssertionError("searched"))
     gate = same_gate({"shrunk-engine": 0.0}, 1e-3)
-    assert check.diagnose(RUN, RECIPE, None, tmp_path / "model.onnx", gate, tmp_path) is gate
+    assert check.diagnose(RUN, RECIPE, None, artefact(tmp_path), gate, tmp_path) is gate

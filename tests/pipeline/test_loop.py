@@ -19,6 +19,11 @@ from tests.methods.search.problems import make_scores, make_sites
 SITES = make_sites(4, 8, 256)
 
 
+@pytest.fixture(autouse=True)
+def as_many_rounds_as_users_get(monkeypatch):
+    monkeypatch.setattr(close, "ROUNDS", 3)
+
+
 def table():
     curves = {
         "mha": {n: 0.05 + 0.1 * n for n in range(9)},

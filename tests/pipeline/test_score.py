@@ -7,7 +7,7 @@ import pytest
 from rfx.core.errors import UsageError
 from rfx.methods.build import build
 from rfx.recipe.read import make_recipe
-from tests.commands import given, run
+from tests.commands import STANDARD, given, run
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,11 @@ def texts(trained, tmp_path_factory):
     return file
 
 
-def options(trained, texts):
-    options = {"target": "ort", "sequence": 16, "examples": 128, "flops": 0.5}
-    return given(trained | {"train": texts}, task="text-classification", **options)
+def options(trained, texts, **more):
+    return given(trained | {"train": texts}, **STANDARD | {"flops": 0.5, **more})
 
 
-def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):
+def test_texts_without_labels_are_enough(trained, texts, tmp_path, warm):
     result = run(
         "prune-export",
         *options(trained, texts),
@@ -38,9 +37,8 @@ def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):
         "--out",
         tmp_path / "out",
     )
-    assert result.exit_code in (0, 1, 7), result.output + str(
-        result.exception
-    )  # of the clock on a tiny model nothing is asked
+    # Of the clock on a tiny model nothing is asked.
+    assert result.exit_code in (0, 1, 7), result.output + str(result.exception)
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
     assert {g["name"]: g["outcome"] for g in evidence["gates"]}["accuracy"] == "pass" and evidence[
         "flops_ratio"
@@ -48,19 +46,21 @@ def test_texts_without_labels_are_enough(trained, texts, tmp_path, cache):
     assert "have no labels" in result.output and "what the model itself predicts" in result.output
 
 
-def test_labels_change_the_fisher_information_and_nothing_else(trained, texts, tmp_path, cache):
+def test_labels_change_the_fisher_information_and_nothing_else(trained_deeper, texts, cache):
     plans = {}
     for method in ("kwon", "rfx"):
-        for train in (texts, trained["train"]):
-            found = run("plan", *options(trained, train), "--method", method, "--json")
+        for train in (texts, trained_deeper["train"]):
+            found = run(
+                "plan", *options(trained_deeper, train, examples=128, method=method), "--json"
+            )
             assert found.exit_code == 0, found.output
             assert ("have no labels" in found.stderr) == (train == texts)
             assert ("the scorer needs none" in found.stderr) == (train == texts and method == "rfx")
             plans[method, train] = json.loads(found.stdout)
-    assert plans["rfx", texts]["plan"] == plans["rfx", trained["train"]]["plan"], plans[
+    assert plans["rfx", texts]["plan"] == plans["rfx", trained_deeper["train"]]["plan"], plans[
         "rfx", texts
     ].keys()
-    assert plans["kwon", texts]["plan"] != plans["kwon", trained["train"]]["plan"]
+    assert plans["kwon", texts]["plan"] != plans["kwon", trained_deeper["train"]]["plan"]
 
 
 def scorer_of(method, labelled=True):

@@ -3,31 +3,32 @@ the reason it gives."""
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-import rfx.measure.latency as verify_latency
 import rfx.pipeline.sweep as sweeps
-from rfx.cli.app import app
 from rfx.evidence.curve import Curve, Point, Row, recommend
 from rfx.recipe.read import make_recipe, read_recipe
 from tests import commands
-from tests.commands import given
+from tests.commands import STANDARD, given
 from tests.evidences import make_evidence
 
 FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(verify_latency, "PRECISION", 0.2)
-    monkeypatch.setenv("RFX_CACHE", str(tmp_path_factory.getbasetemp() / "sweep-cache"))
+def shared_store(closed, monkeypatch, tmp_path_factory):
+    """One store for the tests of this file."""
+    folder = tmp_path_factory.getbasetemp() / "sweep-cache"
+    if not folder.exists():
+        shutil.copytree(closed.store, folder)
+    monkeypatch.setenv("RFX_CACHE", str(folder))
 
 
 def run(trained, out, *more):
-    arguments = given(trained, target="ort", max_length=32, sequence=16, examples=64, out=out)
+    arguments = given(trained, **STANDARD, out=out)
     return commands.run("sweep", *arguments, *more)
 
 
@@ -81,9 +82,8 @@ def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
     again = run(trained, tmp_path / "a", "--flops", "0.5,0.4", "--json", "--quiet")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["points"] == json.loads(first.stdout)["points"]
-    with pytest.raises(
-        AssertionError, match="measured again"
-    ):  # a limit is part of what a point says
+    with pytest.raises(AssertionError, match="measured again"):
+        # A limit is part of what a point says.
         other = run(
             trained, tmp_path / "a", "--flops", "0.5,0.4", "--max-drop", "3", "--json", "--quiet"
         )
@@ -111,20 +111,8 @@ def test_a_resumed_point_brings_its_table_and_searches_no_more(trained, tmp_path
 
 def test_what_is_out_of_reach_is_said_and_the_rest_goes_on(trained, tmp_path):
     table = tmp_path / "table.json"
-    made = CliRunner().invoke(
-        app,
-        [
-            "profile",
-            str(trained["model"]),
-            "--target",
-            "ort",
-            "--sequence",
-            "16",
-            "--out",
-            str(table),
-            "--quiet",
-        ],
-    )
+    options = ("--target", "ort", "--sequence", 16)
+    made = commands.run("profile", trained["model"], *options, "--out", table, "--quiet")
     assert made.exit_code == 0, made.output
     result = run(trained, tmp_path / "some", "--latency", "0.8,0.01", "--table", str(table))
     assert result.exit_code == 0, result.output
@@ -166,7 +154,8 @@ def test_a_strangers_folder_is_left_alone(trained, tmp_path):
     for name in (
         "mine.txt",
         "recipe.yaml",
-    ):  # the second has the name of a file of a sweep, and no sweep is there
+    ):
+        # The second has the name of a file of a sweep, and no sweep is there.
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_text("mine")
@@ -222,9 +211,8 @@ def test_the_recommended_point_is_the_cheapest_that_is_sure_and_else_the_cheapes
         row(target, 0.0, 0.4).model_copy(update={"seeds": n, "asked": 2})
         for target, n in ((0.8, 2), (0.7, 1))
     )
-    assert (
-        recommend([both, once], 1.0)[0].target == 0.8
-    )  # the cheaper one was out of reach for a seed
+    # The cheaper one was out of reach for a seed.
+    assert recommend([both, once], 1.0)[0].target == 0.8
     assert recommend([once], 1.0)[0] is None
 
 

@@ -12,7 +12,7 @@ from rfx.core.registry import register
 from rfx.methods.schedule.base import Outcome, Schedule
 from rfx.methods.schedule.oneshot import OneShot
 
-LENGTH = 16
+LENGTH = 32
 
 
 class Trains(Schedule):
@@ -30,9 +30,8 @@ class Trains(Schedule):
 
 
 @pytest.fixture
-def recipe(trained, tmp_path, monkeypatch, forgets):
+def recipe(trained, warm, forgets):
     register("schedule", "trains")(Trains)
-    monkeypatch.setenv("RFX_CACHE", str(tmp_path / "cache"))
     return rfx.Recipe(
         model=str(trained["model"]),
         target="ort",
@@ -40,7 +39,7 @@ def recipe(trained, tmp_path, monkeypatch, forgets):
         data={"train": str(trained["train"]), "eval": str(trained["eval"])},
         budget={"flops": 0.6},
         method={"schedule": "trains", "guard": False},
-        workload={"sequence": LENGTH},
+        workload={"sequence": 16},
         calibration={"examples": 64},
     )
 

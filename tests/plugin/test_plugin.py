@@ -15,9 +15,10 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
-def rfx(tmp_path_factory):
+def rfx(closed, tmp_path_factory):
     """Runs `rfx` where the package is installed: rfx("env", "--json")."""
     folder = tmp_path_factory.mktemp("plugin")
+    shutil.copytree(closed.store, folder / "cache")
     source = folder / "source"  # a build leaves its own files beside it
     shutil.copytree(HERE, source, ignore=shutil.ignore_patterns("__pycache__", "test_*"))
     install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]

@@ -7,6 +7,7 @@ The packages are hidden from a process of its own, as if they were not installed
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +45,10 @@ main()
 
 
 @pytest.fixture(scope="module")
-def rfx(trained, tmp_path_factory):
+def rfx(trained, closed, tmp_path_factory):
     """Runs a command on the tiny model in a process that has none of the hidden packages."""
     folder = tmp_path_factory.mktemp("without")
+    shutil.copytree(closed.store, folder / "cache")
     (folder / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
     environment = {
         **os.environ,

@@ -10,9 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,13 +34,13 @@ def line_after(marker: str) -> list[str]:
     return [part.strip() for part in line.split("&&")]
 
 
-def commands(block: str) -> list[list[str]]:
-    lines = block.replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+def lines(block: str) -> list[list[str]]:
+    joined = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in joined if line.strip()]
 
 
 def run(arguments: list[str]) -> int:
-    result = CliRunner().invoke(app, arguments)
+    result = commands.run(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), (
         arguments,
         result.exception,
@@ -51,11 +50,12 @@ def run(arguments: list[str]) -> int:
 
 
 @pytest.fixture
-def place(tmp_path, trained, cache, monkeypatch):
-    """A folder with the files that README names."""
+def place(tmp_path, tmp_path_factory, trained, monkeypatch):
+    """A folder with the files that README names, and a store that the tests of this file share."""
     monkeypatch.setattr("rfx.cost.effort.SECONDS", (0.5, 4.0))
     monkeypatch.setattr("rfx.cost.effort.MIN_ROUNDS", 6)
-    monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
+    monkeypatch.setattr("rfx.pipeline.loop.ROUNDS", 1)
+    monkeypatch.setenv("RFX_CACHE", str(tmp_path_factory.getbasetemp() / "readme-cache"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained["model"], tmp_path / "path" / "to" / "model")
     shutil.copy(trained["train"], "train.jsonl")
@@ -63,17 +63,11 @@ def place(tmp_path, trained, cache, monkeypatch):
     return tmp_path
 
 
-def test_the_quickstart_block(tmp_path, cache, monkeypatch):
-    import rfx.tasks.quickstart as quickstart
-    from rfx.cost import effort
-
-    for name, value in (("TRAIN", 96), ("EVAL", 48), ("EPOCHS", 1)):
-        monkeypatch.setattr(quickstart, name, value)
-    monkeypatch.setattr(effort, "SECONDS", (0.5, 8.0))
-    monkeypatch.setattr(effort, "MIN_ROUNDS", 3)
-    monkeypatch.setattr(
-        "rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0
-    )  # so few rounds prove nothing: once is enough
+def test_the_quickstart_block(tmp_path, cache, quickstarted, monkeypatch):
+    shutil.copytree(quickstarted.store, cache)
+    monkeypatch.setattr("rfx.cost.effort.SECONDS", (0.5, 8.0))
+    monkeypatch.setattr("rfx.cost.effort.MIN_ROUNDS", 3)
+    monkeypatch.setattr("rfx.pipeline.loop.ROUNDS", 1)
     monkeypatch.chdir(tmp_path)
     venv, torch, install, prune = map(shlex.split, line_after("quickstart"))
     assert venv == ["python3", "-m", "venv", ".venv"]
@@ -89,7 +83,7 @@ def test_the_quickstart_block(tmp_path, cache, monkeypatch):
 
 
 def test_the_commands_for_an_own_model(place):
-    own, others = (commands(b) for b in blocks("bash")[1:3])
+    own, others = (lines(b) for b in blocks("bash")[1:3])
     assert run(own[0][1:]) in (0, 1, 7) and (place / "build" / "model.onnx").is_file()
     shared = [
         "--task",

@@ -85,9 +85,8 @@ def test_a_missing_file_names_the_bundled_ones():
 
 def test_files_beside_a_recipe_are_found(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "train.jsonl").write_text(
-        "{}"
-    )  # of the same name, where the command is run
+    # Of the same name, where the command is run.
+    (tmp_path / "elsewhere" / "train.jsonl").write_text("{}")
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "train.jsonl").write_text("{}")
     (tmp_path / "r.yaml").write_text("data: {train: train.jsonl, eval: glue/sst2}")

@@ -2,12 +2,12 @@
 
 import json
 import random
+import shutil
 
 import pytest
-from typer.testing import CliRunner
 
-from rfx.cli.app import app
 from rfx.recipe.read import bundled_recipes, read_recipe
+from tests.commands import run
 from tests.conftest import sentences, tokenizer, write_jsonl
 
 SIZES = {
@@ -73,37 +73,37 @@ def rows_of(name: str, n: int, seed: int) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("name", [n for n in bundled_recipes() if n != "quickstart"])
-def test_a_recipe_runs(name, models, tmp_path, tmp_path_factory, monkeypatch):
-    shared = tmp_path_factory.getbasetemp() / "recipes-cache"
-    monkeypatch.setenv("RFX_CACHE", str(shared))
-    train, evaluation = (
-        write_jsonl(tmp_path / f"{i}.jsonl", rows_of(name, 24, i + 1)) for i in range(2)
-    )
-    model = models / ("qa" if name.startswith("squad") else str(LABELS.get(name, 2)))
-    result = CliRunner().invoke(
-        app,
-        [
-            "prune-export",
-            name,
-            "--model",
-            str(model),
-            "--train",
-            str(train),
-            "--eval",
-            str(evaluation),
-            "--target",
-            "ort",
-            "--flops",
-            "0.6",
-            "--examples",
-            "16",
-            "--out",
-            str(tmp_path / "out"),
-            "--json",
-            "--allow-inconclusive",
-        ],
-    )
+NAMES = [n for n in bundled_recipes() if n != "quickstart"]
+# One of each kind of head and metric; the others differ from one of them in the names of columns.
+WHOLE = ("glue-mnli", "glue-stsb", "squad-v2")
+
+
+@pytest.fixture
+def asked(models, tmp_path, tmp_path_factory, monkeypatch):
+    """The arguments of a recipe on miniature data. The tests of this file share a store."""
+    monkeypatch.setenv("RFX_CACHE", str(tmp_path_factory.getbasetemp() / "recipes-cache"))
+
+    def arguments(name: str) -> list[object]:
+        files = [write_jsonl(tmp_path / f"{i}.jsonl", rows_of(name, 24, i + 1)) for i in range(2)]
+        model = models / ("qa" if name.startswith("squad") else str(LABELS.get(name, 2)))
+        data = ("--train", files[0], "--eval", files[1], "--target", "ort", "--examples", 16)
+        return [name, "--model", model, *data, "--flops", 0.6, "--json"]
+
+    return arguments
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_reads_its_data_and_plans(name, asked):
+    result = run("plan", *asked(name))
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert json.loads(result.stdout)["search"]["method"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in WHOLE else pytest.mark.slow) for n in NAMES]
+)
+def test_a_recipe_runs(name, asked, tmp_path):
+    result = run("prune-export", *asked(name), "--out", tmp_path / "out", "--allow-inconclusive")
     assert result.exit_code in (0, 1), result.output + str(result.exception)
     evidence = json.loads(result.stdout)
     recipe = read_recipe(name)
@@ -122,48 +122,30 @@ def test_the_list_is_whole():
     }
 
 
-def test_the_quickstart_runs(tmp_path, monkeypatch):
+def test_the_quickstart_runs(quickstarted, cache):
     """The packages' own model and tweets, with little training."""
     import rfx.tasks.quickstart as quickstart
 
-    for name, value in (("TRAIN", 96), ("EVAL", 48), ("EPOCHS", 1)):
-        monkeypatch.setattr(quickstart, name, value)
-    monkeypatch.setenv("RFX_CACHE", str(tmp_path / "cache"))
-    arguments = [
-        "prune-export",
-        "--flops",
-        "0.8",
-        "--examples",
-        "32",
-        "--out",
-        str(tmp_path / "out"),
-        "--json",
-    ]
-    first = CliRunner().invoke(app, arguments)
-    assert first.exit_code in (0, 1, 7), first.output + str(first.exception)
-    evidence = json.loads(first.stdout)
+    evidence = quickstarted.evidence
     assert (
         evidence["data"]["overlap"] == 0
         and evidence["model"]["layers"] == 6
         and evidence["accuracy"]["examples"] == 48
     )
-    (folder,) = (tmp_path / "cache" / "quickstart").iterdir()
+    shutil.copytree(quickstarted.store, cache)
+    (folder,) = (cache / "quickstart").iterdir()
+    weights = folder / "model" / "model.safetensors"
     assert (folder / "checksums.json").is_file()
     assert (
         json.loads((folder / "model" / "config.json").read_text())["max_position_embeddings"]
         == quickstart.POSITIONS
     )
-    made = (folder / "model" / "model.safetensors").stat().st_mtime_ns
-    plan = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32", "--json"])
-    assert (
-        plan.exit_code == 0 and (folder / "model" / "model.safetensors").stat().st_mtime_ns == made
-    )
-    mine = CliRunner().invoke(
-        app, ["plan", "--flops", "0.6", "--train", "mine.jsonl", "--eval", "dev.jsonl"]
-    )
-    assert (
-        mine.exit_code == 2 and "of its own" in mine.output
-    )  # the user's data are not silently replaced
-    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
-    again = CliRunner().invoke(app, ["plan", "--flops", "0.6", "--examples", "32"])
+    made = weights.stat().st_mtime_ns
+    plan = run("plan", "--flops", 0.6, "--examples", 32, "--json")
+    assert plan.exit_code == 0 and weights.stat().st_mtime_ns == made
+    mine = run("plan", "--flops", 0.6, "--train", "mine.jsonl", "--eval", "dev.jsonl")
+    # The user's data are not silently replaced.
+    assert mine.exit_code == 2 and "of its own" in mine.output
+    weights.write_bytes(b"damaged")
+    again = run("plan", "--flops", 0.6, "--examples", 32)
     assert again.exit_code == 0 and "made again" in again.output

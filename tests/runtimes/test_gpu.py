@@ -42,9 +42,8 @@ def test_it_computes_what_the_cpu_does(name, precision, tmp_path):
     onnx.save(convert_precision(full, precision), tmp_path / "typed.onnx")
     inputs = stack_inputs(SHAPE, 5, 24)
     expected = runtime("ort").build(tmp_path / "full.onnx", Workload()).run(inputs)["output"]
-    workload = Workload.of_text(
-        batch=2, sequence=24, precision=precision
-    )  # a batch of 5 is run in parts
+    # A batch of 5 is run in parts.
+    workload = Workload.of_text(batch=2, sequence=24, precision=precision)
     target = runtime(name, EngineOptions(max_sequence=32))
     engine = target.build(tmp_path / "typed.onnx", workload)
     found = engine.run(inputs)["output"]

@@ -12,7 +12,7 @@ from rfx.cost import effort
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
-from tests.commands import given, run
+from tests.commands import STANDARD, given, run
 
 pytestmark = pytest.mark.skipif(
     not runtime_class("openvino").availability().ok,
@@ -105,15 +105,12 @@ def test_bfloat16_is_computed_where_the_cpu_does(tmp_path):
     assert 1e-6 < difference <= openvino.tolerance("bf16")  # computed in another type, and close
 
 
-def test_the_whole_pipeline_runs_on_it(trained, cache, tmp_path, monkeypatch):
+def test_the_whole_pipeline_runs_on_it(trained, warm, tmp_path, monkeypatch):
     """Table, closed loop, gates: the same code as on any other runtime, timed for real."""
-    monkeypatch.setattr("rfx.measure.latency.PRECISION", 0.05)
-    monkeypatch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
     monkeypatch.setattr(effort, "MIN_ROUNDS", 8)
     out = tmp_path / "out"
-    options = {"latency": 0.8, "examples": 64, "sequence": 32, "max_length": 32, "out": out}
-    arguments = given(trained, target="openvino", **options)
+    arguments = given(trained, **STANDARD | {"target": "openvino"}, latency=0.8, out=out)
     result = run("prune-export", *arguments, "--json", "--quiet")
     evidence = json.loads(result.stdout)
     assert "error" not in evidence, evidence

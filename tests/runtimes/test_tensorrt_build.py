@@ -48,7 +48,7 @@ def plans(sites):
     }
 
 
-@pytest.mark.parametrize("family", with_slow(FAMILIES))
+@pytest.mark.parametrize("family", with_slow(FAMILIES, named=("bert", "distilbert")))
 def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
     from rfx.models.families.find import find_sites
 
@@ -65,10 +65,11 @@ def test_every_family_builds_dense_pruned_and_emptied(family, tmp_path):
         half = tmp_path / f"{name}-fp16.onnx"
         onnx.save(convert_precision(onnx.load(file), "fp16"), half)
         for typed in (file, half):
-            built, facts = build_ahead(typed, CONDITIONS, OPTIONS, CAPABILITIES)
-            assert len(built.engine) == facts["engine_bytes"] > 0 and facts[
-                "compute_capabilities"
-            ] == list(CAPABILITIES)
+            # Every architecture multiplies the time: one plan for all of them is enough.
+            named = CAPABILITIES if name == "pruned" and typed is half else CAPABILITIES[1:2]
+            built, facts = build_ahead(typed, CONDITIONS, OPTIONS, named)
+            assert len(built.engine) == facts["engine_bytes"] > 0
+            assert facts["compute_capabilities"] == list(named)
             assert facts["profile"] == {"min": [1, 1], "opt": [2, 16], "max": [4, 24]}
 
 
@@ -80,9 +81,8 @@ def built_stack(layers, tmp_path, precision="fp32", shape=BlockShape(256, 8, 32,
 
 def test_a_pruned_engine_is_smaller_and_shows_its_widths(tmp_path):
     dense, pruned = built_stack([(8, 1024)] * 4, tmp_path), built_stack([(3, 416)] * 4, tmp_path)
-    weights = (
-        4 * 4 * (4 * 256 * 3 * 32 + 2 * 256 * 416)
-    )  # bytes: q, k, v, output and the two linears, fp32
+    # Bytes: q, k, v, output and the two linears, fp32.
+    weights = 4 * 4 * (4 * 256 * 3 * 32 + 2 * 256 * 416)
     assert pruned.weights_bytes == pytest.approx(weights, rel=0.05)
     assert len(dense.engine) - len(pruned.engine) == pytest.approx(
         dense.weights_bytes - pruned.weights_bytes, rel=0.1

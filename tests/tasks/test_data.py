@@ -49,9 +49,8 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
         frame.to_parquet(file)
     else:
         frame.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
-    rows = (
-        [{k: str(v) for k, v in r.items()} for r in ROWS] if kind in ("csv", "tsv") else ROWS
-    )  # text is all that these files hold
+    # Text is all that these files hold.
+    rows = [{k: str(v) for k, v in r.items()} for r in ROWS] if kind in ("csv", "tsv") else ROWS
     assert load_examples(file) == rows
     assert load_examples(file, limit=2) == rows[:2]
 
@@ -123,11 +122,13 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         "X",
         float("nan"),
         "inf",
-    ):  # i-PER: which of two?
+    ):
+        # I-PER: which of two?
         with pytest.raises(UsageError, match="A tag of row 1 is not one of the model's") as error:
             tagger.examples([{"tokens": ["a"], "tags": [wrong]}])
         assert error.value.allowed == "0..3, O, B-PER, I-PER, I-per"
     stars = classifier(tokenizer, 5, ["1", "2", "3", "4", "5"])
+    # Names, whatever their type.
     assert [stars.class_index(v) for v in ("1", 1, 1.0, "1.0", "5", 5, np.int64(5))] == [
         0,
         0,
@@ -136,7 +137,7 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         4,
         4,
         4,
-    ]  # names, whatever their type
+    ]
     assert (
         stars.class_index(0) == 0
         and stars.class_index(6) is None
@@ -160,11 +161,12 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         1,
         0,
     ] and plain.class_index([1]) is None
+    # The data's own order.
     assert [truth.class_index(v, ["false", "true"]) for v in (1, np.int64(1), 0)] == [
         0,
         0,
         1,
-    ]  # the data's own order
+    ]
     many = task_class("token-classification")(
         tokenizer, num_labels=20, id2label={i: f"T{i}" for i in range(20)}
     )
@@ -467,9 +469,8 @@ def test_batches_pad_to_their_longest_and_can_be_gone_through_again(tokenizer):
 
 def test_parts_are_disjoint_and_seeded():
     train = [Example({"text": str(i)}, 0) for i in range(50)]
-    evaluation = [
-        Example({"text": str(i)}, 1) for i in range(40, 60)
-    ]  # another label, the same text
+    # Another label, the same text.
+    evaluation = [Example({"text": str(i)}, 1) for i in range(40, 60)]
     kept, dropped = drop_overlap(train, evaluation)
     assert dropped == 10 and overlap(kept, evaluation) == 0 and overlap(train, evaluation) == 10
     assert set_hash(train) == set_hash(train[::-1]) != set_hash(kept)

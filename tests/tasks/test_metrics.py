@@ -149,10 +149,11 @@ def test_the_fast_bootstrap_of_answers_equals_the_slow_one(metric):
 def test_entities_are_counted_whole():
     task = make("token-classification", 5, names=["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
     true = [[1, 2, 0, 3, 4, 4], [0, 0, 1, 1]]
+    # LOC cut short; an I without its B is an entity of its own.
     found = [
         [1, 2, 0, 3, 4, 0],
         [0, 2, 1, 1],
-    ]  # LOC cut short; an I without its B is an entity of its own
+    ]
     examples = [Example({"tokens": ["w"] * len(t)}, t) for t in true]
     right, predicted, there = 1 + 2, 2 + 3, 2 + 2
     assert task.metric(found, examples) == pytest.approx(2 * right / (predicted + there))

@@ -35,9 +35,8 @@ def read_model(path: Path) -> onnx.ModelProto:
             "The ONNX file does not exist.", got=str(path), allowed="an ONNX file of rfx"
         )
     try:
-        model = onnx.load(
-            str(path), format="protobuf", load_external_data=False
-        )  # whatever its name ends in
+        # Whatever its name ends in.
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
         if not model.graph.node:
             raise ValueError("it has no graph")
     except (DecodeError, ValueError, OSError) as error:
@@ -45,7 +44,7 @@ def read_model(path: Path) -> onnx.ModelProto:
             "This is not a valid ONNX file.",
             got=f"{path}: {first_line(error)}",
             allowed="an ONNX file of rfx",
-            next_step="export it again",
+            next_step="give the model.onnx of an output of rfx prune-export",
         ) from None
     facts = {p.key: p.value for p in model.metadata_props}
     if PROPERTY in facts or any(
@@ -139,9 +138,8 @@ def read_calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                 "The calibration arrays differ in shape.",
                 f"{names[0]}: {list(first.shape)}, {name}: {list(array.shape)}",
             )
-        if (
-            array.min() < 0
-        ):  # Gather takes a negative index from the end: a wrong word, and nobody would notice
+        if array.min() < 0:
+            # Gather takes a negative index from the end: a wrong word, and nobody would notice.
             raise refuse("A calibration array has negative numbers.", f"{name}: {array.min()}")
     return arrays
 

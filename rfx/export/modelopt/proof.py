@@ -90,9 +90,8 @@ def run_source(
 
     try:
         found = _outputs(str(path), inputs)
-    except (
-        Exception
-    ) as error:  # ONNX Runtime's errors are of many kinds, all of them of these two files
+    except Exception as error:
+        # ONNX Runtime's errors are of many kinds, all of them of these two files.
         known = next((p.value for p in model.metadata_props if p.key == "rfx.max_length"), None)
         raise UsageError(
             "The model does not run on the calibration inputs.",

@@ -179,9 +179,8 @@ def _left_out(model: onnx.ModelProto, attention: bool) -> list[str]:
     """Products of two activations, by the names that modelopt knows nodes by."""
     weights = {i.name for i in model.graph.initializer}
     taken: set[str] = set()
-    for i, node in enumerate(
-        model.graph.node
-    ):  # modelopt would name them itself, and then they could not be left out
+    for i, node in enumerate(model.graph.node):
+        # modelopt would name them itself, and then they could not be left out.
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{i}_rfx"
         taken.add(node.name)
@@ -230,9 +229,8 @@ def _modelopt(
             return onnx.load(str(after)), str(
                 getattr(modelopt, "__version__", "of an unknown version")
             )
-        except (
-            Exception
-        ) as error:  # modelopt raises many kinds; none may reach the user as a traceback
+        except Exception as error:
+            # modelopt raises many kinds; none may reach the user as a traceback.
             raise InternalCheckError(
                 "modelopt could not quantize the model.",
                 got=f"{type(error).__name__}: {first_line(error)}",

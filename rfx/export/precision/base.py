@@ -1,8 +1,10 @@
 """A half type: what a precision of 16 bits is called, and how numbers are rounded to it.
 
-A new type of 16 bits is a file here that describes it, a line in `known.py`, and its name among the
-precisions of the recipe's workload and of the runtimes that run it. INT8 is not of this shape: it
-needs scales and calibration data, see `rfx/export/modelopt/`.
+A new type of 16 bits is a file here that describes it and a line in `known.py`. A precision of
+another kind (INT8 with scales of its own) is a file here with a function that makes a new ONNX
+model of an fp32 one, and a line in `convert.py`. Either adds its name to the precisions of the
+recipe's workload and of the runtimes that run it. What needs calibration data is a quantizer, see
+`rfx/export/modelopt/`.
 """
 
 from __future__ import annotations

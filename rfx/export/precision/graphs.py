@@ -46,9 +46,8 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     bare.graph.CopyFrom(shell(model.graph, without=("initializer",)))
     inputs = {v.name for v in model.graph.input}
     for tensor in model.graph.initializer:
-        if (
-            math.prod(tensor.dims) <= SMALL
-        ):  # the shapes that Reshape and Expand read are among these
+        if math.prod(tensor.dims) <= SMALL:
+            # The shapes that Reshape and Expand read are among these.
             bare.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             bare.graph.input.append(

@@ -1,4 +1,4 @@
-"""The precisions that a file can have."""
+"""The half types that a file can have."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from rfx.export.precision.graphs import tensor_values
 if TYPE_CHECKING:
     import onnx
 
-FULL = "fp32"
 HALVES: dict[str, Half] = {h.name: h for h in (FP16, BF16)}
-PRECISIONS = (FULL, *HALVES)
 
 
 def rounded(tensor: onnx.TensorProto, half: Half) -> np.ndarray:

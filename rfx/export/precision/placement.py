@@ -22,12 +22,10 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 # (_is_table).
 # Half between halves, that is where all that enters a connected run of them is half and all it
 # leads to reads half:
-ACTIVATIONS = frozenset(
-    {"Gelu", "Relu", "Erf", "Tanh", "Sigmoid", "Mul"}
-)  # Mul: x * sigmoid(x), gate, scale
-WITH_CONSTANT = frozenset(
-    {"Add", "Sub", "Div"}
-)  # 1 + erf(x / sqrt(2)); of two activations: a residual, a norm, fp32
+# Mul: x * sigmoid(x), gate, scale.
+ACTIVATIONS = frozenset({"Gelu", "Relu", "Erf", "Tanh", "Sigmoid", "Mul"})
+# 1 + erf(x / sqrt(2)); of two activations: a residual, a norm, fp32.
+WITH_CONSTANT = frozenset({"Add", "Sub", "Div"})
 MOVES = frozenset(
     {
         "Reshape",
@@ -54,9 +52,8 @@ class View:
         self.half, self.nodes = half, graph.node
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.floats = float_tensors(model)
-        inputs = {
-            v.name for v in graph.input
-        }  # an initializer that is an input too may be given another value
+        # An initializer that is an input too may be given another value.
+        inputs = {v.name for v in graph.input}
         self.constants = {
             i.name: i for i in graph.initializer if i.name in self.floats and i.name not in inputs
         }

@@ -82,9 +82,8 @@ def compare_runtimes(
         except Exception as error:  # the outputs differ, whatever fails on the way to the reason
             note = f"the tensors inside could not be compared ({first_line(error)})"
     scales = {"": at.largest_scale, **dict.fromkeys(names, scale), at.name: at.measure.scale}
-    share = (
-        at.measure.difference / at.measure.scale
-    )  # within the tolerance where NaN was named that both sides have
+    # Within the tolerance where NaN was named that both sides have.
+    share = at.measure.difference / at.measure.scale
     operator, node, module = left.origin(at.name)
     of_left, of_right = at.measure.values
     return Difference(

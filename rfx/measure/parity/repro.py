@@ -19,9 +19,8 @@ def repro_commands(
     marks: list[list[str]] = [[], []]
     if at.inside and left.tensors.keys() == right.tensors.keys() and not left.bf16 | right.bf16:
         marks = [["*"], ["*"]]
-    elif (
-        at.inside
-    ):  # a tensor without a partner would be held against another, and bfloat16 cannot be saved
+    elif at.inside:
+        # A tensor without a partner would be held against another, and bfloat16 cannot be saved.
         pair = (
             ([at.name], [at.other])
             if not {at.name, at.other} & (left.bf16 | right.bf16)

@@ -62,9 +62,8 @@ def silent_polygraphy(runtime: str) -> Iterator[None]:
                         held.append((module, "trt", vars(module)["trt"]))
                         setattr(module, "trt", lazy_import_trt())  # noqa: B010 - a module's
                 held.append((util, "TRT_LOGGER", util.TRT_LOGGER))
-                util.TRT_LOGGER = logger(
-                    trt
-                )  # one a process: the first that TensorRT sees wins, and rfx reads its own
+                # One a process: the first that TensorRT sees wins, and rfx reads its own.
+                util.TRT_LOGGER = logger(trt)
                 util.TRT_LOGGER.clear()
             yield
     except (

@@ -151,9 +151,10 @@ class Step:
         sizes = [int((self.fold == k).sum()) for k in range(HELD_OUT)]
         if min(sizes) < 2 or self.scale <= 0 or base <= 0:
             return None
+        # The errors of the examples that a fit has not seen: [ridges, examples].
         left_out = torch.zeros(
             len(RIDGES), len(self.target), dtype=torch.float64, device=self.gram.device
-        )  # errors
+        )
         for k in range(HELD_OUT):
             fit, left = self.fold != k, self.fold == k
             values, vectors = torch.linalg.eigh(self.gram[fit][:, fit])

@@ -128,9 +128,8 @@ class _Rows(Tap):
         self.per = per
         self.rows: dict[str, list[np.ndarray]] = {s.name: [] for s in sites}
         self._pass: dict[str, torch.Tensor] = {}  # of the pass under way
-        self._batch: dict[str, list[torch.Tensor]] = {
-            s.name: [] for s in sites
-        }  # of the passes that ended
+        # Of the passes that ended.
+        self._batch: dict[str, list[torch.Tensor]] = {s.name: [] for s in sites}
 
     def add(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> None:
         import torch

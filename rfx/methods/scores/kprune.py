@@ -133,9 +133,8 @@ class _Knowledge(Tap):
         if site.name not in self.seen:
             self.seen[site.name] = _Seen(x.shape[-1], x.device)
         seen = self.seen[site.name]
-        seen.squares += (
-            (x * gradient).sum(1).double().square().sum(0)
-        )  # per example, then over examples
+        # Per example, then over examples.
+        seen.squares += (x * gradient).sum(1).double().square().sum(0)
         real = x[self.real_of(x)]  # [t, channels]
         seen.features += real.square().sum(0).double()
         seen.tokens += len(real)

@@ -104,9 +104,8 @@ class OutputMetric(GradientScorer["_Metrics"]):
                 output = output_of(model, site)
                 weight, biased = output.weight.detach(), output.bias is not None
                 points = [round(site.units * k / self.points) for k in range(1, self.points + 1)]
-                gram = (seen.gram.centred if biased else seen.gram.zz) / max(
-                    seen.gram.rows, 1e-300
-                )  # tokens' weights have a mean of 1
+                # Tokens' weights have a mean of 1.
+                gram = (seen.gram.centred if biased else seen.gram.zz) / max(seen.gram.rows, 1e-300)
                 curve = removal_curve(gram, weight, seen.metric, site.width, checkpoints=points)
                 added = (
                     curve.added
@@ -184,9 +183,8 @@ class _Probes:
         where, ratios = [], []
         for removed, weight in sorted(curve.weights.items()):
             if predicted[removed] > 0:
-                measured = self.total * self._divergence(
-                    site, curve.order[removed:], weight, mean
-                )  # a sum, as the damage is
+                # A sum, as the damage is.
+                measured = self.total * self._divergence(site, curve.order[removed:], weight, mean)
                 where.append(removed)
                 ratios.append(np.log(max(measured, 1e-3 * predicted[removed]) / predicted[removed]))
         if not where:

@@ -157,9 +157,8 @@ def _probe(
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         z = logits.detach()
         if kind == "value":
-            v = torch.sqrt(
-                1.0 + (z - wanted).square()
-            )  # E[v^2] of a unit Gaussian around the teacher's value
+            # E[v^2] of a unit Gaussian around the teacher's value.
+            v = torch.sqrt(1.0 + (z - wanted).square())
         else:
             q = (wanted / temperature).softmax(-1)
             v = _root(q, examples, signs, field)

@@ -86,9 +86,8 @@ def removal_curve(
         ).flatten()  # channels
         stay = torch.ones(len(p), dtype=torch.bool, device=a.device)
         stay[gone] = False
-        solved = torch.cholesky_solve(
-            p[gone], torch.linalg.cholesky(_stable(p[gone][:, gone]))
-        )  # P_SS^-1 P_S: [s, n']
+        # P_SS^-1 P_S: [s, n']
+        solved = torch.cholesky_solve(p[gone], torch.linalg.cholesky(_stable(p[gone][:, gone])))
         if width == 1:  # what the block really costs, shared out as the diagonal form says
             joint = 0.5 * float(
                 (v[:, gone] @ torch.linalg.inv(_stable(p[gone][:, gone])) * v[:, gone]).sum()
@@ -137,9 +136,8 @@ def _block_costs(p: torch.Tensor, v: torch.Tensor, width: int) -> torch.Tensor:
     import torch
 
     units = len(p) // width
-    blocks = (
-        p.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    )  # [units, width, width]
+    # [units, width, width]
+    blocks = p.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     vs = v.view(len(v), units, width).permute(1, 2, 0)  # [units, width, r]
     solved = torch.cholesky_solve(vs, torch.linalg.cholesky(_stable(blocks)))
     return 0.5 * (vs * solved).sum((1, 2))

@@ -34,14 +34,12 @@ def joint_values(sites: Sequence[Site], scores: Scores) -> dict[str, np.ndarray]
     for site in sites:
         rows = scores.gradients[site.name]  # [samples, units]
         importance = np.asarray(scores.importance[site.name], dtype=np.float64)
-        leaving = np.argsort(-importance, kind="stable")[
-            ::-1
-        ]  # least important first, as Problem.top keeps the others
+        # Least important first, as Problem.top keeps the others.
+        leaving = np.argsort(-importance, kind="stable")[::-1]
         joint = np.zeros(site.units)
         for start in range(0, len(rows), _SAMPLES):
-            part = np.cumsum(
-                rows[start : start + _SAMPLES, leaving], axis=1, dtype=np.float64
-            )  # [samples, units]
+            # [samples, units]
+            part = np.cumsum(rows[start : start + _SAMPLES, leaving], axis=1, dtype=np.float64)
             joint += np.einsum("bu,bu->u", part, part)
         damage = np.maximum(np.maximum.accumulate(joint), np.cumsum(importance[leaving]))
         damage = np.concatenate([[0.0], damage])  # [units + 1], by removed units

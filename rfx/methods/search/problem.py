@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfx.core.errors import InfeasibleError, UsageError
-from rfx.core.plan import Choice, Counts, Site
+from rfx.core.plan import Choice, Choices, Counts, Site
 from rfx.cost.base import Cost
 from rfx.methods.scores.base import Scores
-
-Choices = Mapping[str, Choice]  # by site name
 
 
 @dataclass(frozen=True)

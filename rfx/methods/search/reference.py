@@ -19,6 +19,6 @@ def reference_teacher(
 ) -> dict[str, np.ndarray]:
     """Binary masks by site, float64 [units]: what the paper's search keeps at the square root of
     the share of FLOPs that `plan` keeps."""
-    budget = math.sqrt(cost.share(plan.sites, plan.counts)) * cost.dense(sites)
+    budget = math.sqrt(cost.share_of(plan)) * cost.dense(sites)
     kept = enumeration(Problem.of(sites, scores, cost), budget).kept
     return {s.name: np.isin(np.arange(s.units), kept[s.name]).astype(np.float64) for s in sites}

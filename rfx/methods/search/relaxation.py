@@ -81,9 +81,8 @@ def candidates(problem: Problem) -> list[Candidates]:
 def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = None) -> Relaxation:
     """Solve the relaxation of `problem` at `budget`. Price 0 where the budget does not bind."""
     fronts = candidates(problem) if fronts is None else fronts
-    room = (budget - problem.least_cost) * (
-        1 + 1e-12
-    )  # sums of costs in another order round differently
+    # Sums of costs in another order round differently.
+    room = (budget - problem.least_cost) * (1 + 1e-12)
     upper = math.fsum(float(c.values[0]) for c in fronts)
     chosen = {c.name: c.choices[0] for c in fronts}
     ends: list[Choice] = []
@@ -99,9 +98,8 @@ def relax(problem: Problem, budget: float, fronts: list[Candidates] | None = Non
         return Relaxation(upper, 0.0, chosen)
     owner, cost, gain = (np.concatenate(a) for a in (owners, costs, gains))
     slope = gain / cost
-    order = np.lexsort(
-        (np.arange(len(slope)), -slope)
-    )  # stable: segments of one site stay in order
+    # Stable: segments of one site stay in order.
+    order = np.lexsort((np.arange(len(slope)), -slope))
     spent = np.cumsum(cost[order])
     whole = int(np.searchsorted(spent, room, side="right"))
     upper += math.fsum(gain[order[:whole]])

@@ -58,9 +58,8 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     try:
         with torch.no_grad():
             model(**probe_inputs(model))
-    except (
-        Exception
-    ):  # whatever it was, this model cannot be read; the caller refuses it with a reason
+    except Exception:
+        # Whatever it was, this model cannot be read; the caller refuses it with a reason.
         return []
     finally:
         for handle in handles:
@@ -128,9 +127,8 @@ def _layer_sites(
     calls: Sequence[Seen],
     returns: Mapping[str, int],
 ) -> list[Site] | None:
-    if (
-        len(linears) != 6
-    ):  # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here
+    if len(linears) != 6:
+        # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here.
         return None
     (q, qm, qx), (k, km, kx), (v, vm, vx), (o, om, _), (f1, f1m, _), (f2, f2m, _) = linears
     if not (qx is kx and kx is vx):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,20 +43,10 @@ class OrtEngine(Engine):
         Raises:
             UsageError: an input is missing, or has another type or shape than the graph asks for.
         """
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
         session = self.session
         fed = _feed(self.input_names, inputs)
-        try:
+        with _named_failures(fed):
             outputs = session.run(list(self.output_names), fed)
-        except (
-            state.InvalidArgument,
-            state.Fail,
-            state.RuntimeException,
-            ValueError,
-            RuntimeError,
-        ) as error:
-            raise run_error(error, fed) from error
         return dict(zip(self.output_names, outputs, strict=True))
 
     def bind(self, inputs: Arrays) -> BoundRun:
@@ -64,20 +55,10 @@ class OrtEngine(Engine):
         Raises:
             UsageError: as `run`.
         """
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
         session = self.session
         fed = _feed(self.input_names, inputs)
-        try:
+        with _named_failures(fed):
             return OrtBoundRun(session, fed, self.output_names, self._wall_clock)
-        except (
-            state.InvalidArgument,
-            state.Fail,
-            state.RuntimeException,
-            ValueError,
-            RuntimeError,
-        ) as error:
-            raise run_error(error, fed) from error
 
     def close(self) -> None:
         self._session = None
@@ -119,19 +100,9 @@ class OrtCudaEngine(OrtEngine):
 
     def bind(self, inputs: Arrays) -> OrtCudaBoundRun:
         """Raises UsageError as `run`."""
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
         fed = _feed(self.input_names, inputs)
-        try:
+        with _named_failures(fed):
             return OrtCudaBoundRun(self.session, fed, self.output_names)
-        except (
-            state.InvalidArgument,
-            state.Fail,
-            state.RuntimeException,
-            ValueError,
-            RuntimeError,
-        ) as error:
-            raise run_error(error, fed) from error
 
 
 class OrtCudaBoundRun(BoundRun):
@@ -204,6 +175,18 @@ def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:
             allowed=", ".join(names),
         )
     return {n: np.ascontiguousarray(inputs[n]) for n in names}
+
+
+@contextmanager
+def _named_failures(inputs: Arrays) -> Iterator[None]:
+    """What ONNX Runtime raises on these inputs becomes an error in rfx's words."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (state.InvalidArgument, state.Fail, state.RuntimeException, ValueError, RuntimeError)
+    try:
+        yield
+    except kinds as error:
+        raise run_error(error, inputs) from error
 
 
 def run_error(error: Exception, inputs: Arrays) -> UserError:

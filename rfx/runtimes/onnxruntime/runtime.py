@@ -203,9 +203,8 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         return self.clock
 
     def tolerance(self, precision: str) -> float:
-        return (
-            1e-2 if precision == "fp32" else super().tolerance(precision)
-        )  # TF32, the provider's default
+        # TF32, the provider's default.
+        return 1e-2 if precision == "fp32" else super().tolerance(precision)
 
     def group_bytes(self) -> int:
         return gpu_group_bytes() or super().group_bytes()

@@ -126,9 +126,8 @@ class TrtBoundRun(BoundRun):
         buffers.execute()  # once outside: lazy initialisation must not be captured
         try:
             self._graph = self._captured()
-        except (
-            Exception
-        ) as error:  # of TensorRT and of CUDA, in many kinds; without a graph it may still run
+        except Exception as error:
+            # Of TensorRT and of CUDA, in many kinds; without a graph it may still run.
             self._refused = first_line(error)
             buffers.execute()
         self._start, self._end = cupy.cuda.Event(), cupy.cuda.Event()

@@ -35,10 +35,11 @@ from rfx.runtimes.tensorrt.log import (
 
 OLDEST = (10, 13)
 BUILDER_LEVEL = 3  # TensorRT's default, set in so many words: what was measured is then known
+# Target -> modules, the best first.
 PACKAGES = {
     "trt": ("tensorrt", "tensorrt_rtx"),
     "trt-rtx": ("tensorrt_rtx",),
-}  # target -> modules, the best first
+}
 INSTALL = {
     "trt": "pip install --extra-index-url https://pypi.nvidia.com 'rfx-exporter[trt13]' (or "
     "[trt12] with CUDA 12), or use NVIDIA's TensorRT image",
@@ -174,15 +175,13 @@ def build_engine(
     log = logger(trt)
     started = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of what is deprecated in one family member and needed in another
+        # Of what is deprecated in one family member and needed in another.
+        warnings.simplefilter("ignore")
         builder = new_builder(trt)  # clears the log
         network = _parse(trt, builder, model)
         config = builder.create_builder_config()
-        config.profiling_verbosity = (
-            trt.ProfilingVerbosity.DETAILED
-        )  # the layers are reported, engines stay as fast
+        # The layers are reported, engines stay as fast.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if options.workspace_mb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
         config.builder_optimization_level = (
@@ -195,9 +194,8 @@ def build_engine(
         if is_rtx(trt):
             _set_capabilities(trt, config, compute_capabilities)
         config.add_optimization_profile(_profile(builder, network, workload, options))
-        cache = (
-            None if is_rtx(trt) else TimingCache(trt, config, options, device)
-        )  # RTX has none: it compiles on the device
+        # RTX has none: it compiles on the device.
+        cache = None if is_rtx(trt) else TimingCache(trt, config, options, device)
         serialised = builder.build_serialized_network(network, config)
         if serialised is None:
             raise failure(trt, "TensorRT cannot build an engine from this model.")
@@ -287,7 +285,12 @@ def known_capabilities(trt: ModuleType) -> dict[str, Any]:
     }
 
 
-def _set_capabilities(trt: ModuleType, config: Any, wanted: Sequence[str]) -> None:
+def require_known(trt: ModuleType, wanted: Sequence[str]) -> dict[str, Any]:
+    """The compute capabilities that TensorRT-RTX compiles for, by their name.
+
+    Raises:
+        UsageError: a wanted one is not among them.
+    """
     known = known_capabilities(trt)
     unknown = [c for c in wanted if c not in known]
     if unknown:
@@ -295,9 +298,14 @@ def _set_capabilities(trt: ModuleType, config: Any, wanted: Sequence[str]) -> No
             "TensorRT-RTX does not compile for this compute capability.",
             got=", ".join(unknown),
             allowed=", ".join(known),
-            next_step="build on the GPU itself with TensorRT (--target trt), or use --target cuda "
-            "there",
+            next_step="leave --compute-capability out, and build on the GPU itself with TensorRT "
+            "(rfx build model.onnx) or use --target cuda there",
         )
+    return known
+
+
+def _set_capabilities(trt: ModuleType, config: Any, wanted: Sequence[str]) -> None:
+    known = require_known(trt, wanted)
     chosen = [known[c] for c in dict.fromkeys(wanted)] or [trt.ComputeCapability.CURRENT]
     config.num_compute_capabilities = len(chosen)
     for i, capability in enumerate(chosen):
@@ -314,9 +322,8 @@ class TimingCache:
         if self._store is None:
             return
         self._key = self._store.key("timing-cache", trt.__version__, device)
-        folder = self._store.get_folder(
-            "timing-cache", self._key
-        )  # a corrupt one is removed there, with a warning
+        # A corrupt one is removed there, with a warning.
+        folder = self._store.get_folder("timing-cache", self._key)
         kept = (folder / "timing.cache").read_bytes() if folder else b""
         cache = config.create_timing_cache(kept)
         if kept and (cache is None or not config.set_timing_cache(cache, False)):

@@ -21,8 +21,8 @@ from rfx.runtimes.tensorrt.build import (
     BUILDER_LEVEL,
     Built,
     build_engine,
-    known_capabilities,
     library,
+    require_known,
 )
 
 FACTS_SUFFIX = ".json"  # of the file that lies beside an engine
@@ -57,16 +57,7 @@ def require_capabilities(wanted: Sequence[str]) -> None:
         EnvironmentMissingError: it is not installed. UsageError: a compute capability it does not
             know.
     """
-    known = known_capabilities(library("trt-rtx"))
-    unknown = [c for c in wanted if c not in known]
-    if unknown:
-        raise UsageError(
-            "TensorRT-RTX does not compile for this compute capability.",
-            got=", ".join(unknown),
-            allowed=", ".join(known),
-            next_step="leave --compute-capability out, and build on the GPU itself with TensorRT "
-            "(rfx build model.onnx)",
-        )
+    require_known(library("trt-rtx"), wanted)
 
 
 def engine_facts(

@@ -43,9 +43,8 @@ def logger(trt: ModuleType) -> Any:
                     self.lines.append(str(message))
                     return
                 self.problems.append((int(severity), str(message)))
-                if (
-                    len(self.problems) > 2 * _KEPT_PROBLEMS
-                ):  # the first say why, the last what came of it
+                if len(self.problems) > 2 * _KEPT_PROBLEMS:
+                    # The first say why, the last what came of it.
                     del self.problems[_KEPT_PROBLEMS]
 
             def clear(self) -> None:
@@ -100,9 +99,8 @@ def _made(trt: ModuleType, kind: Any) -> Any:
     logger(trt).clear()
     try:
         return kind(logger(trt))
-    except (
-        Exception
-    ) as error:  # a TypeError, "factory function returned nullptr", that says nothing of why
+    except Exception as error:
+        # A TypeError, "factory function returned nullptr", that says nothing of why.
         raise EnvironmentMissingError(
             f"{trt.__name__} {trt.__version__} cannot use this machine's GPU and driver.",
             got=complaints(trt) or first_line(error),
@@ -141,9 +139,8 @@ def inspected_layers(trt: ModuleType, engine: Any) -> list[str]:
         return []
     lines = []
     for layer in layers:
-        if not isinstance(
-            layer, dict
-        ):  # an engine built without detailed verbosity has names alone
+        if not isinstance(layer, dict):
+            # An engine built without detailed verbosity has names alone.
             lines.append(str(layer))
             continue
         dims = [

@@ -71,6 +71,7 @@ class TensorRT(Runtime):
         precisions=("fp32", "fp16", "bf16"),
         preference=10,
         engine_file="model.engine",
+        earlier_engine_files=("model.plan",),  # of version 0.1
         engine_suffix=".engine",
         profiled=True,
         serving="tensorrt",
@@ -80,13 +81,11 @@ class TensorRT(Runtime):
         own_activations=True,
         verified=False,
     )
-    earlier_engine_file: ClassVar[str] = "model.plan"  # as version 0.1 called it
 
     def __init__(self, options: EngineOptions | None = None) -> None:
         super().__init__(options)
-        if (
-            self.name == "trt-rtx" or gpu_count()[0]
-        ):  # without a GPU `trt` stands for a board's, whatever is installed here
+        if self.name == "trt-rtx" or gpu_count()[0]:
+            # Without a GPU `trt` stands for a board's, whatever is installed here.
             require_options(module_name(self.name) or "", self.options)
 
     @classmethod
@@ -128,9 +127,8 @@ class TensorRT(Runtime):
             for k, v in self.options.to_json().items()
             if (k, v) != ("builder_level", BUILDER_LEVEL)
         }
-        more = "".join(
-            f", {k} {v}" for k, v in sorted(options.items())
-        )  # the profile too: it changes kernels
+        # The profile too: it changes kernels.
+        more = "".join(f", {k} {v}" for k, v in sorted(options.items()))
         return (
             f"{module} {installed_version(module)}{more}"
             if module
@@ -200,10 +198,6 @@ class TensorRT(Runtime):
         require_same(path, facts, here, portable=bool(facts.get("compute_capabilities")))
         return deserialise(trt, data, facts, str(path))
 
-    def kept_engine(self, folder: Path) -> Path | None:
-        earlier = folder / self.earlier_engine_file
-        return super().kept_engine(folder) or (earlier if earlier.is_file() else None)
-
     def serving_platform(self) -> str | None:
         """TensorRT's backend of Triton reads engines of TensorRT, and none of TensorRT-RTX, which
         serves `trt` where TensorRT itself is not installed."""
@@ -229,11 +223,11 @@ class TensorRTRtx(TensorRT):
         TensorRT.capabilities,
         preference=20,
         engine_file="model.rtx.engine",
+        earlier_engine_files=("model.rtx.plan",),
         engine_suffix=".rtx.engine",
         builds_elsewhere=True,
         serving=None,  # Triton's backend does not read its engines
     )
-    earlier_engine_file: ClassVar[str] = "model.rtx.plan"
 
     def require_elsewhere(self, compute_capabilities: Sequence[str]) -> None:
         require_capabilities(compute_capabilities)

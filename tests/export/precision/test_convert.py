@@ -433,9 +433,8 @@ def test_a_table_that_more_than_gathers_read_is_stored_in_fp32(other, more):
 
 def test_a_weight_that_may_be_given_anew_keeps_its_type():
     model = parsed("y = MatMul(x, w)")
-    model.graph.input.append(
-        helper.make_tensor_value_info("w", FLOAT, [3, 3])
-    )  # its initializer is then a default
+    # Its initializer is then a default.
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [3, 3]))
     converted = convert_precision(model, "fp16")
     assert_same_interface(converted, model)
     feeds = {"x": np.eye(3, dtype=np.float32)}

@@ -171,9 +171,8 @@ def test_an_emptied_sublayer_gets_its_best_constant(pruned):
     assert (
         first.name not in kept_bias.weights and kept_bias.sites[0].reason == "the sublayer is empty"
     )
-    for record in kept_bias.sites[
-        1:
-    ]:  # the dense model has it still: what went is missing everywhere behind
+    for record in kept_bias.sites[1:]:
+        # The dense model has it still: what went is missing everywhere behind.
         assert record.fit_before > 1e-3, record
 
 
@@ -208,9 +207,8 @@ def test_masks_may_be_decided_on_the_way_by_one_who_sees_the_student(pruned):
 
     lazy = reconstruct(model, sites, decide, data)
     assert asked == [s.name for s in sites]
-    assert all(
-        not torch.equal(a, b) for a, b in itertools.pairwise(outputs)
-    )  # each time one more site is the student's
+    # Each time one more site is the student's.
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(outputs))
     eager = reconstruct(model, sites, masks, data)
     for name, weight in eager.weights.items():
         np.testing.assert_allclose(lazy.weights[name], weight, rtol=1e-6, atol=1e-8)

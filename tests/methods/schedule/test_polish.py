@@ -35,9 +35,8 @@ def test_the_step_is_the_ridge_regression_it_says(units):
     whole = np.concatenate(list(rows.values()), 1).astype(float)
 
     def solution(ridge, some=slice(None)):
-        weight = (
-            ridge * np.square(whole).sum() / len(target)
-        )  # of the mean diagonal of the examples' Gram matrix
+        # Of the mean diagonal of the examples' Gram matrix.
+        weight = ridge * np.square(whole).sum() / len(target)
         return np.linalg.solve(
             whole[some].T @ whole[some] + weight * np.eye(whole.shape[1]),
             whole[some].T @ target[some],
@@ -95,9 +94,8 @@ def test_there_is_no_step_where_there_is_nothing_to_fit():
     rows, target = problem()
     assert Step(rows, np.zeros(60), np.arange(60)).choose() is None
     assert Step({n: 0 * r for n, r in rows.items()}, target, np.arange(60)).choose() is None
-    assert (
-        Step({n: r[:6] for n, r in rows.items()}, target[:6], np.arange(6)).choose() is None
-    )  # too few examples for the folds
+    # Too few examples for the folds.
+    assert Step({n: r[:6] for n, r in rows.items()}, target[:6], np.arange(6)).choose() is None
 
 
 def test_a_step_too_large_for_a_first_order_gets_a_larger_ridge():
@@ -143,9 +141,8 @@ def test_a_step_that_does_not_lower_the_divergence_is_not_taken(model, task, exa
     scores = ground.score()
     result = ground.searcher(ground.sites, scores, 0.15 * ground.searcher.cost.dense(ground.sites))
     outcome = OneShot().run(ground, scores, result)
-    away = {
-        n: np.full_like(s, -0.4) for n, s in scores.importance.items()
-    }  # off the mark, whatever the fit says
+    # Off the mark, whatever the fit says.
+    away = {n: np.full_like(s, -0.4) for n, s in scores.importance.items()}
     monkeypatch.setattr(Step, "choose", lambda self: (1.0, 0.5))
     monkeypatch.setattr(Step, "solve", lambda self, ridge, without_fold=None: away)
     polished = polish(ground, outcome)

@@ -1,4 +1,4 @@
-"""Schedules on a trained model: budgets hold, rounds are nested, the sequential one sees the
+"""Schedules on a trained_deeper model: budgets hold, rounds are nested, the sequential one sees the
 student, the guard judges."""
 
 import itertools
@@ -30,18 +30,20 @@ from tests.conftest import sentences
 
 
 @pytest.fixture(scope="module")
-def model(trained):
+def model(trained_deeper):
     import transformers
 
-    return transformers.AutoModelForSequenceClassification.from_pretrained(trained["model"]).eval()
+    return transformers.AutoModelForSequenceClassification.from_pretrained(
+        trained_deeper["model"]
+    ).eval()
 
 
 @pytest.fixture(scope="module")
-def task(trained):
+def task(trained_deeper):
     import transformers
 
     return task_class("text-classification")(
-        transformers.AutoTokenizer.from_pretrained(trained["model"]),
+        transformers.AutoTokenizer.from_pretrained(trained_deeper["model"]),
         num_labels=2,
         id2label={0: "0", 1: "1"},
         max_length=32,
@@ -69,7 +71,8 @@ def run(ground, name, share, **options):
 
 
 def cost(ground, plan):
-    return ground.searcher.cost.predict(ground.sites, plan.counts)
+    cost = ground.searcher.cost
+    return cost.predict(ground.sites, plan.choices(cost.precision))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +97,8 @@ def test_the_budget_holds_and_where_much_is_gone_the_output_comes_nearer(
     dense = ground.searcher.cost.dense(ground.sites)
     assert 0.6 * share * dense <= cost(ground, outcome.plan) <= share * dense * (1 + 1e-9)
     assert [r.site for r in outcome.sites] == [s.name for s in ground.sites]
-    if (
-        share < 0.2 and method != "kwon"
-    ):  # with more units kept there is next to nothing to repair on this task
+    if share < 0.2 and method != "kwon":
+        # With more units kept there is next to nothing to repair on this task.
         judged = guard(ground, outcome)
         assert (judged.outcome is outcome) == (judged.divergence_after < judged.divergence_before)
         assert judged.outcome is outcome
@@ -135,9 +137,8 @@ def test_the_sequential_schedule_scores_what_is_left_on_the_student(
     monkeypatch.setattr(Ground, "score", watched)
     run(ground, "sequential", 0.3)
     total = len(ground.sites)
-    assert [n for n, _ in seen] == list(
-        range(total - 1, 0, -1)
-    )  # the first sublayer goes by the one-shot scores
+    # The first sublayer goes by the one-shot scores.
+    assert [n for n, _ in seen] == list(range(total - 1, 0, -1))
     assert seen[-1][1] > 0
 
 

@@ -155,10 +155,11 @@ def test_predictive_form_needs_no_labels_and_is_seeded(task):
         )
 
     np.testing.assert_array_equal(score(1), score(1))
+    # Of rank one: nothing is drawn but a sign.
     chance = task not in (
         "text-classification",
         "regression",
-    )  # of rank one: nothing is drawn but a sign
+    )
     assert (score(1) != score(2)).any() == chance and (score(1) > 0).all()
 
 

@@ -112,9 +112,8 @@ def test_a_regression_has_the_squared_error_of_its_teacher():
             z = model(**inputs).logits[0, 0]
             handle.remove()
             g = torch.autograd.grad(z, seen[0])[0]
-            unit = (
-                (g * seen[0]).sum((0, 1)).view(site.units, site.width).sum(1)
-            )  # gradient in the unit's mask
+            # Gradient in the unit's mask.
+            unit = (g * seen[0]).sum((0, 1)).view(site.units, site.width).sum(1)
             total += 0.5 * (unit.square() * (1 + (z - wanted).square())).detach().numpy()
     np.testing.assert_allclose(far.importance[site.name], total, rtol=1e-4)
     for s in sites:

@@ -92,9 +92,10 @@ def test_measured_damage_is_the_divergence_of_the_re_solved_site():
     handle = module.register_forward_pre_hook(lambda _m, args: features.append(args[0]))
     collect_outputs(model, data, task)
     handle.remove()
+    # [real tokens, n]
     tokens = torch.cat(
         [x[inputs["attention_mask"].bool()] for x, (inputs, _) in zip(features, data)]
-    )  # [real tokens, n]
+    )
     # The features' mean goes by the squared gradient; what is kept for the reconstruction is its
     # root (and 2 % of even weight in it).
     weights = torch.as_tensor(measured.token_weights[site.name]).double().square()

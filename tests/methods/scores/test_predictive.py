@@ -213,9 +213,8 @@ def test_the_signs_depend_on_the_example_alone(kind):
     whole = gradient(slice(0, 4), 5, 0)
     for a, b in zip(whole, gradient(slice(2, 4), 8, 2)):
         torch.testing.assert_close(a[2:], b)
-    for a, b in zip(
-        whole, gradient(slice(2, 4), 8, 0)
-    ):  # other examples of the sample: other signs
+    for a, b in zip(whole, gradient(slice(2, 4), 8, 0)):
+        # Other examples of the sample: other signs.
         assert not torch.allclose(
             a[2:].abs() if kind == "classes" else a[2:], b.abs() if kind == "classes" else b
         )

@@ -210,9 +210,8 @@ def test_price_is_the_value_of_a_little_more_budget():
     budget = 0.5 * problem.dense_cost
     low, high = knapsack(problem, budget * 0.98), knapsack(problem, budget * 1.02)
     bought = (high.value - low.value) / (high.budget - low.budget)
-    assert (
-        high.price * 0.9 <= bought <= low.price * 1.1
-    )  # importance is concave: the price falls as the budget grows
+    # Importance is concave: the price falls as the budget grows.
+    assert high.price * 0.9 <= bought <= low.price * 1.1
 
 
 def test_bert_large_under_two_seconds():
