@@ -25,6 +25,7 @@ from rfx.core.errors import ExitCode, UsageError
 from rfx.core.files import require_file_place
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
+from rfx.core.registry import names
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
@@ -141,9 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--target", choices=runtime_names(), help="default: the one that the shapes were made for"
     )
-    one.add_argument(
-        "--precision", choices=("fp32", "fp16", "bf16"), help="must be that of the shapes"
-    )
+    one.add_argument("--precision", choices=names("precision"), help="must be that of the shapes")
     for name in ("batch", "sequence"):
         one.add_argument(f"--{name}", type=_count, help="default: as in the shapes")
     one.add_argument("--threads", type=_count, default=1, help="CPU threads of the runtime (1)")

@@ -20,8 +20,12 @@ STANDARD = {
 
 
 def run(*args: object, **env: str) -> Result:
-    """Run `rfx ARGS`, each as text, with these environment variables."""
-    return CliRunner().invoke(app, [str(a) for a in args], env=env)
+    """Run `rfx ARGS`, each as text, with these environment variables. An exception that would be a
+    traceback is raised."""
+    result = CliRunner().invoke(app, [str(a) for a in args], env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
 
 
 def given(trained: dict[str, Path], **options: object) -> list[str]:

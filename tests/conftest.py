@@ -79,8 +79,9 @@ def forgets():
     imported once, so they would not register again."""
     from rfx.core import registry
 
-    before = set(registry._registered)
+    before = dict(registry._registered)
     yield
+    registry._registered.update(before)  # of parts that were registered over
     for key, part in list(registry._registered.items()):
         if key not in before and str(part.__module__).split(".")[0] != "rfx":
             del registry._registered[key]

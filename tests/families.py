@@ -11,7 +11,7 @@ from rfx.core.inputs import InputSpec
 SMALL = {
     "vocab_size": 120,
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 66,
@@ -20,7 +20,7 @@ SMALL = {
 DISTIL = {
     "vocab_size": 120,
     "dim": 32,
-    "n_layers": 2,
+    "n_layers": 3,
     "n_heads": 4,
     "hidden_dim": 48,
     "max_position_embeddings": 66,

@@ -154,7 +154,7 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda d: "nonsense", "no shapes of this version"),
+        (lambda d: "nonsense", "not written by `rfx shapes`"),
         (lambda d: {**d, "schema_version": 3}, "written by a newer rfx"),
         (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
         (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),

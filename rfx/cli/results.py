@@ -101,21 +101,22 @@ def print_table(measured: LatencyTable, out: Path | None) -> None:
 
 def print_engine(path: Path, facts: Mapping[str, Any]) -> None:
     """What was built, and for which machines."""
-    low, best, high = (" x ".join(map(str, facts["profile"][k])) for k in ("min", "opt", "max"))
-    ahead = facts["compute_capabilities"]
-    where = f"compute capability {', '.join(ahead)}" if ahead else facts["device"]
-    weights = (
-        f", weights {facts['weights_bytes'] / 2**20:.1f} MiB" if facts.get("weights_bytes") else ""
-    )
-    say(
-        f"Written to {path}: {facts['engine_bytes'] / 2**20:.1f} MiB{weights}; "
-        f"{len(facts['layers'])} layers."
-    )
-    say(
-        f"Built in {facts['seconds']:.1f} s by {facts['library']} for {where}; "
-        f"{facts['precision']}."
-    )
-    say(f"Batch x sequence: {low} to {high}, best at {best}.")
+    ahead = facts.get("compute_capabilities")
+    size = facts.get("engine_bytes") or path.stat().st_size
+    parts = [f"{size / 2**20:.1f} MiB"]
+    if facts.get("weights_bytes"):
+        parts.append(f"weights {facts['weights_bytes'] / 2**20:.1f} MiB")
+    layers = f"; {len(facts['layers'])} layers" if "layers" in facts else ""
+    say(f"Written to {path}: {', '.join(parts)}{layers}.")
+    if {"seconds", "library", "precision"} <= set(facts):  # another package's runtime may not say
+        where = f"compute capability {', '.join(ahead)}" if ahead else facts.get("device", "here")
+        say(
+            f"Built in {facts['seconds']:.1f} s by {facts['library']} for {where}; "
+            f"{facts['precision']}."
+        )
+    if "profile" in facts:
+        low, best, high = (" x ".join(map(str, facts["profile"][k])) for k in ("min", "opt", "max"))
+        say(f"Batch x sequence: {low} to {high}, best at {best}.")
     if ahead:
         say(
             "Next: it has not run here (unverified on hardware). Copy it to the device, and check "
@@ -182,6 +183,6 @@ def print_curve(curve: Curve, out: Path) -> None:
         )
     else:
         say(
-            "Next: allow a larger --max-drop, or sweep over larger shares, e.g. --latency "
+            f"Next: allow a larger --max-drop, or sweep over larger shares, e.g. --{curve.budget} "
             "0.95,0.9,0.85."
         )

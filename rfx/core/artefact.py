@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rfx.core import migrate
+from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
 
 MODEL = "model"  # the role of the only graph of an encoder
@@ -53,7 +55,7 @@ class Artefact:
     def save(self, folder: Path) -> Path:
         """Write down beside the graphs, which lie in `folder`, what they are."""
         data: dict[str, Any] = {
-            "schema_version": 1,
+            "schema_version": migrate.ARTEFACT,
             "graphs": {
                 role: {
                     "file": str(graph.file.relative_to(folder)),
@@ -73,19 +75,27 @@ class Artefact:
         """What `save` has written.
 
         Raises:
-            FileNotFoundError: there is no index in `folder`.
-            KeyError, ValueError: it is not one that `save` has written.
+            UsageError: there is no index in `folder`, or it is not one that `save` has written.
         """
-        data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        graphs = {
-            str(role): Graph(
-                folder / said["file"],
-                InputSpec.from_json(said["inputs"]),
-                tuple(str(name) for name in said["outputs"]),
-            )
-            for role, said in data["graphs"].items()
-        }
-        return cls(graphs, data["metadata"])
+        path = folder / INDEX
+        try:
+            data = migrate.artefact(json.loads(path.read_text(encoding="utf-8")), str(path))
+            graphs = {
+                str(role): Graph(
+                    _inside(folder, said["file"]),
+                    InputSpec.from_json(said["inputs"]),
+                    tuple(str(name) for name in said["outputs"]),
+                )
+                for role, said in data["graphs"].items()
+            }
+            return cls(graphs, {str(k): str(v) for k, v in data["metadata"].items()})
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                "The index of the graphs cannot be read.",
+                got=f"{path}: {type(error).__name__}: {error}",
+                allowed="the artefact.json of an output of rfx",
+                next_step="run rfx prune-export again",
+            ) from None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,3 +120,11 @@ class Artefact:
         if len(self.graphs) != 1:
             raise ValueError(f"this artefact has several graphs: {', '.join(self.graphs)}")
         return next(iter(self.graphs.values())).file
+
+
+def _inside(folder: Path, name: object) -> Path:
+    """A file of the folder; an index that names another is not ours."""
+    file = folder / str(name)
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} is not in the folder")
+    return file

@@ -1,7 +1,7 @@
 """The frame of the command lines that run where typer and rich are not: `python -m rfx.board`,
 `python -m rfx.quantize`.
 
-Standard library only. `rfx` itself has the same rules in rfx/command_line.py, with colours and
+Standard library only. `rfx` itself has the same rules in rfx/cli/session.py, with colours and
 --json.
 """
 

@@ -19,6 +19,7 @@ from rfx.core.inputs import InputSpec
 from rfx.core.workload import SEQUENCE, Workload
 
 RECIPE, EVIDENCE, CURVE, TABLE, PLAN, SHAPES, ENGINE_FACTS, CHECKPOINT = 2, 2, 2, 1, 1, 2, 2, 1
+ARTEFACT = 1
 
 # What text encoders are fed, by the names that transformers gives it. Bundles of version 1 did not
 # say which of them their graphs have; an engine asks for its own by name.
@@ -99,6 +100,11 @@ def engine_facts(data: Mapping[str, Any], where: str = "") -> Document:
         if "schema_version" in new:
             new["schema_version"] = ENGINE_FACTS
     return new
+
+
+def artefact(data: Mapping[str, Any], where: str = "") -> Document:
+    """artefact.json, the index of several graphs; there is one version."""
+    return _checked(data, "index of graphs", ARTEFACT, where)
 
 
 def checkpoint(data: Mapping[str, Any], where: str = "") -> Document:

@@ -53,6 +53,7 @@ KINDS = {
     "runtime": "runtime",
     "family": "model family",
     "exporter": "exporter",
+    "precision": "precision",
     "quantizer": "quantizer",
     "report": "report",
 }

@@ -17,7 +17,7 @@ def _axes(axes: Mapping[str, int]) -> Mapping[str, int]:
 
 @dataclass(frozen=True)
 class Workload:
-    """Under which conditions a latency is measured; a part of every table's validity key and of the
+    """What is timed when a latency is measured; a part of every table's validity key and of the
     evidence.
 
     Args:

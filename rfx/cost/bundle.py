@@ -1,11 +1,10 @@
-"""A measurement in a suitcase: what a board needs to measure a latency table with NumPy and its
-runtime alone.
+"""What a board needs to measure a latency table with NumPy and its runtime alone.
 
-`pack` runs where the model is. It takes the very ONNX files that a measurement there would time
-(stacks, the dense model, the emptied one, some pruned ones), at the precision asked for, and strips
-them of their weights; what is left is graphs, some hundred kilobytes in one JSON file. `Bundle`
-reads it on the board and gives every graph random weights as external data. Latency does not depend
-on their values.
+`rfx shapes` packs it where the model is. It takes the very ONNX files that a measurement there
+would time (stacks, the dense model, the emptied one, some pruned ones), at the precision asked for,
+and strips them of their weights; what is left is graphs, some hundred kilobytes in one JSON file.
+`Bundle` reads it on the board and gives every graph random weights as external data. Latency does
+not depend on their values.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ class Bundle:
             or "schema_version" not in data
         ):
             raise UsageError(
-                "These are no shapes of this version of rfx.",
+                "This file was not written by `rfx shapes`.",
                 got=str(file),
                 allowed=allowed,
                 next_step=again,

@@ -2,11 +2,11 @@
 the model.
 
 Stacks of whole Transformer blocks are built at several depths, one kind of sublayer with n units,
-the other full. The
-slope of latency over depth is the cost of one such block: overheads that do not grow with depth
-cancel, and the runtime fuses the block as it fuses the model's. With S(h, f) the slope at h heads
-and f filters and D = S(H, F), a layer costs a(h) + b(f) = S(h, F) + S(H, f) - D. The split between
-a and b is a matter of convention: empty sublayers cost the same.
+the other full. The slope of latency over depth is the cost of one such block: overheads that do not
+grow with depth cancel, and the runtime fuses the block as it fuses the model's. With S(h, f) the
+slope at h heads and f filters and D = S(H, F), a layer costs a(h) + b(f) = S(h, F) + S(H, f) - D.
+How that sum is divided between a and b cannot be measured: both are given the same cost where they
+are empty.
 Two whole models anchor the table: the dense one, and the one with every sublayer emptied, which is
 its fixed part.
 """
@@ -139,8 +139,10 @@ def _curves(bench: Bench, key: TableKey) -> tuple[Curves, Curves, dict[str, Any]
     entry = _curves_entry(bench, key)
     done = bench.store.get_json("latency-curves", entry)
     if done is None:
-        done = _measure_curves(bench, entry)
+        done, parts = _measure_curves(bench, entry)
         bench.store.put_json("latency-curves", entry, done)
+        for part in parts:  # they are needed until the whole is kept
+            bench.store.remove("latency-part", part)
     costs, errors = (
         {kind: {int(n): float(v) for n, v in curve.items()} for kind, curve in done[part].items()}
         for part in ("costs_ms", "errors_ms")
@@ -148,8 +150,9 @@ def _curves(bench: Bench, key: TableKey) -> tuple[Curves, Curves, dict[str, Any]
     return costs, errors, done["facts"]
 
 
-def _measure_curves(bench: Bench, entry: str) -> dict[str, Any]:
-    """Costs, errors and facts as the store keeps them."""
+def _measure_curves(bench: Bench, entry: str) -> tuple[dict[str, Any], list[str]]:
+    """Costs, errors and facts as the store keeps them, and the entries of the groups of which they
+    are made."""
     runtime, (H, F) = bench.runtime, bench.dense
     smooth = runtime.capabilities.smooth
     heads, filters = counts_of(bench.shape, runtime, bench.workload.precision)
@@ -170,8 +173,6 @@ def _measure_curves(bench: Bench, entry: str) -> dict[str, Any]:
     finally:
         reference.close()
     costs, errors, notes = split(done.samples(), heads, filters, (H, F), smooth)
-    for part in done.parts:
-        bench.store.remove("latency-part", part)
     facts = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
@@ -186,4 +187,4 @@ def _measure_curves(bench: Bench, entry: str) -> dict[str, Any]:
     state = runtime.state()
     if state is not None:
         facts["state"] = state
-    return {"costs_ms": costs, "errors_ms": errors, "facts": facts}
+    return {"costs_ms": costs, "errors_ms": errors, "facts": facts}, done.parts

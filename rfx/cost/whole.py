@@ -86,10 +86,10 @@ def check_additivity(
     Both are shares of the dense model's latency, from one interleaved run, put on the table's
     scale.
     """
-    runs = {"dense": _bound(dense, inputs, workload, seed)}
-    for i, (_, engine) in enumerate(engines):
-        runs[str(i)] = _bound(engine, inputs, workload, seed)
     try:
+        runs = {"dense": _bound(dense, inputs, workload, seed)}
+        for i, (_, engine) in enumerate(engines):
+            runs[str(i)] = _bound(engine, inputs, workload, seed)
         times = _interleaved(runs, seed)
     finally:
         for _, engine in engines:

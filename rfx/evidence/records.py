@@ -235,6 +235,11 @@ class CompensationPart(Part):
     method: str = Field(description="Name of the compensation.")
     schedule: str = Field(description="Name of the schedule.")
     accepted: bool = Field(description="Whether it stays: only if it lowers the divergence.")
+    trained: bool = Field(
+        default=False,
+        description="Whether the schedule trained the weights. The masked model is then not kept, "
+        "and `rfx verify` compares the small model with its engine alone.",
+    )
     divergence_before: Number | None = Field(
         default=None,
         description="Divergence with the mask alone: KL, or squared error of a regression.",

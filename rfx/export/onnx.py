@@ -329,11 +329,11 @@ def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:
     from rfx.core.version import __version__
 
     layers = plan.layers
+    kinds = dict.fromkeys(["heads", "filters", *(units for row in layers for units in row)])
     return {
         "tool": f"rfx {__version__}",
         "plan": plan.hash,
-        "heads": ",".join(str(row.get("heads", "")) for row in layers),
-        "filters": ",".join(str(row.get("filters", "")) for row in layers),
+        **{units: ",".join(str(row.get(units, "")) for row in layers) for units in kinds},
         **{k: str(v) for k, v in more.items()},
     }
 

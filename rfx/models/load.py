@@ -61,8 +61,6 @@ def load_subject(source: str, *, task: str, auto_class: str) -> Subject:
     import transformers
     from safetensors import SafetensorError
 
-    # Progress is drawn by whoever called us, or by nobody.
-    transformers.utils.logging.disable_progress_bar()
     auto = getattr(transformers, auto_class)
     folder = Path(source).expanduser()
     local = folder.exists()
@@ -208,12 +206,17 @@ def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without transformers' own warnings."""
+    """Without transformers' own warnings and progress bars: progress is drawn by whoever called us,
+    or by nobody."""
     import transformers
 
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
+    logging = transformers.utils.logging
+    before, drawn = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.utils.logging.set_verbosity(before)
+        logging.set_verbosity(before)
+        if drawn:
+            logging.enable_progress_bar()

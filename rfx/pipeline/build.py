@@ -54,6 +54,7 @@ def build(
     hardware_compatible: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
+    **more: Any,
 ) -> BuiltEngine:
     """Build an engine and write it with its facts beside it (`OUT.json`).
 
@@ -72,6 +73,7 @@ def build(
         builder_level: optimisation level, 0 to 5; higher builds longer.
         version_compatible: it runs under later minor versions of the library.
         hardware_compatible: it runs on every GPU from Ampere on.
+        more: options that a runtime of another package brings.
 
     Raises:
         UsageError: a target that compiles no engines, a capability that is not known, a place that
@@ -107,6 +109,7 @@ def build(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         store=store or Store(warn=progress.warn),
+        more=more,
     )
     for name, largest, wanted in (
         ("batch", options.max_batch, workload.batch),
@@ -122,7 +125,7 @@ def build(
             "The engine would be written over the model it is built from.",
             got=str(path),
             allowed="another file",
-            next_step="leave --out out: the engine then lies beside the model",
+            next_step="do without --out: the engine is then written beside the model",
         )
     with progress.bar("building the engine", None):
         if compute_capabilities:

@@ -81,6 +81,7 @@ def compensate(
         method=recipe.method.compensate,
         schedule=recipe.method.schedule,
         accepted=not dropped,
+        trained=guarded.outcome.model is not None,
         divergence_before=guarded.divergence_before,
         divergence_after=guarded.divergence_after,
         polish=1.0 if dropped and polished.ratio is not None else polished.ratio,

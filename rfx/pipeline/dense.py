@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rfx.core.artefact import Artefact
 from rfx.core.environment import versions
+from rfx.core.errors import UnsupportedModelError
 from rfx.core.plan import Plan
 from rfx.core.registry import code_of, find
 from rfx.core.workload import SEQUENCE, Workload
@@ -60,8 +61,19 @@ def export_model(
         model: `subject`'s own, or what is left of it after shrinking.
         outputs: names of the model's outputs.
         metadata: further facts.
+
+    Raises:
+        UnsupportedModelError: the plan has sites of another precision than the whole engine.
     """
     workload = workload_of(recipe)
+    own = {s.precision for s in plan.sites} - {None, workload.precision}
+    if own:
+        raise UnsupportedModelError(
+            "The exporter writes all sites at one precision.",
+            got=f"a plan with {', '.join(sorted(str(p) for p in own))} at some of them",
+            allowed=workload.precision,
+            next_step="search with a cost of one precision",
+        )
     return find("exporter", recipe.exporter)().export(
         model,
         folder,

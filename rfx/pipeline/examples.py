@@ -92,8 +92,10 @@ def _check_options(cls: type[Task], options: dict[str, Any]) -> None:
     common = set(inspect.signature(Task.__init__).parameters) | {"more"}
     known = {n: p for n, p in inspect.signature(cls.__init__).parameters.items() if n not in common}
     for name, value in options.items():
+        default = known[name].default if name in known else None
+        text = isinstance(default, str) and isinstance(value, str)
         number = isinstance(value, (int, float)) or value is None
-        if name not in known or not number:
+        if name not in known or not (text if isinstance(default, str) else number):
             raise UsageError(
                 f"{cls.name} does not take this option.",
                 got=f"task_options: {name}: {value!r}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.student import as_student
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import Baseline, workload_of
+from rfx.pipeline.score import codes
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
@@ -56,9 +58,15 @@ def parity(
     update: Update,
     small: nn.Module,
     engine: Engine,
+    *,
+    masked_too: bool = True,
 ) -> tuple[Gate, dict[str, float]]:
     """Largest differences of the raw outputs on calibration examples: masked torch, shrunk torch
-    and engine."""
+    and engine.
+
+    Args:
+        masked_too: `subject` has the weights that the small model was made of.
+    """
     features = examples.calibration_features[:PARITY_EXAMPLES]
     names = examples.task.output_names
 
@@ -67,27 +75,30 @@ def parity(
         return np.concatenate([np.ravel(a) for name in names for a in logits[name]])
 
     with session.stage("parity"):
-        student: Any
-        if update.weights or update.biases:
-            # The dense shape with zero columns and the new projections.
-            student = as_student(subject.model, subject.sites, plan, update)
-        else:
-            student = MaskTap(subject.model, subject.sites, plan_masks(plan, update.scales or None))
-        with student:
-            masked = collect(torch_call(subject.model, names))
+        masked = None
+        if masked_too:
+            with _masked(subject, plan, update):
+                masked = collect(torch_call(subject.model, names))
         sliced = collect(torch_call(small, names))
         run = collect(engine.run)
     scale = max(1.0, float(np.abs(sliced).max()))
-    differences = {
-        "masked-shrunk": float(np.abs(masked - sliced).max()) / scale,
-        "shrunk-engine": float(np.abs(sliced - run).max()) / scale,
-    }
+    differences = {"shrunk-engine": float(np.abs(sliced - run).max()) / scale}
+    if masked is not None:
+        differences = {"masked-shrunk": float(np.abs(masked - sliced).max()) / scale, **differences}
     here, precision = session.target.here, recipe.workload.precision
     tolerances = {
         "masked-shrunk": PARITY_TOLERANCE,
         "shrunk-engine": max(here.tolerance(p) for p in {"fp32", precision}),
     }
-    return same_gate(differences, tolerances), differences
+    return same_gate(differences, {name: tolerances[name] for name in differences}), differences
+
+
+def _masked(subject: Subject, plan: Plan, update: Update) -> AbstractContextManager[Any]:
+    """The dense model computing what the plan and its update say."""
+    if update.weights or update.biases:
+        # The dense shape with zero columns and the new projections.
+        return as_student(subject.model, subject.sites, plan, update)
+    return MaskTap(subject.model, subject.sites, plan_masks(plan, update.scales or None))
 
 
 def other_file(
@@ -113,7 +124,7 @@ def other_file(
     elif low > 1:
         said = "it is slower: keep model.onnx"
     else:
-        said = "it is no faster that could be told: keep model.onnx"
+        said = "which of the two is faster cannot be told: keep model.onnx"
     session.warn(
         f"{file.name} takes {pair.ratio:.3f} ({low:.3f} to {high:.3f}) of model.onnx's latency: "
         f"{said}."
@@ -265,6 +276,8 @@ def accuracy(
             here.version(),
             here.device(),
             recipe.workload.precision,
+            recipe.exporter,
+            *codes(recipe, task=task.name, runtime=here.name),
         )
         before = None if fresh else _unpack(store.get_arrays("dense-outputs", key), examples)
         if before is None:

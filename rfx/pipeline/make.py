@@ -127,7 +127,8 @@ def _serve(
     there is one that Triton reads, else the ONNX file."""
     workload, serves = workload_of(recipe), session.target.serves
     backend = session.target.here.serving_platform() if engine_file is not None else None
-    compiled = engine_file if backend in READ_ENGINES else None
+    one = artefact.roles == (MODEL,)  # an engine file of several graphs is no model of Triton's
+    compiled = engine_file if one and backend in READ_ENGINES else None
     for role, graph in artefact.graphs.items():
         inputs, outputs = specs_of(graph.file)
         write_triton(

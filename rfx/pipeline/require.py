@@ -48,6 +48,7 @@ def metric(recipe: Recipe) -> None:
 
 def precision(recipe: Recipe, runtime: Runtime) -> None:
     """Raises UsageError for a precision that the runtime does not run."""
+    find("precision", recipe.workload.precision, next_step="correct --precision")
     allowed = runtime.capabilities.precisions
     if recipe.workload.precision not in allowed:
         raise UsageError(

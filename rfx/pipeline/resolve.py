@@ -108,7 +108,7 @@ def engine_options(recipe: Recipe, store: Store | None) -> EngineOptions:
     is measured on what is timed."""
     spec = recipe.engine.model_dump(exclude={"compute_capabilities"})
     spec["max_sequence"] = spec["max_sequence"] or max(recipe.workload.sequence, recipe.max_length)
-    return EngineOptions(**spec, store=store)
+    return EngineOptions.of(spec, store)
 
 
 def resolve(session: Session, recipe: Recipe) -> Resolved:

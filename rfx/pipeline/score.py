@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from rfx.core.device import on_best_device
 from rfx.core.registry import code_of, find
 from rfx.cost.base import Cost
@@ -18,7 +16,7 @@ from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import features_hash
 from rfx.tasks.examples import Examples
 
-VERSION = 3  # of the scoring: scores of another are not taken from the store
+VERSION = 4  # of the scoring: scores of another are not taken from the store
 
 
 def method_of(recipe: Recipe, examples: Examples) -> Method:
@@ -43,18 +41,14 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
         examples.labelled,
         spec.scorer_options,
     ]
-    # A plug-in's code may change under one name.
-    theirs = (code_of("scorer", spec.scorer), code_of("task", examples.task.name))
-    key = session.store.key(*facts, *(code for code in theirs if code))
+    sites = [site.to_json() for site in subject.sites]  # as the family read them
+    own = codes(recipe, scorer=spec.scorer, task=examples.task.name)
+    key = session.store.key(*facts, sites, *own)
     with session.stage("score") as clock:
         stored = session.store.get_arrays("scores", key)
         if stored is not None:
             clock.cached = True
-            parts: dict[str, dict] = {f.name: {} for f in dataclasses.fields(Scores)}
-            for name, array in stored.items():
-                part, site = name.split("/", 1)
-                parts[part][site] = array
-            return Scores(**parts)
+            return Scores.from_arrays(stored)
         with on_best_device(subject.model):
             scores = method_of(recipe, examples).scorer.score(
                 subject.model,
@@ -63,13 +57,15 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
                 examples.task,
                 progress=session.progress,
             )
-        arrays = {
-            f"{f.name}/{site}": array
-            for f in dataclasses.fields(Scores)
-            for site, array in getattr(scores, f.name).items()
-        }
-        session.store.put_arrays("scores", key, arrays)
+        session.store.put_arrays("scores", key, scores.to_arrays())
         return scores
+
+
+def codes(recipe: Recipe, **parts: str) -> list[str]:
+    """What a stored result depends on where parts of other packages made it, whose code may change
+    under one name: of these `parts` by kind, and of the exporter."""
+    found = {"exporter": recipe.exporter, **parts}
+    return [code for kind, name in found.items() if (code := code_of(kind, name))]
 
 
 def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:

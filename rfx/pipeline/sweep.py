@@ -17,7 +17,6 @@ from rfx.core.environment import environment, now, tool
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.files import atomic_dir
 from rfx.core.progress import Progress
-from rfx.core.registry import code_of
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
 from rfx.evidence.curve import Curve, Point
@@ -31,7 +30,7 @@ from rfx.pipeline.examples import data_part, load_examples
 from rfx.pipeline.loop import search_counts
 from rfx.pipeline.make import export
 from rfx.pipeline.resolve import Resolved, open_session, resolve
-from rfx.pipeline.score import flops_cost, score
+from rfx.pipeline.score import codes, flops_cost, score
 from rfx.pipeline.session import Session
 from rfx.pipeline.table import Tables
 from rfx.recipe.spec import Budget, Recipe
@@ -73,6 +72,13 @@ def sweep(
         [0.11, 0.35]
     """
     targets = _checked(targets, by)
+    if seeds < 1:
+        raise UsageError(
+            "A sweep needs at least one seed.",
+            got=seeds,
+            allowed="1 or more",
+            next_step="correct seeds",
+        )
     places.sweep_folder(Path(out))
     session = open_session(_at(recipe, targets[0], by), store=store, progress=progress, table=table)
     resolved = resolve(session, _at(recipe, targets[0], by))
@@ -211,19 +217,21 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
     parts = {
         "task": examples.task.name,
         "runtime": target.serves.name,
-        "exporter": recipe.exporter,
         "scorer": method.scorer,
         "search": method.search,
         "refiner": method.refine,
         "compensation": method.compensate,
         "schedule": method.schedule,
     }
-    theirs = [code for kind, name in parts.items() if (code := code_of(kind, name))]
+    if recipe.budget.latency is None:
+        parts["cost"] = str(recipe.budget.unit)
+    theirs = codes(recipe, **parts)
     facts = [
         VERSION,
         tool(),
         "sweep-point",
         at.subject.hash,
+        [site.to_json() for site in at.subject.sites],
         features_hash(examples.calibration_features),
         features_hash(examples.evaluation_features),
         [[e.hash, e.label] for e in examples.evaluation],
@@ -233,7 +241,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         recipe.metric,
         recipe.task_options,
         workload_of(recipe).to_json(),
-        vars(target.serves.options) | {"store": None},
+        vars(target.serves.options) | {"store": None, "more": {**target.serves.options.more}},
         recipe.budget.model_dump(mode="json"),
         recipe.calibration.model_dump(mode="json"),
         recipe.seed,

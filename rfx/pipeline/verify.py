@@ -75,8 +75,14 @@ def verify(
     dense = dense_baseline(session, recipe, subject, examples.task.output_names)
     engine = _engine(session, recipe, folder, artefact)
     small, update = load(folder), read_update(folder / "update.safetensors")
+    trained = before.compensation is not None and before.compensation.trained
+    if trained:
+        session.warn(
+            "The weights of this output were trained: the masked model, which is not kept, is not "
+            "compared again."
+        )
     same, differences = judge.parity(
-        session, recipe, subject, examples, plan, update, small, engine
+        session, recipe, subject, examples, plan, update, small, engine, masked_too=not trained
     )
     same = judge.diagnose(session, recipe, examples, artefact, same, None)
     shrunk = judge.shrunk(subject, artefact.files, plan)

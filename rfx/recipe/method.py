@@ -36,8 +36,8 @@ class MethodSpec(Section):
     )
     gradients: Literal["example", "batch"] = option(
         "example",
-        """Whether the Fisher information is of single examples, or of the means of batches, as the
-        code of its authors has it. For the scorer fisher.""",
+        """Whether the Fisher information is of single examples, or of the means of batches, as in
+        the published code. Used by the scorer fisher only.""",
     )
     search: str = option(
         "knapsack",
@@ -48,12 +48,12 @@ class MethodSpec(Section):
     interactions: Literal["block", "none"] = option(
         "block",
         """Whether the search counts how removed units of a site interact (the block of the Fisher
-        information), or takes each unit on its own. For the scorer fisher.""",
+        information), or takes each unit on its own. Used by the scorer fisher only.""",
     )
     refine: str = option(
         "none",
         """It exchanges kept and removed units of a site after the search, the counts staying as
-        they are. For the scorer fisher.""",
+        they are. Used by the scorer fisher only.""",
         cli="--refine",
         names="refiner",
     )

@@ -45,7 +45,7 @@ def make_recipe(
         UsageError: unknown keys, wrong types, values out of range. Every mistake is named with its
             place, what was got and what is allowed.
     """
-    current = migrate.recipe(data)
+    current = migrate.recipe(data, where)
     if origin:
         current.pop("origin", None)
     recipe = validated(model, current, where)

@@ -4,8 +4,6 @@ on the command line (see `rfx.recipe.fields`): adding an option is adding a fiel
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import model_validator
 
 from rfx.recipe.fields import FrozenDict, Table, option
@@ -17,7 +15,7 @@ class DataSpec(Section):
 
     train: str | None = option(
         None,
-        """Examples to calibrate on. Labels help some methods, and may be missing. A file (JSONL,
+        """Examples to calibrate on. Labels are optional; some methods use them. A file (JSONL,
         JSON, CSV, TSV, Parquet, SQuAD JSON, or .txt with one text a line) or a datasets name such
         as glue/sst2.""",
         cli="--train",
@@ -46,9 +44,9 @@ class DataSpec(Section):
     )
     labels: tuple[str, ...] | None = option(
         None,
-        """Names of the labels in the order of the model, where the model does not say them. A value
-        in the data that is one of these names means that label (1 and true too, where a label has
-        this name). Any other value is an index into the labels of the model.""",
+        """Names of the labels in the order of the model, where the model does not say them. Values
+        in the data may be the name of a label or its number, counted from 0. A name wins: a label
+        that is called 1 is found before the label of number 1.""",
         cli="--labels",
         form="list",
         metavar="NAME,NAME,...",
@@ -79,11 +77,12 @@ class WorkloadSpec(Section):
         128, "Length of each timed example.", cli="--sequence", unit="tokens", ge=1
     )
     threads: int = option(1, "CPU threads of the runtime.", cli="--threads", unit="threads", ge=1)
-    precision: Literal["fp32", "fp16", "bf16"] = option(
+    precision: str = option(
         "fp32",
         """Number format of the matrix products in the ONNX file. Not every runtime and device has
         each of them.""",
         cli="--precision",
+        names="precision",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,15 +20,14 @@ import numpy as np
 from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.plan import Kind
+from rfx.core.registry import find
 from rfx.core.workload import Workload
 
 if TYPE_CHECKING:
     from rfx.core.store import Store
 
 Arrays = Mapping[str, np.ndarray]
-# FFN widths at which the tiles of matrix products end; on a GPU by precision
-GRID = 32
-GPU_GRID = {"fp32": 32, "fp16": 64, "bf16": 64}
+GRID = 32  # of FFN widths at which the tiles of matrix products end on a CPU
 GROUP_BYTES = 1 << 29
 
 
@@ -100,6 +99,17 @@ class EngineOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     store: Store | None = None
+    more: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what other packages' runtimes understand
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], store: Store | None) -> EngineOptions:
+        """The options of a recipe's section `engine`; those that are none of ours are for runtimes
+        of other packages."""
+        own = {k: v for k, v in given.items() if k in cls.__dataclass_fields__}
+        more = {k: v for k, v in given.items() if k not in own}
+        return cls(**own, store=store, more=more)
 
     def largest(self, workload: Workload) -> tuple[int, int]:
         """Largest batch and sequence that an engine takes."""
@@ -109,7 +119,9 @@ class EngineOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Those that change kernels, for keys and reports."""
-        facts = {k: v for k, v in self.__dict__.items() if k != "store"}
+        facts = {k: v for k, v in self.__dict__.items() if k not in ("store", "more")} | {
+            **self.more
+        }
         return {k: v for k, v in facts.items() if v not in (None, False)}
 
 
@@ -195,7 +207,7 @@ class Runtime(ABC):
     def tolerance(self, precision: str) -> float:
         """Largest difference of outputs, as a share of their scale, at which two engines are the
         same function."""
-        return {"fp32": 2e-4, "fp16": 1e-2, "bf16": 6e-2}[precision]
+        return float(find("precision", precision).tolerance)
 
     def grid(self, kind: str, precision: str) -> int:
         """Counts of a unit kind are measured and chosen on multiples of this: filters where the
@@ -206,7 +218,8 @@ class Runtime(ABC):
         """
         if kind != Kind.FFN:
             return 1
-        return GPU_GRID.get(precision, GRID) if self.capabilities.device == "gpu" else GRID
+        on_gpu = self.capabilities.device == "gpu"
+        return int(find("precision", precision).grid) if on_gpu else GRID
 
     def group_bytes(self) -> int:
         """Memory that the engines of one part of a latency table may take together, bytes."""

@@ -159,7 +159,6 @@ def test_without_a_recipe_the_quickstart_is_taken():
         (["--task-option", "=3"], "--task-option"),
         (["--latency", "0.5", "--flops", "0.5"], "not both"),
         (["--method", "magic"], "kwon-reference"),
-        (["--precision", "int8"], "fp16"),
         (["--builder-level", "6"], "0 to 5"),
     ],
 )

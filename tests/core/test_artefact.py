@@ -3,6 +3,7 @@
 import pytest
 
 from rfx.core.artefact import INDEX, Artefact, Graph
+from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
 
 INPUTS = InputSpec.of_text(("input_ids", "attention_mask"), vocabulary=50, positions=16)
@@ -42,6 +43,23 @@ def test_its_files_can_be_removed_twice(tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_a_folder_without_an_index_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError):
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (None, "FileNotFoundError"),
+        ("{", "JSONDecodeError"),
+        ("[]", "AttributeError"),
+        ('{"schema_version": 9, "graphs": {}, "metadata": {}}', "schema_version 9"),
+        ('{"schema_version": 1, "graphs": {"a": {}}, "metadata": {}}', "KeyError"),
+        (
+            '{"graphs": {"a": {"file": "../x.onnx", "inputs": {"inputs": []}, "outputs": []}}}',
+            "not in the folder",
+        ),
+    ],
+)
+def test_an_index_that_is_none_is_named(tmp_path, index, said):
+    if index is not None:
+        (tmp_path / INDEX).write_text(index)
+    with pytest.raises(UsageError) as error:
         Artefact.load(tmp_path)
+    assert said in str(error.value.got)

@@ -1,5 +1,7 @@
 """What a choice costs, and what a model does: two units of a budget, one way to ask."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,9 @@ from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table
 from rfx.methods.scores.base import Scores
+from rfx.methods.search.base import Search
 from rfx.methods.search.enumeration import Enumeration
-from rfx.methods.search.knapsack import Knapsack
+from rfx.methods.search.knapsack import Knapsack, knapsack
 from rfx.methods.search.piecewise import Piecewise
 from rfx.methods.search.searcher import Searcher
 from tests.methods.search.problems import make_scores, make_sites
@@ -66,6 +69,16 @@ def test_flops_have_one_price_a_unit_and_fewer_choices_where_they_are_many():
     assert sorted(c.count for c in coarse.curve(odd)) == [0, 8, 13]  # all of them is a choice
     half = {s.name: Choice(s.units // 2) for s in SITES}
     assert cost.share(SITES, half) == pytest.approx(0.5) and LatencyCost(TABLE).coarse() is not None
+
+
+def test_a_search_of_another_package_is_asked_under_a_linear_cost_too():
+    class Mine(Search):
+        def __call__(self, problem, budget):
+            return replace(knapsack(problem, budget), method="mine")
+
+    cost = FlopsCost(32, 10.0)
+    found = Searcher(Mine(), "block", cost)(SITES, make_scores(SITES), 0.5 * cost.dense(SITES))
+    assert found.method == "mine"
 
 
 @pytest.mark.parametrize("search", [Knapsack(), Enumeration(), Piecewise()])

@@ -305,7 +305,7 @@ def test_the_search_is_told_with_units():
     )
     assert search_text(evidence) == [
         "The search (knapsack) kept 98.00 % of the importance.",
-        "That is at most 0.0003 % less than the best choice within the budget could keep.",
+        "The best possible choice within the budget could keep at most 0.0003 % more.",
         "One millisecond more would buy 0.3 % of the importance.",
     ]
     part = {"budget": 0.13, "price": 33.0, "optimality_gap": 0.0}

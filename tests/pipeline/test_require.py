@@ -3,10 +3,12 @@
 import pytest
 
 from rfx.core.errors import UsageError
+from rfx.pipeline import require
 from rfx.pipeline.places import report_folder
 from rfx.pipeline.require import names
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.read import make_recipe
+from rfx.runtimes.find import runtime
 
 
 def recipe(preset, **more):
@@ -62,3 +64,14 @@ def test_a_users_page_is_not_taken_for_a_model_card(tmp_path):
     with pytest.raises(UsageError) as refused:
         report_folder(tmp_path)
     assert "README.md" in refused.value.got
+
+
+def test_a_precision_is_named_where_there_is_none_or_the_runtime_has_not_got_it():
+    ort = runtime("ort")
+    with pytest.raises(UsageError, match="no precision of this name") as error:
+        require.precision(make_recipe({"workload": {"precision": "fp61"}}), ort)
+    assert "fp16" in error.value.allowed and "fp16" in error.value.next_step
+    with pytest.raises(UsageError, match="does not run at this precision") as error:
+        require.precision(make_recipe({"workload": {"precision": "bf16"}}), ort)
+    assert error.value.allowed == "fp32"
+    require.precision(make_recipe({}), ort)

@@ -50,6 +50,9 @@ def test_the_output_has_the_weights_that_a_schedule_trained(trained, recipe, tmp
     dense = load_file(trained["model"] / "model.safetensors")["classifier.weight"]
     small = load_file(tmp_path / "build" / "model" / "model.safetensors")["classifier.weight"]
     assert torch.equal(small, 2 * dense)
+    again = rfx.verify(tmp_path / "build")
+    assert {g.name: g.outcome for g in again.gates}["same"] == "pass"
+    assert set(again.parity) == {"shrunk-engine"} and any("trained" in w for w in again.warnings)
     said = json.loads((tmp_path / "build" / "evidence.json").read_text())
     assert said["model"]["hash"] == rfx.load_model(trained["model"]).hash  # the one that was given
 

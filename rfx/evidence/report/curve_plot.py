@@ -19,7 +19,7 @@ def cost_name(curve: Curve) -> str:
         return "measured latency, share of dense"
     if curve.budget == "latency":
         return "predicted latency, share of dense"
-    return "FLOPs, share of dense"
+    return f"{'FLOPs' if curve.budget == 'flops' else curve.budget}, share of dense"
 
 
 def plot(curve: Curve, *, standalone: bool = False) -> str:

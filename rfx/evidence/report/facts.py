@@ -106,15 +106,15 @@ def headline(evidence: Evidence) -> str:
 def budget_text(evidence: Evidence) -> str:
     """What was asked for."""
     budget = evidence.recipe.get("budget") or {}
-    if budget.get("latency") is not None:
-        return f"latency at most {budget['latency']:g} of dense"
-    if budget.get("flops") is not None:
-        return f"FLOPs at most {budget['flops']:g} of dense"
-    return "none"
+    given = next(((name, share) for name, share in budget.items() if share is not None), None)
+    if given is None:
+        return "none"
+    name, share = given
+    return f"{'FLOPs' if name == 'flops' else name} at most {share:g} of dense"
 
 
 def workload_text(evidence: Evidence) -> str:
-    """Under which conditions the latencies were measured, to follow "measured with"."""
+    """The workload that the latencies were measured with, to follow "measured with"."""
     if evidence.latency is None:
         return "accuracy alone; latency was not measured here"
     c = evidence.latency.workload
@@ -183,8 +183,8 @@ def search_sentences(s: SearchPart) -> list[str]:
         lines.append(
             "No choice within the budget keeps more."
             if s.optimality_gap == 0
-            else f"That is at most {percent(s.optimality_gap)} less than the best choice within "
-            "the budget could keep."
+            else "The best possible choice within the budget could keep at most "
+            f"{percent(s.optimality_gap)} more."
         )
     if s.price is not None and s.importance_total:
         share = s.price / s.importance_total
@@ -310,11 +310,15 @@ def next_step(evidence: Evidence, out: Path | None = None) -> str:
         )
     if not states:
         return f"Next: nothing was judged. Measure it: rfx verify {folder}"
-    if out is not None and not (out / "model.onnx").exists():  # the reports of a measurement alone
+    written = [name for name in evidence.files if name.endswith(".onnx") and "/" not in name]
+    graphs = written or ["model.onnx"]
+    served = " and ".join(str(out / name) for name in graphs) if out is not None else ""
+    if out is not None and not any((out / name).exists() for name in graphs):
+        # The reports of a measurement alone.
         return f"Next: `rfx gate {out}` judges these numbers by other limits, in CI for example."
     if out is not None and (out / "triton").is_dir():
         return (
-            f"Next: serve {out / 'triton'} with Triton, or load {out / 'model.onnx'}; "
+            f"Next: serve {out / 'triton'} with Triton, or load {served}; "
             f"`rfx verify {out}` measures it again on another machine."
         )
     return (

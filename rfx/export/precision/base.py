@@ -1,23 +1,48 @@
-"""A half type: what a precision of 16 bits is called, and how numbers are rounded to it.
+"""What a precision is: how an fp32 file becomes a file of it, and how near to the fp32 file it is.
 
-A new type of 16 bits is a file here that describes it and a line in `known.py`. A precision of
-another kind (INT8 with scales of its own) is a file here with a function that makes a new ONNX
-model of an fp32 one, and a line in `convert.py`. Either adds its name to the precisions of the
-recipe's workload and of the runtimes that run it. What needs calibration data is a quantizer, see
+A new precision is a class in a file here, registered with `@register("precision", "name")`, and its
+name among those of the runtimes that run it. fp16 and bf16 share `half.py`; INT8 with scales of its
+own would add its nodes and scales. What needs calibration data is a quantizer instead, see
 `rfx/export/modelopt/`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Precision(ABC):
+    """A number format of the matrix products of an exported file.
+
+    `tolerance` is the largest difference of outputs, as a share of their scale, at which two
+    engines of it are the same function; a runtime may allow another. `grid` is the step of the FFN
+    widths at which the tiles of a matrix product end on a GPU.
+    """
+
+    tolerance: ClassVar[float]
+    grid: ClassVar[int]
+
+    @abstractmethod
+    def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """`model` (fp32) at this precision: a new model, or `model` itself. Inputs and outputs keep
+        names, types and shapes; initializers keep names and shapes.
+
+        Raises:
+            UnsupportedModelError: a weight is not finite, or does not fit.
+        """
 
 
 @dataclass(frozen=True)
 class Half:
-    """A half type.
+    """A half type: what a format of 16 bits is called, and how numbers are rounded to it.
 
     Args:
         name: here, in recipes, and the ending of its tensors.

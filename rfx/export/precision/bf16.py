@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from rfx.export.precision.base import Half
+from rfx.core.registry import register
+from rfx.export.precision.base import Half, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def _patterns(values: np.ndarray) -> np.ndarray:
@@ -20,3 +26,16 @@ BF16 = Half(
     float(np.uint32(0x7F7F0000).view(np.float32)),
     _patterns,
 )
+
+
+@register("precision", "bf16")
+class Bf16(Precision):
+    """bfloat16 in the matrix products."""
+
+    tolerance = 6e-2
+    grid = 64
+
+    def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        from rfx.export.precision.half import to_half
+
+        return to_half(model, BF16)

@@ -1,27 +1,19 @@
-"""An fp32 file at another precision: each by a function of its own, which is all that a precision
-is to the rest of rfx."""
+"""An fp32 file at another precision, whichever is registered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rfx.core.errors import UsageError
 from rfx.core.plan import FULL
+from rfx.core.registry import find
+from rfx.export.precision.base import Precision
 from rfx.export.precision.graphs import check as check_converted
-from rfx.export.precision.half import to_half
-from rfx.export.precision.known import HALVES
 
 if TYPE_CHECKING:
     import onnx
 
 PROPERTY = "rfx.precision"  # of the file's metadata
-# By name what makes a new model of an fp32 one. Inputs and outputs keep names, types and shapes.
-PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    FULL: lambda model: model,
-    **{name: partial(to_half, half=half) for name, half in HALVES.items()},
-}
 
 
 def convert_precision(
@@ -44,10 +36,7 @@ def convert_precision(
     """
     from onnx import helper
 
-    if precision not in PRECISIONS:
-        raise UsageError(
-            "There is no such precision.", got=precision, allowed=", ".join(PRECISIONS)
-        )
+    wanted: Precision = find("precision", precision)()
     if precision == FULL:
         return model
     metadata = {p.key: p.value for p in model.metadata_props}
@@ -57,7 +46,7 @@ def convert_precision(
             got=written,
             next_step="convert the fp32 file instead",
         )
-    result = PRECISIONS[precision](model)
+    result = wanted.convert(model)
     helper.set_model_props(result, metadata | {PROPERTY: precision})
     if check:
         check_converted(result, precision)

@@ -32,12 +32,41 @@ class Scores:
     knows the best order of removal (first to go first): the importance is then what each removal
     adds to the damage, in that order. `token_weights[site]` float32 [real tokens], in the order of
     the calibration batches: how much the model's output hangs on the site's output there.
+    `precisions[site]` is what each precision but fp32 damages there, in the unit of the importance,
+    where a scorer knows it: without it a search chooses among counts at one precision alone.
     """
 
     importance: Mapping[str, np.ndarray]
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
     orders: Mapping[str, np.ndarray] = field(default_factory=dict)
     token_weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    precisions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All parts as arrays by "part/site", and "precisions/site/precision"."""
+        parts = ("importance", "gradients", "orders", "token_weights")
+        arrays = {
+            f"{part}/{site}": np.asarray(array)
+            for part in parts
+            for site, array in getattr(self, part).items()
+        }
+        for site, damage in self.precisions.items():
+            for precision, value in damage.items():
+                arrays[f"precisions/{site}/{precision}"] = np.asarray(value, dtype=np.float64)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Scores:
+        """What `to_arrays` has given."""
+        parts: dict[str, dict[str, Any]] = {}
+        for key, array in arrays.items():
+            part, site = key.split("/", 1)
+            if part == "precisions":
+                site, _, precision = site.rpartition("/")
+                parts.setdefault(part, {}).setdefault(site, {})[precision] = float(array)
+            else:
+                parts.setdefault(part, {})[site] = array
+        return cls(**parts)
 
 
 def require_option(

@@ -10,9 +10,11 @@ from rfx.methods.search.problem import Problem, SearchResult
 
 class Search(ABC):
     """A way to choose. `joint` says whether it takes `Problem.values` of any shape, in which
-    removed units of a site interact; others go by the importance of single units."""
+    removed units of a site interact; others go by the importance of single units. `gives_way` says
+    that under a linear cost an exact search takes its place (see `Searcher`)."""
 
     joint: ClassVar[bool] = False
+    gives_way: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, problem: Problem, budget: float) -> SearchResult:

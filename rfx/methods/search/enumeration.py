@@ -137,5 +137,7 @@ def _unit_cost(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) -> 
 class Enumeration(Search):
     """See `enumeration`."""
 
+    gives_way = True
+
     def __call__(self, problem: Problem, budget: float) -> SearchResult:
         return enumeration(problem, budget)

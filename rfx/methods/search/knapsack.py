@@ -144,6 +144,7 @@ def _units(choices: Choices) -> int:
 class Knapsack(Search):
     """See `knapsack`."""
 
+    gives_way = True
     joint = True
 
     def __call__(self, problem: Problem, budget: float) -> SearchResult:

@@ -176,5 +176,7 @@ def _shared_fit(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) ->
 class Piecewise(Search):
     """See `piecewise`."""
 
+    gives_way = True
+
     def __call__(self, problem: Problem, budget: float) -> SearchResult:
         return piecewise(problem, budget)

@@ -26,7 +26,8 @@ class Problem:
     `orders[site]` int64 [units], where given, is the order in which units leave, in place of their
     importance. `values[site]` float64 [units + 1], where given, is what keeping the k most
     important units is worth in place of the sum of their importance (see
-    `interaction.joint_values`).
+    `interaction.joint_values`). `damage[site]`, which several precisions need, is what each of them
+    but one takes off that worth.
     """
 
     sites: tuple[Site, ...]
@@ -35,6 +36,7 @@ class Problem:
     fixed: float = 0.0
     values: Mapping[str, np.ndarray] | None = None
     orders: Mapping[str, np.ndarray] | None = None
+    damage: Mapping[str, Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         for site in self.sites:
@@ -68,6 +70,15 @@ class Problem:
                     f"The cost curve of {site.name} is empty.",
                     next_step="measure the latency table again",
                 )
+            own = {c.precision for c in curve}
+            if len(own) > 1 and len(own - set((self.damage or {}).get(site.name, {}))) > 1:
+                raise UsageError(
+                    f"The choices of {site.name} are of several precisions, and the scores do not "
+                    "say what each of them damages.",
+                    got=", ".join(sorted(own)),
+                    allowed="one precision, or scores with `precisions`",
+                    next_step="use a cost of one precision",
+                )
             bad = [
                 choice.count
                 for choice, cost in curve.items()
@@ -99,12 +110,17 @@ class Problem:
             cost.fixed,
             values,
             scores.orders or None,
+            scores.precisions or None,
         )
 
     @property
     def dense_cost(self) -> float:
-        """Cost with the largest choice of every site."""
-        return self.cost({s.name: max(self.curves[s.name]) for s in self.sites})
+        """Cost with the largest choice of every site; of several precisions the dearest."""
+
+        def largest(curve: Mapping[Choice, float]) -> Choice:
+            return max(curve, key=lambda choice: (choice.count, curve[choice]))
+
+        return self.cost({s.name: largest(self.curves[s.name]) for s in self.sites})
 
     @property
     def least_cost(self) -> float:
@@ -121,7 +137,11 @@ class Problem:
 
     def values_of(self, name: str, choices: Sequence[Choice]) -> np.ndarray:
         """`value` of several choices, float64 [choices]."""
-        return self.prefix(name)[np.array([c.count for c in choices], dtype=np.int64)]
+        worth = self.prefix(name)[np.array([c.count for c in choices], dtype=np.int64)]
+        damage = (self.damage or {}).get(name)
+        if not damage:
+            return worth
+        return worth - np.array([damage.get(c.precision, 0.0) * (c.count > 0) for c in choices])
 
     def by_count(self, search: str) -> SingleCurves:
         """The problem for a search that knows counts alone.

@@ -26,7 +26,8 @@ class Searcher:
         cost: of the choices.
 
     Under a linear cost (FLOPs) and with every unit on its own, one price a kind makes Algorithm 1
-    of Kwon et al. 2022 exact, so it is used whatever search is named. With interactions, or with
+    of Kwon et al. 2022 exact, so it is used whichever of rfx's own searches is named
+    (`Search.gives_way`). With interactions, or with
     scores that have an order of removal, a linear cost is a knapsack over fewer choices
     (`Cost.coarse`).
     """
@@ -43,7 +44,7 @@ class Searcher:
         """
         interact = self.interactions == "block" and self.search.joint and bool(scores.gradients)
         values = joint_values(sites, scores) if interact else None
-        if not self.cost.linear:
+        if not self.cost.linear or not self.search.gives_way:
             return self.search(Problem.of(sites, scores, self.cost, values=values), budget)
         priced = {s.kind for s in sites} <= {Kind.MHA, Kind.FFN}  # one price a kind
         if priced and values is None and not scores.orders:

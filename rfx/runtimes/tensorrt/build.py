@@ -256,7 +256,7 @@ def _parse(trt: ModuleType, builder: Any, model: Path) -> Any:
 
 
 def _profile(builder: Any, network: Any, workload: Workload, options: EngineOptions) -> Any:
-    """min / opt / max of every input: the conditions are the optimum, 1 x 1 the least."""
+    """min / opt / max of every input: the workload is the optimum, 1 x 1 the least."""
     profile = builder.create_optimization_profile()
     largest_batch, largest_sequence = options.largest(workload)
     sizes = {

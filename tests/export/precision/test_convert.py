@@ -519,7 +519,7 @@ def test_a_conversion_is_repeatable_and_leaves_its_model_alone():
 
 def test_what_is_asked_wrongly_is_refused():
     model = stack(BlockShape(32, 4, 8, 48), [(4, 48)])
-    with pytest.raises(UsageError, match="fp32, fp16, bf16"):
+    with pytest.raises(UsageError, match="bf16, fp16, fp32"):
         convert_precision(model, "int8")
     with pytest.raises(UsageError, match="already"):
         convert_precision(convert_precision(model, "fp16"), "bf16")

@@ -245,8 +245,9 @@ def test_candidates_come_from_the_table():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_second_precision_is_only_more_choices(seed):
-    """Every count at two precisions, the lower one cheaper: exact as ever, and as cheap as it can
-    be. Searches that know counts alone say that they do not know what to do."""
+    """Every count at two precisions, the lower one mostly cheaper and maybe harmful: exact as ever,
+    and as cheap as it can be. Searches that know counts alone say that they do not know what to
+    do."""
     rng = np.random.default_rng(seed)
     sites = make_sites(layers=1, heads=3, filters=4)
     curves = {
@@ -257,7 +258,8 @@ def test_a_second_precision_is_only_more_choices(seed):
         }
         for s in sites
     }
-    problem = Problem(tuple(sites), make_scores(sites, seed).importance, curves)
+    damage = {s.name: {"int8": float(rng.choice([0.0, 0.5, 5.0]))} for s in sites}
+    problem = Problem(tuple(sites), make_scores(sites, seed).importance, curves, damage=damage)
     budget = problem.least_cost + 0.5 * (problem.dense_cost - problem.least_cost)
     found = knapsack(problem, budget)
     assert (found.value, -sum(found.counts.values())) == brute_force(problem, budget)
