@@ -49,7 +49,7 @@ API = {
     "Types": (
         "What passes between jobs and steps.",
         "Recipe Workload InputSpec Site Choice Plan Update Subject Examples Scores Artefact "
-        "Evidence LatencyTable Store MaskTap UserError",
+        "Evidence Cost LatencyTable Store MaskTap UserError",
     ),
     "Extensions": ("How another package adds a part.", "register"),
 }

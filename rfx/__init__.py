@@ -43,6 +43,7 @@ _API = {
     # what passes between them
     "Artefact": "rfx.core.artefact",
     "Choice": "rfx.core.plan",
+    "Cost": "rfx.cost.base",
     "Evidence": "rfx.evidence.records",
     "Examples": "rfx.tasks.examples",
     "InputSpec": "rfx.core.inputs",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from rfx.core.registry import register
     from rfx.core.store import Store
     from rfx.core.workload import Workload
+    from rfx.cost.base import Cost
     from rfx.cost.table import LatencyTable
     from rfx.cost.table_file import read_table, write_table
     from rfx.evidence.records import Evidence

@@ -19,6 +19,7 @@ from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import export_model, workload_of
 from rfx.pipeline.session import Session
+from rfx.recipe.presets import label
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
 from rfx.runtimes.find import builder_elsewhere
@@ -81,7 +82,7 @@ def make(
             {
                 "table": table.hash if table else "none",
                 "table_key": table.key_hash if table else "none",
-                "recipe": recipe.method.name,
+                "recipe": label(recipe.method),
             },
         )
         if artefact.roles != (MODEL,):  # of one graph its name says all

@@ -167,6 +167,8 @@ def search(
     flops: float | None = None,
     latency: float | None = None,
     table: LatencyTable | None = None,
+    share: float | None = None,
+    cost: Cost | None = None,
     method: str | Mapping[str, Any] | MethodSpec = "rfx",
 ) -> SearchResult:
     """How many units each site keeps, and which, under a budget.
@@ -174,9 +176,10 @@ def search(
     Args:
         flops: a share of the FLOPs of the prunable sublayers, between 0 and 1.
         latency: a share of the dense model's latency as `table` predicts it, in place of `flops`.
+        share: a share of the dense model's `cost`, which may be any other, in place of both.
 
     Raises:
-        UsageError: not exactly one budget, or a latency without a table.
+        UsageError: not exactly one budget, a latency without a table, or a share without a cost.
         InfeasibleError: no plan meets the budget; the message has the fastest reachable point.
 
     Examples:
@@ -184,17 +187,20 @@ def search(
         >>> found.counts["layer.0.mha"]
         11
     """
-    if (flops is None) == (latency is None) or (latency is not None and table is None):
+    given = [x for x in (flops, latency, share) if x is not None]
+    alone = (latency is not None and table is None) or (share is not None and cost is None)
+    if len(given) != 1 or alone:
         raise UsageError(
             "A search needs one budget.",
-            got=f"flops={flops}, latency={latency}, table={'given' if table else None}",
-            allowed="flops=0.5, or latency=0.7 with table=",
+            got=f"flops={flops}, latency={latency}, table={'given' if table else None}, "
+            f"share={share}, cost={'given' if cost else None}",
+            allowed="flops=0.5, or latency=0.7 with table=, or share=0.5 with cost=",
             next_step="give one of them; rfx.profile measures a table",
         )
-    cost = _cost(subject, examples, table if latency is not None else None)
+    if share is None or cost is None:
+        cost = _cost(subject, examples, table if latency is not None else None)
     searcher = _method(method, examples, 0).searcher(cost)
-    share = flops if flops is not None else float(latency or 0.0)
-    budget = share * cost.dense(subject.sites)
+    budget = given[0] * cost.dense(subject.sites)
     return searcher(subject.sites, scores, budget)
 
 
@@ -206,6 +212,7 @@ def compensate(
     *,
     method: str | Mapping[str, Any] | MethodSpec = "rfx",
     table: LatencyTable | None = None,
+    cost: Cost | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Compensated:
@@ -215,6 +222,7 @@ def compensate(
     Args:
         found: what `search` gave.
         table: the table that it searched by, for schedules that search again; None: FLOPs.
+        cost: the other cost that it searched by.
 
     Raises:
         UsageError: parts that do not go together.
@@ -230,7 +238,7 @@ def compensate(
         subject.sites,
         examples.batches(BATCH),
         examples.task,
-        parts.searcher(flops if table is None else LatencyCost(table)),
+        parts.searcher(cost or _cost(subject, examples, table)),
         teacher_masks=lambda plan: reference_teacher(subject.sites, scores, flops, plan),
         progress=progress or Silent(),
     )

@@ -49,3 +49,12 @@ PRESETS: Mapping[str, MethodSpec] = MappingProxyType(
         ),
     }
 )
+
+
+def label(spec: MethodSpec) -> str:
+    """A method in words: the name of its preset, and which parts of it were changed."""
+    preset = PRESETS.get(spec.name)
+    if preset is None or preset == spec:
+        return spec.name
+    changed = [k for k, v in spec.model_dump().items() if v != preset.model_dump()[k]]
+    return f"{spec.name} with another {', '.join(changed)}"

@@ -92,8 +92,33 @@ def test_the_steps_one_by_one_give_the_plan_of_the_job(here):
     assert file.stat().st_size > 1000
 
 
+def test_a_search_goes_by_any_cost(here, names):
+    class Parameters(rfx.Cost):
+        """Weights of a unit: rows and columns of its matrices."""
+
+        unit = "parameters"
+        fixed = 0.0
+
+        def curve(self, site):
+            each = (4 if site.kind == "mha" else 2) * site.width * 64
+            return {rfx.Choice(n): float(n * each) for n in range(site.units + 1)}
+
+        def predict(self, sites, choices):
+            return sum(self.of(s, choices[s.name]) for s in sites)
+
+    subject, examples, scores = (names[n] for n in ("subject", "examples", "scores"))
+    cost = Parameters()
+    found = rfx.search(subject, examples, scores, share=0.5, cost=cost)
+    assert cost.share(subject.sites, found.choices) <= 0.5
+    assert found.budget == 0.5 * cost.dense(subject.sites)
+    plan, _, _ = rfx.compensate(subject, examples, scores, found, cost=cost)
+    assert plan.counts == found.counts
+
+
 @pytest.mark.parametrize(
-    "more", [{}, {"flops": 0.5, "latency": 0.5}, {"latency": 0.5}], ids=["none", "both", "no table"]
+    "more",
+    [{}, {"flops": 0.5, "latency": 0.5}, {"latency": 0.5}, {"share": 0.5}],
+    ids=["none", "both", "no table", "no cost"],
 )
 def test_a_search_without_one_budget_says_what_it_needs(more):
     with pytest.raises(rfx.UserError, match="one budget"):

@@ -4,6 +4,7 @@ print, files stay short."""
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_imports_run_downward(path):
         assert module != "rfx", f"{name(path)} imports the face of the package"
         other = module.split(".")[1]
         assert other == room or other in ROOMS[room], f"{name(path)} ({room}) imports {module}"
+
+
+def test_no_files_import_one_another_in_a_circle():
+    """Within a room too."""
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
+    graph = {module: {m for m in imports(p) if m in modules} for module, p in modules.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_methods_take_no_more_of_the_recipe_than_the_method():

@@ -1,33 +1,24 @@
-"""fp16: five bits of exponent and ten of mantissa (IEEE 754 binary16)."""
+"""fp16: half of the bytes and a smaller range: a weight beyond 65504 is refused."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rfx.core.registry import register
-from rfx.export.precision.base import Half, Precision
+from rfx.export.precision.base import Precision
+from rfx.export.precision.half import to_half
+from rfx.export.precision.halves import FP16
 
 if TYPE_CHECKING:
     import onnx
 
 
-def _patterns(values: np.ndarray) -> np.ndarray:
-    return values.astype("<f2").view("<u2")
-
-
-FP16 = Half("fp16", "FLOAT16", "tensor(float16)", 65504.0, _patterns)
-
-
 @register("precision", "fp16")
 class Fp16(Precision):
-    """IEEE 754 binary16 in the matrix products."""
+    """The half type fp16 in the matrix products."""
 
     tolerance = 1e-2
     grid = 64
 
     def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        from rfx.export.precision.half import to_half
-
         return to_half(model, FP16)

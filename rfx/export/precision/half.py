@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from rfx.export.precision.base import Half
 from rfx.export.precision.graphs import shell
-from rfx.export.precision.known import rounded
+from rfx.export.precision.halves import rounded
 from rfx.export.precision.placement import View
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rfx.export.precision.known import HALVES
+from rfx.export.precision.halves import HALVES
 from rfx.measure.parity.measure import Measure, run
 from rfx.measure.parity.sides import Side
 from rfx.runtimes.base import Arrays

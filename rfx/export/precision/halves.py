@@ -1,4 +1,5 @@
-"""The half types that a file can have."""
+"""The half types: fp16, with five bits of exponent and ten of mantissa (IEEE 754 binary16), and
+bf16, with the range of fp32 and seven bits of mantissa."""
 
 from __future__ import annotations
 
@@ -8,13 +9,30 @@ import numpy as np
 
 from rfx.core.errors import UnsupportedModelError
 from rfx.export.precision.base import Half
-from rfx.export.precision.bf16 import BF16
-from rfx.export.precision.fp16 import FP16
 from rfx.export.precision.graphs import tensor_values
 
 if TYPE_CHECKING:
     import onnx
 
+
+def _fp16_patterns(values: np.ndarray) -> np.ndarray:
+    return values.astype("<f2").view("<u2")
+
+
+def _bf16_patterns(values: np.ndarray) -> np.ndarray:
+    """NumPy has no bfloat16: the upper half of a float32, after rounding."""
+    bits = values.view(np.uint32)
+    return ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype("<u2")
+
+
+FP16 = Half("fp16", "FLOAT16", "tensor(float16)", 65504.0, _fp16_patterns)
+BF16 = Half(
+    "bf16",
+    "BFLOAT16",
+    "tensor(bfloat16)",
+    float(np.uint32(0x7F7F0000).view(np.float32)),
+    _bf16_patterns,
+)
 HALVES: dict[str, Half] = {h.name: h for h in (FP16, BF16)}
 
 
