@@ -24,7 +24,7 @@ from rfx.evidence.records import Evidence, Round
 from rfx.evidence.report.base import Report
 from rfx.evidence.report.curve import FILES as CURVE_FILES
 from rfx.evidence.report.curve import write_curve
-from rfx.evidence.report.facts import next_step, round_texts, search_text
+from rfx.evidence.report.facts import next_step, round_texts, search_text, workload_text
 from rfx.evidence.report.terminal import summary
 from rfx.evidence.report.write import files, render, write_reports
 from tests.evidences import make_accuracy, make_evidence, make_latency
@@ -397,3 +397,14 @@ def test_each_round_of_the_loop_is_told_and_none_where_there_was_none():
     assert "measured 0.750" in first and "given a smaller budget" in first
     assert "That is on target." in second and "next round" not in second
     assert told(slow)[0].endswith("This was the last round.")
+
+
+def test_a_cpu_is_named_with_the_instruction_sets_that_matter():
+    evidence = make_evidence()
+    workload = {**evidence.latency.workload, "device": "A CPU (avx512f)"}
+    latency = evidence.latency.model_copy(update={"workload": workload})
+    known = {"cpu": "A CPU (avx512f)", "cpu_features": ["AVX-512", "AVX-512 VNNI", "AMX INT8"]}
+    here = evidence.model_copy(update={"latency": latency, "environment": known})
+    assert "on A CPU (AVX-512, AVX-512 VNNI, AMX INT8), batch" in workload_text(here)
+    elsewhere = here.model_copy(update={"environment": {**known, "cpu": "Another"}})
+    assert "on A CPU (avx512f), batch" in workload_text(elsewhere)

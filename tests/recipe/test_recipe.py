@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rfx.core.errors import UsageError
 from rfx.recipe.fields import leaves
-from rfx.recipe.presets import PRESETS
+from rfx.recipe.presets import PRESETS, label
 from rfx.recipe.read import bundled_recipes, make_recipe, read_recipe
 from rfx.recipe.spec import Recipe
 
@@ -196,3 +196,9 @@ def test_a_recipe_of_schema_1_is_read():
 def test_a_bundled_recipe_says_that_it_is_one(name):
     recipe = read_recipe(name)
     assert recipe.name == name and recipe.origin["metric"] == f"the recipe {name} of rfx"
+
+
+def test_a_method_of_which_parts_were_changed_says_so():
+    assert label(make_recipe({"method": "kwon"}).method) == "kwon"
+    changed = make_recipe({"method": {"name": "rfx", "scorer": "fisher", "guard": False}}).method
+    assert label(changed) == "rfx with another scorer, guard"

@@ -123,7 +123,7 @@ def workload_text(evidence: Evidence) -> str:
     phase = c.get("phase", "encode")
     return ", ".join(
         [
-            f"{c.get('version', c.get('runtime', '?'))} on {c.get('device', '?')}",
+            f"{c.get('version', c.get('runtime', '?'))} on {_device(evidence)}",
             *([] if phase == "encode" else [str(phase)]),
             f"batch {c.get('batch')}",
             *sizes,
@@ -131,6 +131,17 @@ def workload_text(evidence: Evidence) -> str:
             f"{c.get('precision')}; {evidence.latency.clock}",
         ]
     )
+
+
+def _device(evidence: Evidence) -> str:
+    """The device that was timed; of this machine's CPU with the instruction sets that matter for
+    its speed, where the evidence has them."""
+    workload = evidence.latency.workload if evidence.latency else {}
+    device, known = str(workload.get("device", "?")), evidence.environment
+    features = known.get("cpu_features")
+    if not features or device != known.get("cpu"):
+        return device
+    return f"{device.split(' (avx')[0]} ({', '.join(features)})"
 
 
 def _axes(workload: Mapping[str, Any]) -> Mapping[str, Any]:
