@@ -51,7 +51,7 @@ def test_round_trip(tmp_path):
         ({"budget": {"latency": 1.2}}, "budget.latency"),
         ({"budget": {"latency": 0.7, "flops": 0.6}}, "not both"),
         ({"method": "magic"}, "kwon-reference"),
-        ({"workload": {"precision": "int8"}}, "workload.precision"),
+        ({"workload": {"precision": 8}}, "workload.precision"),
         ({"calibration": {"examples": 1}}, "calibration.examples"),
         ({"seed": -1}, "seed"),
         ({"calibration": {"seed": -1}}, "calibration.seed"),
