@@ -11,10 +11,11 @@ from rfx.core.artefact import Artefact
 from rfx.core.environment import versions
 from rfx.core.errors import UnsupportedModelError
 from rfx.core.plan import Plan
-from rfx.core.registry import code_of, find
+from rfx.core.registry import find
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.export.onnx import plan_metadata
 from rfx.models.subject import Subject
+from rfx.pipeline.score import codes
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
@@ -103,7 +104,7 @@ def dense_baseline(
         VERSION,
         "dense",
         recipe.exporter,
-        code_of("exporter", recipe.exporter),
+        codes(recipe),
         {n: v for n, v in versions().items() if n in EXPORTERS},
         subject.hash,
         subject.source,

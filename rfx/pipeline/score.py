@@ -63,8 +63,8 @@ def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples
 
 def codes(recipe: Recipe, **parts: str) -> list[str]:
     """What a stored result depends on where parts of other packages made it, whose code may change
-    under one name: of these `parts` by kind, and of the exporter."""
-    found = {"exporter": recipe.exporter, **parts}
+    under one name: of these `parts` by kind, and of what writes the file."""
+    found = {"exporter": recipe.exporter, "precision": recipe.workload.precision, **parts}
     return [code for kind, name in found.items() if (code := code_of(kind, name))]
 
 

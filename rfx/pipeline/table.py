@@ -21,6 +21,7 @@ from rfx.models.families.find import layout
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import Baseline, export_model, workload_of
+from rfx.pipeline.score import codes
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
@@ -169,7 +170,7 @@ def _measured(
             subject.layers,
             dense=dense.engine,
             emptied=emptied,
-            model_hash=subject.hash,
+            model_hash="/".join([subject.hash, recipe.exporter, *codes(recipe)]),
             inputs=subject.inputs,
             progress=session.progress,
             seed=recipe.seed,
