@@ -24,12 +24,13 @@ def names(recipe: Recipe) -> None:
         metric(recipe)
     method.check(recipe.method)
     find("exporter", recipe.exporter, next_step="correct exporter in the recipe")
-    strange = set(recipe.data.columns) - set(ROLES)
+    roles = ROLES if recipe.task is None else task_class(recipe.task).roles
+    strange = set(recipe.data.columns) - set(roles)
     if strange:
         raise UsageError(
             "There is no such column role.",
             got=", ".join(sorted(strange)),
-            allowed=", ".join(ROLES),
+            allowed=", ".join(roles),
             next_step="--column ROLE=NAME, e.g. --column text=review",
         )
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.tasks.columns import ROLES
 
 NAMED = 12  # classes in an error's message
 
@@ -81,6 +82,7 @@ class Task(ABC):
     token_outputs: ClassVar[bool] = False  # whether the outputs have one row a token
 
     metric_name: str
+    roles: ClassVar[tuple[str, ...]] = tuple(ROLES)  # of columns that a recipe may name
     max_length: int
     truncated: int = 0  # examples cut at max_length by the last `encode`
 

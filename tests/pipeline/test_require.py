@@ -3,12 +3,14 @@
 import pytest
 
 from rfx.core.errors import UsageError
+from rfx.core.registry import register
 from rfx.pipeline import require
 from rfx.pipeline.places import report_folder
 from rfx.pipeline.require import names
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.read import make_recipe
 from rfx.runtimes.find import runtime
+from rfx.tasks.find import task_class
 
 
 def recipe(preset, **more):
@@ -75,3 +77,14 @@ def test_a_precision_is_named_where_there_is_none_or_the_runtime_has_not_got_it(
         require.precision(make_recipe({"workload": {"precision": "bf16"}}), ort)
     assert error.value.allowed == "fp32"
     require.precision(make_recipe({}), ort)
+
+
+def test_a_task_says_which_roles_columns_have(forgets):
+    class Pictures(task_class("text-classification")):
+        roles = ("image", "label")
+
+    register("task", "pictures")(Pictures)
+    names(make_recipe({"task": "pictures", "data": {"columns": {"image": "path"}}}))
+    with pytest.raises(UsageError, match="no such column role") as error:
+        names(make_recipe({"task": "pictures", "data": {"columns": {"text": "path"}}}))
+    assert error.value.allowed == "image, label"
