@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,13 +46,22 @@ def architecture_of(source: str | None) -> str | None:
         return None
 
 
-def load_subject(source: str, *, task: str, auto_class: str) -> Subject:
+def load_subject(
+    source: str,
+    *,
+    task: str,
+    auto_class: str,
+    load_preprocessor: Callable[[str], Any] = lambda source: None,
+    input_spec: Callable[[Any, Any], InputSpec | None] = lambda model, preprocessor: None,
+) -> Subject:
     """A checkpoint from a local folder or the hub, in float32 and eval mode, its sites proved.
 
     Args:
         source: a folder, or a name on the hub.
         task: the task's name, for messages.
         auto_class: the Auto class of transformers that loads a model with the task's head.
+        load_preprocessor, input_spec: the task's own (see `rfx.tasks.base.Task`); where they give
+            None, the model is one of text.
 
     Raises:
         UsageError: there is no such model, or it has no head for the task.
@@ -81,7 +90,9 @@ def load_subject(source: str, *, task: str, auto_class: str) -> Subject:
         raise UnsupportedModelError(
             f"transformers has no {task} head for {config.model_type}.", got=first_line(error)
         ) from None
-    tokenizer = _tokenizer(source, name, folder, local)
+    preprocessor = load_preprocessor(name)
+    if preprocessor is None:
+        preprocessor = _tokenizer(source, name, folder, local)
     if info["missing_keys"]:
         raise UsageError(
             HEADLESS.format(task=task, missing=", ".join(sorted(info["missing_keys"])[:3])),
@@ -89,11 +100,16 @@ def load_subject(source: str, *, task: str, auto_class: str) -> Subject:
             allowed="a model fine-tuned for the task",
             next_step="fine-tune it first, or give the --task it was fine-tuned for",
         )
-    return as_subject(model, tokenizer, source)
+    return as_subject(model, preprocessor, source, input_spec(model, preprocessor))
 
 
-def as_subject(model: transformers.PreTrainedModel, tokenizer: Any, source: str) -> Subject:
-    """A model that is in memory already, with its tokenizer, as a subject.
+def as_subject(
+    model: transformers.PreTrainedModel,
+    preprocessor: Any,
+    source: str,
+    inputs: InputSpec | None = None,
+) -> Subject:
+    """A model that is in memory already, with its tokenizer or another preprocessor, as a subject.
 
     The model is put into float32 and eval mode and its parameters lose their gradients, in place.
 
@@ -104,10 +120,9 @@ def as_subject(model: transformers.PreTrainedModel, tokenizer: Any, source: str)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     sites = find_sites(model)
-    prove(model, sites)
-    return Subject(
-        model, tokenizer, tuple(sites), text_inputs(model, tokenizer), source, model_hash(model)
-    )
+    prove(model, sites, inputs)
+    inputs = inputs or text_inputs(model, preprocessor)
+    return Subject(model, preprocessor, tuple(sites), inputs, source, model_hash(model))
 
 
 def text_inputs(model: transformers.PreTrainedModel, tokenizer: Any) -> InputSpec:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rfx.core.errors import UnsupportedModelError, first_line
+from rfx.core.inputs import BATCH, InputSpec
 from rfx.core.plan import Kind, Plan, Site
+from rfx.core.workload import Workload
 from rfx.models.families.generic import probe_inputs
 from rfx.models.masks import MaskTap, plan_masks
 
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # of the logits' scale; a wrong anatomy differs by orders of magnitude more
 
 
-def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
+def prove(model: PreTrainedModel, sites: Sequence[Site], inputs: InputSpec | None = None) -> float:
     """Largest difference between masked and shrunk outputs, relative to the outputs' scale.
 
     Two plans are tried: every second unit of every site, and one emptied attention with one emptied
     FFN.
+
+    Args:
+        inputs: what the model is fed; None: text.
 
     Raises:
         UnsupportedModelError: they differ, or the mask has no effect.
@@ -32,7 +37,7 @@ def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
 
     from rfx.models.shrink import shrink
 
-    inputs = probe_inputs(model)
+    fed = probe_inputs(model) if inputs is None else _examples(model, inputs)
     halves = {s.name: range(0, s.units, 2) for s in sites}
     empties = {s.name: range(s.units) for s in sites}
     for kind in Kind:
@@ -43,7 +48,7 @@ def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
 
     def outputs(module: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat([t.flatten() for t in _tensors(module(**inputs))])
+            return torch.cat([t.flatten() for t in _tensors(module(**fed))])
 
     worst = 0.0
     was_training = model.training
@@ -74,6 +79,16 @@ def prove(model: PreTrainedModel, sites: Sequence[Site]) -> float:
             f"the shrunk model differs from the masked one by {worst:.2g} of the outputs' scale",
         )
     return worst
+
+
+def _examples(model: PreTrainedModel, inputs: InputSpec) -> dict[str, torch.Tensor]:
+    """Two examples, eight long on every axis that is free."""
+    import torch
+
+    sizes = {axis: 8 for axis in inputs.dynamic_axes if axis != BATCH}
+    arrays = inputs.example(Workload(batch=2, axes=sizes))
+    device = next(model.parameters()).device
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _tensors(output: ModelOutput) -> list[torch.Tensor]:

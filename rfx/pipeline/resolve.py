@@ -185,7 +185,13 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         recipe = recipe.changed({"task": task}, origin="the model's architecture")
     cls = task_class(recipe.task)
     require.metric(recipe)
-    subject = load_subject(source, task=str(recipe.task), auto_class=cls.auto_class)
+    subject = load_subject(
+        source,
+        task=str(recipe.task),
+        auto_class=cls.auto_class,
+        load_preprocessor=cls.load_preprocessor,
+        input_spec=cls.input_spec,
+    )
     limit = subject.inputs.limits.get(SEQUENCE)
     if limit is not None:
         require.lengths(recipe, limit)

@@ -79,7 +79,14 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
             got=str(source),
             next_step="give task=, e.g. text-classification",
         )
-    return load_subject(str(source), task=name, auto_class=task_class(name).auto_class)
+    cls = task_class(name)
+    return load_subject(
+        str(source),
+        task=name,
+        auto_class=cls.auto_class,
+        load_preprocessor=cls.load_preprocessor,
+        input_spec=cls.input_spec,
+    )
 
 
 def load_examples(

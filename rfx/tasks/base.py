@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
+from rfx.core.inputs import InputSpec
 from rfx.tasks.columns import ROLES
 
 NAMED = 12  # classes in an error's message
@@ -46,7 +47,8 @@ class Feature:
     spans (QA)."""
 
     example: int  # index of the example
-    # Input name -> int64 [tokens]: input_ids, attention_mask, maybe token_type_ids.
+    # Input name -> its array: of text int64 [tokens], input_ids, attention_mask and maybe
+    # token_type_ids.
     ids: Mapping[str, np.ndarray]
     targets: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the loss needs
     # What decoding needs (offsets, word starts).
@@ -54,7 +56,10 @@ class Feature:
 
     @property
     def tokens(self) -> int:
-        return int(self.ids["attention_mask"].sum())
+        """Real tokens, on which FLOPs depend. A task whose inputs have no mask says it in
+        `extra["tokens"]`."""
+        mask = self.ids.get("attention_mask")
+        return int(self.extra.get("tokens", 1) if mask is None else mask.sum())
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,23 @@ class Task(ABC):
         return ", ".join(
             [f"0..{self.num_labels - 1}", *names[:NAMED], *(["..."] if len(names) > NAMED else [])]
         )
+
+    @classmethod
+    def load_preprocessor(cls, source: str) -> Any:
+        """What turns raw examples into inputs of the model at `source`; it has `save_pretrained`.
+        None: the model's tokenizer."""
+        return None
+
+    @classmethod
+    def input_spec(cls, model: Any, preprocessor: Any) -> InputSpec | None:
+        """What the exported graph is fed. None: the token ids and what the tokenizer gives with
+        them."""
+        return None
+
+    def length(self, feature: Feature) -> int:
+        """Tokens of a feature, by which batches are sorted and padded; the same for all where
+        inputs have one size."""
+        return len(feature.ids["input_ids"])
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:

@@ -110,7 +110,7 @@ def run_features(
     Returns:
         Output name -> one array a feature, [labels] or [tokens, labels] or [tokens].
     """
-    order = sorted(range(len(features)), key=lambda i: len(features[i].ids["input_ids"]))
+    order = sorted(range(len(features)), key=lambda i: task.length(features[i]))
     nothing = np.empty(0)  # until its batch has run
     results: dict[str, list[np.ndarray]] = {
         name: [nothing] * len(features) for name in task.output_names
@@ -118,18 +118,15 @@ def run_features(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         part = [features[i] for i in rows]
-        longest = max(len(f.ids["input_ids"]) for f in part)
+        longest = max(task.length(f) for f in part)
         padded = min(-(-longest // pad_multiple) * pad_multiple, max(task.max_length, longest))
         inputs = task.collate(part, pad_to=padded)
         out = run(inputs)
-        tokens = inputs["input_ids"].shape[1]
         for name in task.output_names:
             for row, i in enumerate(rows):
                 array = np.asarray(out[name][row])
-                token_wise = array.ndim >= 1 and task.token_outputs and array.shape[0] == tokens
-                results[name][i] = (
-                    array[: len(features[i].ids["input_ids"])] if token_wise else array
-                )
+                token_wise = array.ndim >= 1 and task.token_outputs and array.shape[0] == padded
+                results[name][i] = array[: task.length(features[i])] if token_wise else array
         if advance:
             advance(len(rows))
     return results
