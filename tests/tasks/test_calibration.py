@@ -24,6 +24,9 @@ class PlainTask:
     token_outputs = False
     max_length = 16
 
+    def length(self, feature):
+        return len(feature.ids["input_ids"])
+
     def collate(self, features, pad_to=None):
         width = pad_to or max(len(f.ids["input_ids"]) for f in features)
         return {
