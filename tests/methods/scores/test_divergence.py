@@ -18,6 +18,9 @@ class Padded:
 
     max_length = 32
 
+    def length(self, feature):
+        return len(feature.ids["input_ids"])
+
     def __init__(self, names, token_outputs):
         self.output_names, self.token_outputs = names, token_outputs
         rng = np.random.default_rng(0)
