@@ -146,7 +146,7 @@ def _read(setting: Setting, given: Any) -> list[tuple[str, Any]]:
                 f"{setting.option} is not understood.",
                 got=pair,
                 allowed=f"{setting.about.metavar}, e.g. {setting.option} "
-                + ("text=review" if form == "pairs" else "doc_stride=64"),
+                + ("text=review" if form == "pairs" else "NAME=3"),
                 next_step="correct it",
             )
         found.append((f"{setting.key}.{name}", text if form == "pairs" else _value(text)))

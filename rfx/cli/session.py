@@ -52,7 +52,10 @@ def session(as_json: bool, quiet: bool, command: str) -> Iterator[Terminal]:
     terminal = Terminal(quiet=quiet)
 
     def end(error: UserError) -> typer.Exit:
-        step = error.next_step or f"correct it; `rfx {command} --help` lists what there is"
+        step = (
+            error.next_step
+            or f"correct it and run it again; `rfx {command} --help` describes the options"
+        )
         if as_json:
             print_error(
                 error.what,

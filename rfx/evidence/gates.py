@@ -115,7 +115,12 @@ def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float 
         interval=part.interval if finite else None,
         unit="of dense",
         detail=f"{part.dense_ms:.3f} -> {part.pruned_ms:.3f} ms ({part.speedup:.2f}x); limit: "
-        f"{why}",
+        f"{why}"
+        + (
+            ""
+            if min_speedup is None or why.startswith("speedup")
+            else f"; that includes the speedup of {min_speedup:g}"
+        ),
     )
 
 

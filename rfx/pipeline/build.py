@@ -15,6 +15,7 @@ from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.export.triton import READ_ENGINES, specs_of, write_triton
 from rfx.pipeline import require
+from rfx.recipe.sections import EngineSpec
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import AUTO, compilers, runtime, runtime_class, runtime_names
 
@@ -118,6 +119,13 @@ def build(
         why = "the size the engine is tuned for"
         require.size(f"--max-{name}", largest, wanted, why, lower=f"--{name}")
     cls = _compiler(target, compute_capabilities)
+    if more and cls.__module__.startswith("rfx."):
+        raise UsageError(
+            "There is no such option of an engine.",
+            got=", ".join(sorted(more)),
+            allowed=", ".join(sorted(EngineSpec.model_fields)),
+            next_step="correct it; `rfx build --help` describes the options",
+        )
     path = Path(out) if out else file.with_suffix(str(cls.capabilities.engine_suffix))
     require_file_place(path)
     if file.resolve() in (path.resolve(), Path(f"{path}.json").resolve()):

@@ -53,6 +53,7 @@ def plan(
         >>> plan.layers[0]
         {'heads': 11, 'filters': 1152}
     """
+    require.a_recipe(recipe)
     by_latency = recipe.budget.latency is not None
     stages = 3 + by_latency + (by_latency and table is None)
     session = open_session(recipe, store=store, progress=progress, table=table, stages=stages)

@@ -61,6 +61,7 @@ def prune_export(
         ...                     budget={"latency": 0.7})
         >>> evidence = rfx.prune_export(recipe, "build")
     """
+    require.a_recipe(recipe)
     if recipe.engine.compute_capabilities:
         builder_elsewhere().require_elsewhere(recipe.engine.compute_capabilities)
     session = open_session(

@@ -13,6 +13,17 @@ from rfx.tasks.columns import ROLES
 from rfx.tasks.find import task_class
 
 
+def a_recipe(recipe: object) -> None:
+    """Raises UsageError for anything but a recipe."""
+    if not isinstance(recipe, Recipe):
+        raise UsageError(
+            "A job takes a recipe.",
+            got=f"{type(recipe).__name__} {recipe!r:.60}",
+            allowed="rfx.Recipe(model=..., data=..., budget=...)",
+            next_step="make one: rfx.Recipe(model='model/', budget={'latency': 0.7}, ...)",
+        )
+
+
 def names(recipe: Recipe) -> None:
     """Metric, column roles, the parts of the method and whether they go together: all that is known
     before any work.

@@ -61,6 +61,7 @@ def open_session(
             runtime or workload.
         EnvironmentMissingError: the target cannot run here.
     """
+    require.a_recipe(recipe)
     # A corrupt entry is said, and kept in the evidence.
     store = (store or Store()).telling(lambda text: session.warn(text))
     options = engine_options(recipe, store)

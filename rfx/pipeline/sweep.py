@@ -23,7 +23,7 @@ from rfx.evidence.curve import Curve, Point
 from rfx.evidence.report.curve import write_curve
 from rfx.methods.scores.base import Scores
 from rfx.models.shrink import parameter_count
-from rfx.pipeline import judge, places
+from rfx.pipeline import judge, places, require
 from rfx.pipeline.compensate import compensate
 from rfx.pipeline.dense import Baseline, dense_baseline, workload_of
 from rfx.pipeline.examples import data_part, load_examples
@@ -72,6 +72,7 @@ def sweep(
         [0.11, 0.35]
     """
     targets = _checked(targets, by)
+    require.a_recipe(recipe)
     if seeds < 1:
         raise UsageError(
             "A sweep needs at least one seed.",

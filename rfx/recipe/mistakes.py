@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,7 @@ from rfx.recipe.fields import section, settings
 from rfx.recipe.presets import PRESETS
 
 R = TypeVar("R", bound=BaseModel)
+_where: ContextVar[str] = ContextVar("where", default="The recipe")
 
 EVERY_KEY = (
     "rfx prune-export --help lists the options, and docs/pages/reference/recipes.md in the source "
@@ -60,13 +62,21 @@ def validated(model: type[R], data: Mapping[str, Any], where: str) -> R:
     Raises:
         UsageError: unknown keys, wrong types, values out of range: all of them at once.
     """
+    token = _where.set(where)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _named(error, model, where) from None
+        raise named(error, model, where) from None
+    finally:
+        _where.reset(token)
 
 
-def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
+def where_made() -> str:
+    """The document that is being read, or that a recipe is made in Python."""
+    return _where.get()
+
+
+def named(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
     known = {s.key: s for s in settings(model)}
     problems, values, allowed = [], [], []
     for e in error.errors():
@@ -74,7 +84,11 @@ def _named(error: ValidationError, model: type[BaseModel], where: str) -> UsageE
         message = e["msg"].removeprefix("Value error, ")
         given = e["input"]
         if e["type"] == "extra_forbidden":
-            keys = list(section(model, e["loc"][:-1]).model_fields)
+            at = "".join(f"{p}." for p in e["loc"][:-1])
+            every = section(model, e["loc"][:-1]).model_fields
+            keys = [
+                k for k in every if f"{at}{k}" not in known or not known[f"{at}{k}"].about.internal
+            ]
             message = "there is no such key" + _nearest_key(str(e["loc"][-1]), keys, list(known))
             allowed.append("the keys " + ", ".join(keys))
         elif e["type"] in _EXPECTED:

@@ -7,14 +7,14 @@ Each key is defined once, with its description, limits, unit and name on the com
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 from typing_extensions import Self
 
 from rfx.recipe.fields import FrozenDict, Table, keys_set, leaves, option, put
 from rfx.recipe.method import MethodSpec
-from rfx.recipe.mistakes import validated
+from rfx.recipe.mistakes import named, validated, where_made
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.section import Section
 from rfx.recipe.sections import Budget as Budget
@@ -150,6 +150,15 @@ class Recipe(Section):
             whole["method"] = {**preset.model_dump(), **method}
         whole["origin"] = {**origin, **said} if isinstance(said, Mapping) else said
         return whole
+
+    if not TYPE_CHECKING:  # type checkers read the arguments off the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Raises UsageError, naming every mistake with its place."""
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise named(error, type(self), where_made()) from None
 
     def changed(
         self,

@@ -179,3 +179,29 @@ def test_the_example_of_a_docstring_runs(name, here, names, monkeypatch):
     known = dict(names)
     for line in lines:
         exec(line, known)  # what they print differs by machine
+
+
+@pytest.mark.parametrize("given", [None, "recipe.yaml", {"model": "m"}])
+def test_a_job_without_a_recipe_says_what_it_takes(given, tmp_path):
+    jobs = (
+        lambda: rfx.plan(given),
+        lambda: rfx.prune_export(given, tmp_path / "out"),
+        lambda: rfx.sweep(given, [0.5], tmp_path / "out"),
+        lambda: rfx.profile(given),
+        lambda: rfx.shapes(given, tmp_path / "out.json"),
+    )
+    for job in jobs:
+        with pytest.raises(rfx.UserError, match="takes a recipe") as error:
+            job()
+        assert "rfx.Recipe" in error.value.next_step and not list(tmp_path.iterdir())
+
+
+def test_an_option_that_an_engine_does_not_have_is_named(tmp_path):
+    import onnx
+
+    from rfx.export.blocks import BlockShape, stack
+
+    onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), tmp_path / "m.onnx")
+    with pytest.raises(rfx.UserError, match="no such option of an engine") as error:
+        rfx.build(tmp_path / "m.onnx", nonsense=1)
+    assert error.value.got == "nonsense" and "builder_level" in error.value.allowed

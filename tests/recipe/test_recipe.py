@@ -202,3 +202,24 @@ def test_a_method_of_which_parts_were_changed_says_so():
     assert label(make_recipe({"method": "kwon"}).method) == "kwon"
     changed = make_recipe({"method": {"name": "rfx", "scorer": "fisher", "guard": False}}).method
     assert label(changed) == "rfx with another scorer, guard"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"budget": {"flops": 2}}, "budget.flops"),
+        ({"budget": 0.7}, "wrong kind"),
+        ({"budgt": {"flops": 0.5}}, "did you mean budget"),
+        ({"workload": {"sequnce": 3}}, "did you mean sequence"),
+        ({"latancy": 0.7}, "did you mean budget.latency"),
+        ({"method": "kwonn"}, "did you mean kwon"),
+        ({"budget": {"flops": 0.5, "latency": 0.5}}, "not both"),
+    ],
+)
+def test_a_recipe_that_is_made_in_python_names_its_mistakes_too(given, says):
+    with pytest.raises(UsageError, match=says) as error:
+        Recipe(model="m", **given)
+    assert error.value.what.startswith("The recipe is not valid: ") and error.value.next_step
+    assert "origin" not in str(error.value.allowed)
+    with pytest.raises(UsageError, match="the file mine.yaml is not valid"):
+        make_recipe(given, "the file mine.yaml")

@@ -253,8 +253,8 @@ def table_text(evidence: Evidence) -> str:
     if evidence.table is None or evidence.table.additivity_error is None:
         return ""
     return (
-        "The latency table predicted whole models to within "
-        f"{percent(evidence.table.additivity_error)} of what was then measured."
+        f"The latency table was off by at most {percent(evidence.table.additivity_error)} on the "
+        "whole models that it was checked on."
     )
 
 
