@@ -86,9 +86,7 @@ def named(error: ValidationError, model: type[BaseModel], where: str) -> UsageEr
         if e["type"] == "extra_forbidden":
             at = "".join(f"{p}." for p in e["loc"][:-1])
             every = section(model, e["loc"][:-1]).model_fields
-            keys = [
-                k for k in every if f"{at}{k}" not in known or not known[f"{at}{k}"].about.internal
-            ]
+            keys = [k for k in every if f"{at}{k}" in known]  # some are not for users to set
             message = "there is no such key" + _nearest_key(str(e["loc"][-1]), keys, list(known))
             allowed.append("the keys " + ", ".join(keys))
         elif e["type"] in _EXPECTED:
