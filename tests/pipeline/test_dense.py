@@ -15,7 +15,11 @@ from tests.methods.search.problems import make_sites
 
 
 def test_a_dense_file_of_another_workload_is_not_taken(tmp_path, monkeypatch, forgets):
-    register("exporter", "another")(OnnxExporter)
+
+    @register("exporter", "another")
+    class Another(OnnxExporter):
+        pass
+
     exported = []
 
     def export(recipe, subject, model, folder, outputs, plan, **more):
