@@ -26,7 +26,8 @@ from rfx.cli.session import (
     table_of,
 )
 from rfx.core.errors import ExitCode
-from rfx.recipe.spec import Budget, Recipe
+from rfx.recipe.sections import Budget
+from rfx.recipe.spec import Recipe
 
 MODEL = frozenset({"model", "target", "workload"})
 BUDGET = frozenset(f"budget.{key}" for key in Budget.model_fields)

@@ -21,7 +21,8 @@ from rfx.core.errors import (
     UserError,
     is_interrupt,
 )
-from rfx.recipe.spec import Budget, Recipe
+from rfx.recipe.sections import Budget
+from rfx.recipe.spec import Recipe
 
 if TYPE_CHECKING:
     from rfx.cli.terminal import Terminal

@@ -1,8 +1,8 @@
 """What a choice costs. A budget is stated in some unit; a cost gives the price of every choice in
 that unit, and the price of a whole model.
 
-A new unit that can be computed (parameters, say) is a class registered with
-`@register("cost", "name")`, with `of_model`, and a key of the same name in the recipe's `Budget`.
+A new unit that can be computed (parameters, say) is a `ComputedCost` registered with
+`@register("cost", "name")`, and a key of the same name in the recipe's `Budget`.
 Latency is the one cost that is measured: its table and its closed loop are the pipeline's."""
 
 from __future__ import annotations
@@ -31,19 +31,6 @@ class Cost(ABC):
     def precision(self) -> str:
         """The precision of a choice that names none of its own."""
         return FULL
-
-    @classmethod
-    def of_model(cls, *, hidden: int, tokens: float) -> Cost:
-        """The cost of a model, of those that are computed.
-
-        Args:
-            hidden: the width of the residual stream.
-            tokens: of an example, on average.
-
-        Raises:
-            NotImplementedError: it cannot be computed from these.
-        """
-        raise NotImplementedError(f"{cls.__name__} is not computed from the model alone")
 
     @property
     @abstractmethod
@@ -83,3 +70,18 @@ class Cost(ABC):
         """The same cost with fewer choices, for searches whose work grows with their number; this
         cost itself where that is no concern."""
         return self
+
+
+class ComputedCost(Cost):
+    """A cost that is computed from what is known of a model, and so may be a recipe's budget
+    (registry kind "cost")."""
+
+    @classmethod
+    @abstractmethod
+    def of_model(cls, *, hidden: int, tokens: float) -> ComputedCost:
+        """The cost for a model.
+
+        Args:
+            hidden: the width of the residual stream.
+            tokens: of an example, on average.
+        """

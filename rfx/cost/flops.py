@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from rfx.core.plan import Choice, Choices, Kind
 from rfx.core.registry import register
-from rfx.cost.base import AnySite, Cost
+from rfx.cost.base import AnySite, ComputedCost, Cost
 
 FLOPS_GRID = 8  # filters; the step between the choices of `FlopsCost.coarse`
 
@@ -46,7 +46,7 @@ class LinearCost(Cost):
 
 @register("cost", "flops")
 @dataclass(frozen=True)
-class FlopsCost(LinearCost):
+class FlopsCost(LinearCost, ComputedCost):
     """MACs of the prunable sublayers for one example.
 
     Args:

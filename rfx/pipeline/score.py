@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rfx.core.device import on_best_device
 from rfx.core.registry import code_of, find
-from rfx.cost.base import Cost
+from rfx.cost.base import ComputedCost
 from rfx.cost.flops import FlopsCost
 from rfx.evidence.records import SearchPart
 from rfx.methods.build import Method, build
@@ -74,10 +74,10 @@ def flops_cost(subject: Subject, examples: Examples) -> FlopsCost:
     return FlopsCost(subject.hidden, examples.mean_tokens)
 
 
-def computed_cost(recipe: Recipe, subject: Subject, examples: Examples) -> Cost:
+def computed_cost(recipe: Recipe, subject: Subject, examples: Examples) -> ComputedCost:
     """The cost that the recipe's budget is a share of, where it is computed and not measured."""
     unit = recipe.budget.unit
-    made: Cost = find("cost", str(unit)).of_model(
+    made: ComputedCost = find("cost", str(unit)).of_model(
         hidden=subject.hidden, tokens=examples.mean_tokens
     )
     return made

@@ -33,7 +33,8 @@ from rfx.pipeline.resolve import Resolved, open_session, resolve
 from rfx.pipeline.score import codes, flops_cost, score
 from rfx.pipeline.session import Session
 from rfx.pipeline.table import Tables
-from rfx.recipe.spec import Budget, Recipe
+from rfx.recipe.sections import Budget
+from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import features_hash
 
 VERSION = 6  # of a point: those of another are not taken from the store

@@ -17,12 +17,14 @@ from rfx.recipe.method import MethodSpec
 from rfx.recipe.mistakes import named, validated, where_made
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.section import Section
-from rfx.recipe.sections import Budget as Budget
-from rfx.recipe.sections import CalibrationSpec as CalibrationSpec
-from rfx.recipe.sections import DataSpec as DataSpec
-from rfx.recipe.sections import EngineSpec as EngineSpec
-from rfx.recipe.sections import Limits as Limits
-from rfx.recipe.sections import WorkloadSpec as WorkloadSpec
+from rfx.recipe.sections import (
+    Budget,
+    CalibrationSpec,
+    DataSpec,
+    EngineSpec,
+    Limits,
+    WorkloadSpec,
+)
 
 DEFAULT = "default"  # the origin of a value that nobody has set
 GIVEN = "given"  # of one that was set, by somebody who did not say who it is

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rfx.core.errors import is_interrupt
 from rfx.core.plan import Kind, Site
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     try:
         with torch.no_grad():
             model(**probe_inputs(model))
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         # Whatever it was, this model cannot be read; the caller refuses it with a reason.
         return []
     finally:

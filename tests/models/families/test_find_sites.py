@@ -124,3 +124,15 @@ def test_a_pruned_model_is_refused():
 def test_sites_of_one_kind_alone_are_proved_too(kind):
     model = make("bert")
     assert prove(model, [s for s in find_sites(model) if s.kind is kind]) < 1e-4
+
+
+def test_an_interrupt_while_a_model_is_read_is_no_model_that_cannot_be_read(monkeypatch):
+    """PyTorch keeps no more of one that meets its C++ than its name in a text."""
+    model = make("ernie")
+
+    def interrupted(**_):
+        raise RuntimeError("KeyboardInterrupt: <EMPTY MESSAGE>")
+
+    monkeypatch.setattr(model, "forward", interrupted)
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        find_sites(model)
