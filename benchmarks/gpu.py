@@ -30,12 +30,13 @@ from benchmarks.gpu_bench import SHAPES, Bench
 from benchmarks.gpu_report import markdown
 from benchmarks.gpu_runtimes import gpu_runtimes
 from rfx.cli.terminal import Terminal
-from rfx.core.entry import run_command
+from rfx.core.entry import run_command, say
 from rfx.core.environment import environment
 from rfx.core.errors import ExitCode, UserError, first_line
 from rfx.core.files import atomic_write_text
 from rfx.core.progress import Bar
 from rfx.core.store import Store
+from rfx.core.streams import results
 from rfx.runtimes.find import runtime_class
 from rfx.runtimes.gpu import free_pools
 
@@ -155,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
     if file.exists():
         result = json.loads(file.read_text(encoding="utf-8"))
     result["skipped"] = {}
-    store = Store(args.out / "cache", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+    store = Store(args.out / "cache", warn=lambda text: say(f"warning: {text}"))
 
     def save() -> None:
         result["environment"] = environment()
@@ -170,11 +171,11 @@ def _run(args: argparse.Namespace) -> int:
             usable.append(name)
         else:
             result["skipped"][name] = here.reason
-            print(f"skipped {name}: {here.reason}", file=sys.stderr)
+            say(f"skipped {name}: {here.reason}")
     args.runtimes = usable
     if not usable:
         save()
-        print("no runtime of the list can run here; see `rfx env`", file=sys.stderr)
+        say("no runtime of the list can run here; see `rfx env`")
         return int(ExitCode.ENVIRONMENT)
     beside = [] if args.no_extras else [result["extras"]]
 
@@ -220,8 +221,8 @@ def _run(args: argparse.Namespace) -> int:
             measure_beside()
         measure_beside()
     save()
-    print(markdown(result))
-    print(f"written to {file} and {args.out / 'gpu.md'}", file=sys.stderr)
+    results().write(markdown(result) + "\n")
+    say(f"written to {file} and {args.out / 'gpu.md'}")
     return 0
 
 

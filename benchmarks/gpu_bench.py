@@ -27,7 +27,7 @@ from rfx.measure.latency import measure_pair
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.knapsack import knapsack
 from rfx.methods.search.problem import Problem, SearchResult
-from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target
+from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_target, scale
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime
 from rfx.runtimes.timing import interleave
@@ -157,7 +157,7 @@ class Bench:
             progress=self.progress,
             seed=SEED,
             finish=with_additivity,
-            stacks=Stacks(self.shape, self.workload.precision, SEED),
+            stacks=Stacks(self.shape, self.workload, SEED),
         )[0]
 
     def flops_share(self, counts: Counts) -> float:
@@ -191,7 +191,8 @@ class Bench:
             if on_target(ratio, target):
                 break
             share = corrected(tried, aim)
-        below = [t for t in tried if t[1] <= target - NEAR] or [t for t in tried if t[1] <= target]
+        clear = target - NEAR * scale(target)
+        below = [t for t in tried if t[1] <= clear] or [t for t in tried if t[1] <= target]
         best = max(below, key=lambda t: t[1]) if below else min(tried, key=lambda t: t[1])
         _, chosen, found = best
         part = self.pair(dense, found.counts, seconds, target, seed=SEED + 1)

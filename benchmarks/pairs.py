@@ -351,13 +351,14 @@ def fine_tune(
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(seed)
     base = base_model(pair, cache)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     task = make_task(pair, tokenizer)
     examples = task.examples(load_examples(data / pair.train))
     random.Random(seed).shuffle(examples)
     features = task.encode(examples[: pair.rows])
     more = {} if pair.task == "question-answering" else {"num_labels": pair.labels}
-    model = getattr(transformers, task.auto_class).from_pretrained(base, **more)
+    auto = getattr(transformers, task.auto_class)
+    model = auto.from_pretrained(base, trust_remote_code=False, **more)
     batches = [
         [features[j] for j in part]
         for part in length_batches([f.tokens for f in features], pair.batch, pair.epochs, seed)

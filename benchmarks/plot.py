@@ -1,6 +1,8 @@
-"""README's plot and table from the results of benchmarks.quickstart.
+"""README's plot and table from the results of benchmarks.quickstart, and in the plot those of
+benchmarks.int8, where they are given.
 
 python -m benchmarks.plot benchmarks/results/quickstart.json docs/pages/images/quickstart.svg
+    [--int8 benchmarks/results/int8.json]
 """
 
 from __future__ import annotations
@@ -9,6 +11,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+from benchmarks.results_file import read_results
+
+CONDITION = ("quickstart", "1x128")  # of the results of INT8: that of the other points
+INT8_COLOURS = {"dense int8": "#b45309", "int8": "#15803d"}
+INT8_NAMES = {"dense int8": "dense, INT8", "int8": "pruned, INT8"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("svg", type=Path)
+    parser.add_argument("--int8", type=Path, help="results of benchmarks.int8")
     args = parser.parse_args(argv)
     import matplotlib
     from matplotlib.figure import Figure
@@ -68,10 +78,32 @@ def main(argv: list[str] | None = None) -> None:
             fontsize=9,
             ha="right",
         )
+        quantized = _int8(args.int8)
+        for row in quantized:
+            colour = INT8_COLOURS[row["kind"]]
+            low, high = (100 * row["dense_metric"] - d for d in row["drop_interval"])
+            ax.plot(
+                [row["ratio"]] * 2,
+                [low, high],
+                color=colour,
+                alpha=0.35,
+                linewidth=5,
+                solid_capstyle="butt",
+            )
+            ax.plot([row["ratio"]], [100 * row["metric"]], "D", color=colour, markersize=6)
+            ax.annotate(
+                INT8_NAMES[row["kind"]],
+                (row["ratio"], 100 * row["metric"]),
+                textcoords="offset points",
+                xytext=(6, 6),
+                fontsize=8,
+                color=colour,
+            )
+        ratios = [r["latency"]["ratio"] for r in runs] + [row["ratio"] for row in quantized]
         ax.set(
             xlabel="measured latency, share of dense (ONNX Runtime, one thread)",
             ylabel="accuracy, %",
-            xlim=(min(r["latency"]["ratio"] for r in runs) - 0.05, 1.03),
+            xlim=(min(ratios) - 0.05, 1.03),
         )
         ax.grid(axis="y", color="#e3e6eb", linewidth=0.8)
         figure.savefig(args.svg, metadata={"Date": None})
@@ -90,6 +122,15 @@ def main(argv: list[str] | None = None) -> None:
             f"| {r['params_ratio']:.0%} | {r['flops_ratio']:.0%} |"
         )
     sys.stdout.write("\n".join(rows) + "\n")
+
+
+def _int8(file: Path | None) -> list[dict[str, Any]]:
+    """The rows of the quickstart that are in INT8."""
+    if file is None:
+        return []
+    model, condition = CONDITION
+    rows = read_results(file)["models"][model][condition]["rows"]
+    return [row for row in rows if row["kind"] in INT8_COLOURS]
 
 
 if __name__ == "__main__":

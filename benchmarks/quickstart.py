@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
                     "target": target,
                     "latency": evidence.latency.model_dump(mode="json"),
                     "accuracy": evidence.accuracy.model_dump(mode="json"),
+                    "rival": evidence.rival and evidence.rival.model_dump(mode="json"),
                     "gates": [g.model_dump(mode="json") for g in evidence.gates],
                     "rounds": [r.model_dump(mode="json") for r in evidence.search.rounds],
                     "additivity_error": evidence.table.additivity_error,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,25 @@ def write_results(file: Path, results: dict[str, Any]) -> None:
     if place.suffix == SUFFIX:
         data = gzip.compress(data, compresslevel=9, mtime=0)
     atomic_write_bytes(place, data)
+
+
+def write_part(file: Path, part: str, found: Any, of: Iterable[str] | None = None) -> None:
+    """Write one part of the results of several programs; the other parts stay as they are. `made`
+    says of each part on which day and which machine it was counted.
+
+    Args:
+        of: what was counted of the part, where the rest of `found` was counted before.
+    """
+    from rfx.core.environment import environment
+
+    here = environment()
+    facts = {
+        "day": datetime.now(UTC).date().isoformat(),
+        **{key: here[key] for key in ("system", "cpu", "python")},
+    }
+    results = read_results(file) if place_of(file).exists() else {}
+    names = [part] if of is None else [f"{part}/{name}" for name in of]
+    made = {**results.get("made", {}), **dict.fromkeys(names, facts)}
+    results.pop("environment", None)  # of whichever part was the last
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_results(file, {**results, part: found, "made": made})

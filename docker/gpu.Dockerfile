@@ -30,6 +30,8 @@ RUN /usr/bin/python3 -m pip --python /opt/rfx/bin/python install --no-deps --for
 
 # A user of its own; the folders are open to any, so that `docker run -u` can give yours.
 RUN useradd --uid 10001 --no-create-home rfx && mkdir -p /work /cache && chmod 1777 /work /cache
+# ONNX Runtime and others report nothing to their makers, whatever runs in the container.
+ENV ORT_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
 ENV HOME=/cache RFX_CACHE=/cache/rfx HF_HOME=/cache/huggingface MPLCONFIGDIR=/cache/matplotlib
 USER rfx
 WORKDIR /work

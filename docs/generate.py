@@ -1,7 +1,10 @@
 """Pages of the documentation that are made from the code, and what the site takes from elsewhere.
 
-`python docs/generate.py` writes the recipe table into docs/pages/reference/recipes.md. As a hook
-of mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API and
+`python docs/generate.py` writes the recipe table into docs/pages/reference/recipes.md, every
+command with its options into docs/pages/reference/cli.md, the page
+docs/pages/explanation/robustness.md from benchmarks/results/robustness.json, and the tables of INT8
+in README.md and docs/pages/how-to/quantization.md from benchmarks/results/int8.json. As a hook of
+mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API and
 evidence.json, converts the notebooks, and brings in files from outside docs/pages.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,14 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PAGES = "docs/pages"
 RECIPES = DOCS / "pages" / "reference" / "recipes.md"
+COMMANDS = DOCS / "pages" / "reference" / "cli.md"
 START, END = "<!-- recipe-table -->", "<!-- /recipe-table -->"
 
 # Files of the repository that the site shows too: the path there -> the path here.
 OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     ".github/CONTRIBUTING.md": "contributing.md",
+    ".github/SECURITY.md": "security.md",
     "docker/README.md": "how-to/docker.md",
     "docker/constraints.txt": "files/constraints.txt",
     "docker/cpu.Dockerfile": "files/cpu.Dockerfile.txt",
@@ -129,7 +135,8 @@ def cli_reference() -> str:
         arguments = [p for p in command.params if not p.opts[0].startswith("-")]
         options = [p for p in command.params if p.opts[0].startswith("-")]
         usage = " ".join(p.name.upper() if p.required else f"[{p.name.upper()}]" for p in arguments)
-        lines += ["", f"## rfx {name} {{#rfx-{name}}}", "", command.help or "", ""]
+        # Sites and GitHub make the anchor of a heading from its words.
+        lines += ["", f"## rfx {name}", "", command.help or "", ""]
         lines += ["```text", f"rfx {name} {'[OPTIONS] ' if options else ''}{usage}".rstrip(), "```"]
         if arguments:
             lines += ["", "| argument | meaning |", "|---|---|"]
@@ -330,9 +337,25 @@ def relinked(markdown: str, src_uri: str) -> str:
     return re.sub(r"\]\(([^)#\s]+)", replace, markdown)
 
 
+def with_commands(text: str) -> str:
+    """The page of the command line with the commands of today behind its marker."""
+    before, marker, _ = text.partition(GENERATED)
+    if not marker:
+        raise ValueError(f"{COMMANDS} has no {GENERATED}")
+    return f"{before}{GENERATED}\n\n{cli_reference()}"
+
+
 def main() -> None:
     text = RECIPES.read_text(encoding="utf-8")
     RECIPES.write_text(with_recipe_table(text), encoding="utf-8")
+    text = COMMANDS.read_text(encoding="utf-8")
+    COMMANDS.write_text(with_commands(text), encoding="utf-8")
+    sys.path.insert(0, str(ROOT))  # the benchmarks are no installed package
+    from benchmarks.int8_report import write_tables
+    from benchmarks.robustness_report import write_page
+
+    write_page()
+    write_tables()
 
 
 if __name__ == "__main__":

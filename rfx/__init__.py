@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rfx.core.telemetry import switch_off
 from rfx.core.version import __version__
+
+switch_off()  # before any library is imported that reports its use to its maker
 
 # Public names, imported where they are first used so that `import rfx` and `rfx --help` stay quick.
 _API = {

@@ -10,29 +10,31 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
     # Before NumPy comes in below: its threads are counted once, when it is loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rfx.core.entry import result, run_command, say, start
+from rfx.core.entry import Parser, result, run_command, say, start
 from rfx.core.errors import ExitCode, UsageError
-from rfx.core.files import require_file_place
+from rfx.core.kept import anything
 from rfx.core.plan import Plan
 from rfx.core.progress import Progress
 from rfx.core.registry import names
 from rfx.core.store import Store
+from rfx.core.streams import results
+from rfx.core.text import printable
 from rfx.core.workload import SEQUENCE, Workload
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import load_or_measure
 from rfx.cost.table import LatencyTable
-from rfx.cost.table_file import write_table
-from rfx.cost.whole import check_additivity
+from rfx.cost.table_file import require_table_place, write_table
+from rfx.cost.whole import Partial, check_additivity
 from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime, runtime_names, runtimes_report
@@ -90,6 +92,10 @@ def profile(
             bundle.layers,
             dense=build("dense"),
             emptied=lambda: build("emptied"),
+            partial={
+                kind: Partial(names, partial(build, f"without/{kind}"))
+                for kind, names in bundle.partial.items()
+            },
             model_hash=bundle.model_hash,
             inputs=bundle.inputs,
             progress=progress,
@@ -97,6 +103,7 @@ def profile(
             finish=with_additivity,
             limit=ADDITIVITY_LIMIT,
             stacks=bundle,
+            quantizer=bundle.quantizer,
         )[0]
     finally:
         for engine in engines:
@@ -132,9 +139,7 @@ class _Lines:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rfx.board", description=__doc__.split("\n\n")[0]
-    )
+    parser = Parser(prog="python -m rfx.board", description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("profile", help="measure a latency table from a file of `rfx shapes`")
     one.add_argument("shapes", type=Path)
@@ -161,19 +166,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (those of `rfx.core.errors.ExitCode`)."""
     options = _parser().parse_args(argv)
     command = _env if options.command == "env" else lambda: _profile(options)
-    return run_command(command, interrupted="What was measured is kept for the next run.")
+    return run_command(command, interrupted=_left)
+
+
+def _left() -> str:
+    if anything():
+        return "What was measured is kept for the next run."
+    return "Nothing was measured yet."
 
 
 def _env() -> int:
     for status in runtimes_report():
         here = "runs here" if status.ok else f"cannot run here: {status.reason}"
-        sys.stdout.write(f"{status.name}: {here}\n")
+        results().write(f"{printable(status.name)}: {printable(here)}\n")
     return int(ExitCode.PASS)
 
 
 def _profile(options: argparse.Namespace) -> int:
     bundle = Bundle(options.shapes)
-    require_file_place(options.out)
+    require_table_place(options.out)
     if options.precision not in (None, bundle.precision):
         raise UsageError(
             "The shapes are of another precision, which is a part of the graphs.",

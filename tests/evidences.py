@@ -1,14 +1,29 @@
 """Evidence made up for the tests of gates and reports."""
 
-from rfx.evidence.gates import accuracy_gate, latency_gate, same_gate, shrunk_gate
+from rfx.core.kind import Kind
+from rfx.core.plan import Plan, SitePlan
+from rfx.evidence.gates import (
+    accuracy_gate,
+    agreement_gate,
+    latency_gate,
+    quantized_gate,
+    same_gate,
+    shrunk_gate,
+)
 from rfx.evidence.records import (
     AccuracyPart,
+    BySite,
     DataPart,
     Evidence,
+    Excluded,
     LatencyPart,
     Percentiles,
+    QuantizationPart,
+    RivalLatency,
+    RivalPart,
     Round,
     SearchPart,
+    SiteLoss,
     SiteTuning,
     Stage,
     TablePart,
@@ -16,7 +31,11 @@ from rfx.evidence.records import (
 
 
 def make_latency(ratio=0.68, half=0.005, target=0.7, **more):
-    p = Percentiles(p50=10.0, p90=11.0, p95=11.5, p99=12.0, mean=10.1, samples=300)
+    def times(p50):
+        return Percentiles(
+            p50=p50, p90=1.1 * p50, p95=1.15 * p50, p99=1.2 * p50, mean=1.01 * p50, samples=300
+        )
+
     return LatencyPart(
         **{
             "dense_ms": 10.0,
@@ -25,8 +44,8 @@ def make_latency(ratio=0.68, half=0.005, target=0.7, **more):
             "interval": (ratio - half, ratio + half),
             "target": target,
             "predicted_ratio": ratio,
-            "dense": p,
-            "pruned": p,
+            "dense": times(10.0),
+            "pruned": times(10 * ratio),
             "clock": "process CPU time",
             "workload": {
                 "batch": 1,
@@ -54,14 +73,128 @@ def make_accuracy(drop=0.5, half=0.4, max_drop=1.0, **more):
             "examples": 1000,
             "max_drop": max_drop,
             "agreement": 0.97,
+            "agreement_interval": (0.957, 0.98),
+            "chance_agreement": 0.5,
+            "chance": 0.5,
+            "distinct": 1000,
             "predictions_hash": "aaaa",
             **more,
         }
     )
 
 
+def make_rival(ratio=0.4, pruned=0.68, drop=0.3, timed=True, **more):
+    """The dense model in int8, beside a pruned model of this share of the dense latency."""
+    beside = pruned / ratio
+    return RivalPart(
+        **{
+            "precision": "int8",
+            "method": "a library, 8 bits",
+            "metric": 0.9 - drop / 100,
+            "drop": drop,
+            "agreement": 0.99,
+            "divergence": 0.002,
+            "bytes": 24_000_000,
+            "latency": RivalLatency(
+                ms=10 * ratio,
+                ratio=ratio,
+                interval=(ratio - 0.005, ratio + 0.005),
+                pruned_ratio=beside,
+                pruned_interval=(beside - 0.01, beside + 0.01),
+            )
+            if timed
+            else None,
+            **more,
+        }
+    )
+
+
+def make_quantization(ratio=0.45, **more):
+    return QuantizationPart(
+        **{
+            "method": "a library, 8 bits",
+            "products": 14,
+            "bytes": 20_000_000,
+            "fp32_bytes": 60_000_000,
+            "pruning": 0.01,
+            "quantization": 0.002,
+            "ratio": ratio,
+            "interval": (ratio - 0.01, ratio + 0.01),
+            "sites": ["layer.0.mha", "layer.0.ffn", "layer.1.ffn"],  # those of KEPT with units
+            **more,
+        }
+    )
+
+
+def make_excluding(**more):
+    """How a file was quantized of which rfx kept a site in fp32, another being kept on request."""
+    rows = [SiteLoss(site="layer.0.mha", divergence=0.0015)]
+    return make_quantization(
+        **{
+            "sites": ["layer.0.mha"],
+            "kept_fp32": ["layer.1.ffn"],
+            "excluded": [
+                Excluded(site="layer.0.ffn", why=["quantization"], divergence=0.004, saved_ms=0.25)
+            ],
+            "max_loss": 0.0025,
+            "by_site": BySite(examples=100, together=0.0019, rest=0.0001, sites=rows),
+            **more,
+        }
+    )
+
+
+def make_quantized(pruned=0.2, quantization=None, rival=None, **more):
+    """Evidence of a model that is pruned and served in int8."""
+    part = quantization or make_quantization()
+    latency = make_latency(pruned, target=0.25)
+    latency = latency.model_copy(update={"workload": {**latency.workload, "precision": "int8"}})
+    made = make_evidence(
+        latency=latency,
+        rival=rival or make_rival(pruned=pruned),
+        quantization=part,
+        recipe={
+            "name": "reviews",
+            "task": "text-classification",
+            "budget": {"latency": 0.25, "flops": None},
+            "workload": {"precision": "int8"},
+        },
+        table=TablePart(
+            key={"runtime": "ort", "precision": "int8"},
+            hash="t",
+            costs_ms={},
+            fixed_ms=0.5,
+            additivity=[],
+            additivity_error=None,
+        ),
+        files=more.pop("files", {"model.onnx": "0" * 64, "model.fp32.onnx": "1" * 64}),
+        **more,
+    )
+    gates = [*made.gates[:2], quantized_gate(part), *made.gates[2:]]
+    return made.model_copy(update={"gates": gates})
+
+
+DENSE = [{"heads": 4, "filters": 128}] * 2
+KEPT = [{"heads": 3, "filters": 96}, {"heads": 0, "filters": 32}]
+
+
+def make_plan(dense, kept):
+    """A plan that keeps the first units of each layer."""
+    kinds = {k.plural: k for k in Kind}
+    return Plan(
+        tuple(
+            SitePlan(
+                f"layer.{i}.{kinds[name].value}", i, kinds[name], units, 1, tuple(range(left[name]))
+            )
+            for i, (full, left) in enumerate(zip(dense, kept, strict=True))
+            for name, units in full.items()
+            if name in kinds
+        )
+    ).to_json()
+
+
 def make_evidence(latency=None, accuracy=None, mismatches=(), difference=1e-6, table=True, **more):
     latency, accuracy = latency or make_latency(), accuracy or make_accuracy()
+    dense, kept = more.get("dense_layers", DENSE), more.get("kept_layers", KEPT)
     curves = {
         "mha": {n: 0.1 + 0.1 * n for n in range(5)},
         "ffn": {n: 0.1 + 0.01 * n for n in range(0, 129, 32)},
@@ -84,9 +217,9 @@ def make_evidence(latency=None, accuracy=None, mismatches=(), difference=1e-6, t
                 evaluation_hash="e",
                 overlap=0,
             ),
-            "plan": {"sites": []},
-            "dense_layers": [{"heads": 4, "filters": 128}] * 2,
-            "kept_layers": [{"heads": 3, "filters": 96}, {"heads": 0, "filters": 32}],
+            "plan": make_plan(dense, kept),
+            "dense_layers": dense,
+            "kept_layers": kept,
             "search": SearchPart(
                 method="knapsack",
                 budget=6.8,
@@ -98,7 +231,9 @@ def make_evidence(latency=None, accuracy=None, mismatches=(), difference=1e-6, t
                     Round(budget_ms=6.8, predicted_ms=6.7, measured_ratio=0.68, note="on target")
                 ],
             ),
-            "table": TablePart(
+            "table": table
+            if isinstance(table, TablePart)
+            else TablePart(
                 key={"runtime": "ort"},
                 hash="t",
                 costs_ms=curves,
@@ -124,12 +259,15 @@ def make_evidence(latency=None, accuracy=None, mismatches=(), difference=1e-6, t
                 shrunk_gate(list(mismatches)),
                 same_gate({"shrunk-engine": difference}, 2e-4),
                 accuracy_gate(accuracy, accuracy.max_drop),
+                agreement_gate(accuracy),
                 latency_gate(latency, target=latency.target, min_speedup=None),
             ],
             "latency": latency,
             "accuracy": accuracy,
             "flops_ratio": 0.6,
             "params_ratio": 0.7,
+            "parity": {"shrunk-engine": difference},
+            "files": {"model.onnx": "0" * 64},
             "stages": [
                 Stage(name="load", seconds=1.5, peak_mb=300.0),
                 Stage(name="score", seconds=3.0, cached=True),

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from rfx import board
+from rfx.core.environment import split_device
 from rfx.core.errors import UsageError
 from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle, strip
@@ -247,7 +248,8 @@ def test_a_boards_table_goes_through_to_onnx_without_the_board(
     assert {n: g["outcome"] for n, g in gates.items()} == {
         "shrunk": "pass",
         "same": "pass",
-        "accuracy": "pass",
+        "accuracy": "not-judged",
+        "agreement": "pass",
         "latency": "inconclusive",
     }
     assert 0.5 < gates["latency"]["value"] <= 0.7 and "Orin" in gates["latency"]["detail"]
@@ -296,6 +298,35 @@ def test_an_old_table_of_this_machine_is_refused(trained, board_table, warm, tmp
     )
     result = prune(trained, tmp_path / "out", table, "--latency", "0.7", target="ort")
     assert result.exit_code == 2 and "version" in json.loads(result.stdout)["error"]["got"]
+
+
+def test_a_table_of_a_cpu_with_other_instruction_sets_is_refused_and_shows_both(
+    trained, board_table, warm, tmp_path
+):
+    """A CPU of the same name is no board that somebody means: other sets run other kernels."""
+    here = runtime_class("ort")().device()
+    name, _ = split_device(here)
+    arguments = (trained, tmp_path / "out")
+    for listed in ("avx2, avx512_vnni, i8mm", "avx"):
+        there = f"{name} ({listed})"
+        table = board_table("fp32", runtime="ort", device=there)
+        result = prune(*arguments, table, "--latency", "0.7", target="ort")
+        assert result.exit_code == 2, result.output
+        error = json.loads(result.stdout)["error"]
+        assert f"table: {there}" in error["got"] and f"here: {here}" in error["got"]
+        assert ("earlier versions of rfx" in error["got"]) == (listed == "avx")
+        assert "rfx profile MODEL --target ort" in error["next_step"]
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_int8_table_of_another_cpu_is_refused(trained, board_table, warm, tmp_path):
+    """The file would be quantized for this machine: with weights of 7 or 8 bits by its CPU."""
+    table = board_table("int8", runtime="ort", device="ARM Cortex-A78 (asimddp)")
+    more = ("--latency", "0.7", "--precision", "int8")
+    result = prune(trained, tmp_path / "out", table, *more, target="ort")
+    assert result.exit_code == 2, result.output
+    error = json.loads(result.stdout)["error"]
+    assert "INT8" in error["what"] and "ARM Cortex-A78 (asimddp)" in error["got"]
 
 
 @pytest.mark.parametrize("capability", ["9.9", "eight"])
@@ -360,3 +391,11 @@ def test_a_bug_does_not_exit_as_a_failed_gate(monkeypatch, capsys, tmp_path):
         str(tmp_path / "q.onnx"),
     ]
     assert quantize.main(arguments) == 6 and "not foreseen" in capsys.readouterr().err
+
+
+def test_an_argument_of_others_is_shown_safely(capsys):
+    with pytest.raises(SystemExit) as ended:
+        board.main(["env", "--x\n::error::forged\x1b[31m"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "\x1b" not in said
+    assert not any(line.lstrip().startswith("::") for line in said.splitlines())

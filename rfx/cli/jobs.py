@@ -14,16 +14,19 @@ from rfx.cli.options import (
     Out,
     Quiet,
     Shown,
+    Sign,
     TableFile,
     with_options,
 )
+from rfx.cli.paths import given_path
 from rfx.cli.session import (
     close,
+    end,
     print_json,
     recipe_of,
     session,
-    shares_of,
     table_of,
+    targets_of,
 )
 from rfx.core.errors import ExitCode
 from rfx.recipe.sections import Budget
@@ -34,7 +37,7 @@ BUDGET = frozenset(f"budget.{key}" for key in Budget.model_fields)
 # Which options each command takes.
 PRUNE_EXPORT = Shown()
 PLAN = Shown(without=frozenset({"limits", "engine"}))
-# A sweep recommends by the drop of accuracy alone.
+# A sweep recommends by accuracy and agreement: the targets themselves say how fast.
 SWEEP = Shown(without=frozenset({"engine", "limits.min_speedup"}), lists=BUDGET)
 PROFILE = Shown(MODEL, also=frozenset({"seed"}))
 # A board measures with as many threads as it is told there.
@@ -59,6 +62,7 @@ def prune_export_command(
     asked: Asked,
     table: TableFile = None,
     out: Out = Path("rfx-out"),
+    sign: Sign = None,
     json_: Json = False,
     quiet: Quiet = False,
     allow_inconclusive: AllowInconclusive = False,
@@ -68,7 +72,7 @@ def prune_export_command(
         recipe = recipe_of(asked)
         from rfx.pipeline.prune_export import prune_export
 
-        evidence = prune_export(recipe, out, progress=progress, table=table_of(table))
+        evidence = prune_export(recipe, out, progress=progress, table=table_of(table), sign=sign)
         progress.stop()
         close(evidence, json_, quiet, allow_inconclusive, out)
 
@@ -85,18 +89,19 @@ def plan_command(
         from rfx.cli.results import print_plan
         from rfx.pipeline.plan import plan
 
-        chosen, found, ratio = plan(recipe, progress=progress, table=table_of(table))
+        planned = plan(recipe, progress=progress, table=table_of(table))
         progress.stop()
         if json_:
             print_json(
                 {
-                    "plan": chosen.to_json(),
-                    "search": found.model_dump(mode="json"),
-                    "predicted_ratio": ratio,
+                    "plan": planned.plan.to_json(),
+                    "search": planned.search.model_dump(mode="json"),
+                    "predicted_ratio": planned.predicted_ratio,
+                    "predicted_bytes": planned.predicted_bytes,
                 }
             )
         else:
-            print_plan(chosen, found, ratio)
+            print_plan(planned)
 
 
 def sweep_command(
@@ -115,14 +120,15 @@ def sweep_command(
     """Accuracy and measured latency at many targets: the curve, and which point to take for a
     --max-drop.
 
-    Exits with 1 where no point keeps the --max-drop, with 3 where no target can be reached. An
+    Exits with 1 where no point keeps the --max-drop and still answers as the dense model does (see
+    --min-agreement), with 3 where no target can be reached. An
     earlier sweep in --out is replaced; its points are kept in the cache.
     """
     with session(json_, quiet, "sweep") as progress:
-        by, targets = shares_of(asked)
+        by, targets = targets_of(asked)
         recipe = recipe_of(asked.without(*BUDGET))
         from rfx.cli.results import print_curve
-        from rfx.evidence.curve import max_drop_missed
+        from rfx.evidence.curve import max_drop_missed, recommend
         from rfx.pipeline.sweep import sweep
 
         curve = sweep(
@@ -134,13 +140,15 @@ def sweep_command(
         elif not quiet:
             print_curve(curve, out)
         if max_drop_missed(curve):
-            raise typer.Exit(int(ExitCode.GATE_FAILED))
+            why = recommend(curve.rows, curve.max_drop)[1]
+            end(ExitCode.GATE_FAILED, f"sweep: {why}", json_, quiet)
 
 
 def profile_command(
     asked: Asked,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the table to this JSON file.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write the table to this JSON file.", parser=given_path),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -148,11 +156,13 @@ def profile_command(
     """Measure the latency table of a model's sublayers on a runtime; cached, and shareable as one
     JSON file."""
     with session(json_, quiet, "profile") as progress:
-        recipe = recipe_of(asked)
+        recipe = recipe_of(asked, named=True)
         from rfx.cli.results import print_table
         from rfx.pipeline.profile import profile
-        from rfx.pipeline.table import write_table
+        from rfx.pipeline.table import require_table_place, write_table
 
+        if out:
+            require_table_place(out)
         measured = profile(recipe, progress=progress)
         progress.stop()
         if out:
@@ -166,7 +176,7 @@ def profile_command(
 def shapes_command(
     asked: Asked,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The file to carry to the board.")
+        Path, typer.Option("--out", "-o", help="The file to carry to the board.", parser=given_path)
     ] = Path("shapes.json"),
     json_: Json = False,
     quiet: Quiet = False,
@@ -174,7 +184,7 @@ def shapes_command(
     """Pack a model's shapes for a board, which measures its latency table with NumPy and its
     runtime alone."""
     with session(json_, quiet, "shapes") as progress:
-        recipe = recipe_of(asked)
+        recipe = recipe_of(asked, named=True)
         from rfx.pipeline.shapes import shapes
 
         count = shapes(recipe, out, progress=progress)
@@ -184,5 +194,7 @@ def shapes_command(
         if json_:
             print_json({"written": str(out), "graphs": count, "bytes": size, "next": command})
         else:
-            typer.echo(f"Written to {out}: {count} graphs, {size / 1024:.0f} KiB.")
-            typer.echo(f"Next: copy it to the board, and run there: {command}")
+            from rfx.cli.results import say
+
+            say(f"Written to {out}: {count} graphs, {size / 1024:.0f} KiB.")
+            say(f"Next: copy it to the board, and run there: {command}")

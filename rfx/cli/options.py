@@ -11,8 +11,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from rfx.cli.paths import given_path
 from rfx.core.errors import UsageError
+from rfx.core.values import short
+from rfx.recipe.document import parse_yaml
 from rfx.recipe.fields import GROUPS, Setting, settings
+from rfx.recipe.mistakes import as_a_share
 from rfx.recipe.reference import remark
 from rfx.recipe.spec import Recipe
 
@@ -21,8 +25,8 @@ _OUTPUT = "Output"
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="A recipe (a YAML file, or the name of one that comes with rfx), or a model (a folder "
-        "or a hub name). Without it, the quickstart is taken."
+        help="A recipe (a YAML or JSON file, or the name of one that comes with rfx), or a model "
+        "(a folder or a hub name). Without it, prune-export, plan and sweep take the quickstart."
     ),
 ]
 TableFile = Annotated[
@@ -32,6 +36,7 @@ TableFile = Annotated[
         help="A latency table that `rfx profile` or a board has measured. With one, a --target "
         "that cannot run here is searched for all the same.",
         rich_help_panel=GROUPS["target"],
+        parser=given_path,
     ),
 ]
 Out = Annotated[
@@ -41,6 +46,7 @@ Out = Annotated[
         "-o",
         help="Output folder. It appears whole or not at all.",
         rich_help_panel=_OUTPUT,
+        parser=given_path,
     ),
 ]
 Json = Annotated[
@@ -51,7 +57,9 @@ Quiet = Annotated[
     typer.Option(
         "--quiet",
         "-q",
-        help="Print errors only, no progress and no log.",
+        help="Print no progress, no notes and no warnings. The result of plan, profile, shapes and "
+        "build, and whatever --json asks for, is still printed on stdout; an error, and a verdict "
+        "that is no pass, on stderr.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -61,6 +69,18 @@ AllowInconclusive = Annotated[
         "--allow-inconclusive",
         help="Exit with 0 where a gate is inconclusive and none has failed.",
         rich_help_panel=GROUPS["limits"],
+    ),
+]
+
+Sign = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="KEY",
+        help="Sign evidence.json with this private Ed25519 key: evidence.json.sig is written "
+        "beside it. No recipe has it.",
+        rich_help_panel=_OUTPUT,
+        parser=given_path,
     ),
 ]
 
@@ -155,12 +175,42 @@ def _read(setting: Setting, given: Any) -> list[tuple[str, Any]]:
 
 def _value(text: str) -> Any:
     """A number, a truth value or a text, as YAML reads it."""
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, "an option").data
+    except UsageError:
         return text
+
+
+def _plain_number(text: str) -> str:
+    """A number that was written with a comma or as points of a hundred, as a number; else empty."""
+    try:
+        return f"{float(text.strip()[:20].removesuffix('%').replace(',', '.')):g}"
+    except ValueError:
+        return ""
+
+
+def _number(setting: Setting) -> Callable[[str], int | float]:
+    """What reads the number of an option; its mistakes are said as those of a recipe are.
+
+    Raises:
+        UsageError: the text is no number.
+    """
+    whole = setting.kind is int
+
+    def read(text: str) -> int | float:
+        try:
+            return int(text) if whole else float(text)
+        except ValueError:
+            hint = as_a_share(text, setting) or ("" if whole else _plain_number(text))
+            raise UsageError(
+                f"{setting.option} is not a {'whole ' * whole}number.",
+                got=short(text, bare=True) or "nothing",
+                allowed=setting.limits or f"a {'whole ' * whole}number",
+                next_step=f"write {setting.option} {hint}" if hint else f"correct {setting.option}",
+            ) from None
+
+    read.__name__ = "INTEGER" if whole else "FLOAT"  # what `--help` shows in place of the value
+    return read
 
 
 def _parameter(setting: Setting, several: bool) -> inspect.Parameter:
@@ -169,6 +219,7 @@ def _parameter(setting: Setting, several: bool) -> inspect.Parameter:
     kind = kinds.get(setting.about.form, setting.kind)
     if several or kind not in (int, float, bool, list[str]):
         kind = str
+    reads = _number(setting) if kind in (int, float) else None
     said = remark(setting)
     text = f"{setting.description}{f' ({said})' if said else ''}"
     if several:
@@ -178,7 +229,8 @@ def _parameter(setting: Setting, several: bool) -> inspect.Parameter:
         typer.Option(
             *setting.about.cli,
             help=text,
-            metavar="SHARE,SHARE,..." if several else setting.about.metavar or None,
+            metavar=_several(setting) if several else setting.about.metavar or None,
+            parser=reads,
             rich_help_panel=GROUPS.get(setting.about.group, setting.about.group.capitalize())
             or "Other",
         ),
@@ -189,6 +241,12 @@ def _parameter(setting: Setting, several: bool) -> inspect.Parameter:
         default=None,
         annotation=annotation,
     )
+
+
+def _several(setting: Setting) -> str:
+    """What stands for several values of an option in `--help`."""
+    one = setting.about.metavar or "SHARE"
+    return f"{one},{one},..."
 
 
 def with_options(

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from rfx.cli.options import AllowInconclusive, Asked, Json, Quiet, Shown, with_options
-from rfx.cli.session import close, print_json, publish, session
+from rfx.cli.options import AllowInconclusive, Asked, Json, Quiet, Shown, Sign, with_options
+from rfx.cli.paths import given_path
+from rfx.cli.session import close, end, print_json, publish, session
+from rfx.core.errors import UsageError
 from rfx.recipe.spec import Recipe
 
 BUILD = Shown(
@@ -27,10 +29,15 @@ def add_outputs(app: typer.Typer, model: type[Recipe]) -> None:
 
 def build_command(
     asked: Asked,
-    onnx: Annotated[Path, typer.Argument(help="An ONNX file, e.g. model.onnx of prune-export.")],
+    onnx: Annotated[
+        Path,
+        typer.Argument(help="An ONNX file, e.g. model.onnx of prune-export.", parser=given_path),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The engine file. Default: beside the ONNX file."),
+        typer.Option(
+            "--out", "-o", help="The engine file. Default: beside the ONNX file.", parser=given_path
+        ),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -66,18 +73,24 @@ def build_command(
 
 
 def verify_command(
-    folder: Annotated[Path, typer.Argument(help="An output folder of prune-export.")],
+    folder: Annotated[
+        Path, typer.Argument(help="An output folder of prune-export.", parser=given_path)
+    ],
     onnx: Annotated[
         Path | None,
         typer.Option(
             "--onnx",
             help="Judge accuracy and latency of this file of the same model (a quantized one).",
+            parser=given_path,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the new evidence and its reports here."),
+        typer.Option(
+            "--out", "-o", help="Write the new evidence and its reports here.", parser=given_path
+        ),
     ] = None,
+    sign: Sign = None,
     json_: Json = False,
     quiet: Quiet = False,
     allow_inconclusive: AllowInconclusive = False,
@@ -86,56 +99,109 @@ def verify_command(
     with session(json_, quiet, "verify") as progress:
         from rfx.pipeline.verify import verify
 
-        evidence = verify(folder, onnx=onnx, reports=out, progress=progress)
+        evidence = verify(folder, onnx=onnx, reports=out, sign=sign, progress=progress)
         progress.stop()
         close(evidence, json_, quiet, allow_inconclusive, out)
 
 
 def gate_command(
     asked: Asked,
-    evidence: Annotated[Path, typer.Argument(help="evidence.json, or the folder that holds it.")],
+    evidence: Annotated[
+        Path, typer.Argument(help="evidence.json, or the folder that holds it.", parser=given_path)
+    ],
     max_regression: Annotated[
-        float, typer.Option("--max-regression", help="Points that may be lost against --baseline.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--max-regression",
+            help="Points that may be lost against --baseline. Default: 0.5.",
+        ),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
-            "--baseline", help="Another evidence.json that this one must not be worse than."
+            "--baseline",
+            help="Another evidence.json that this one must not be worse than.",
+            parser=given_path,
         ),
     ] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--files",
+            help="An output folder: each file that the evidence lists must be there with its hash, "
+            "and no other file beside them.",
+            parser=given_path,
+        ),
+    ] = None,
+    verify_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-key",
+            metavar="KEY.pub",
+            help="The public Ed25519 key that the evidence must be signed for, by "
+            "evidence.json.sig beside it.",
+            parser=given_path,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit",
+            help="Write JUnit XML here; only JUnit XML of rfx is replaced.",
+            parser=given_path,
+        ),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
     allow_inconclusive: AllowInconclusive = False,
 ) -> None:
-    """Judge evidence by new limits, from its numbers alone. For CI."""
+    """Judge evidence by new limits, from its numbers alone. For CI.
+
+    Evidence that contradicts itself is refused with exit code 2."""
     with session(json_, quiet, "gate"):
         from rfx.cli.results import print_gates
         from rfx.core.files import atomic_write_text
         from rfx.evidence.gates import exit_code
+        from rfx.evidence.report.junit import require_own
+        from rfx.evidence.report.terminal import verdict_line
         from rfx.evidence.report.write import render
         from rfx.pipeline.gate import gate
 
+        # What is no limit at all is said by the gate itself.
+        if max_regression is not None and max_regression >= 0 and baseline is None:
+            raise UsageError(
+                "--max-regression needs a baseline, which there is none of.",
+                got=f"--max-regression {max_regression:g} without --baseline",
+                allowed="--max-regression together with --baseline",
+                next_step="name the other evidence with --baseline, or leave --max-regression out",
+            )
+        if junit:
+            require_own(junit)
         judged = gate(
             evidence,
             max_drop=asked["limits.max_drop"],
             min_speedup=asked["limits.min_speedup"],
-            max_regression=max_regression,
+            min_agreement=asked["limits.min_agreement"],
+            max_quantization_loss=asked["limits.max_quantization_loss"],
+            max_regression=0.5 if max_regression is None else max_regression,
             baseline=baseline,
+            files=files,
+            verify_key=verify_key,
         )
         if junit:
             atomic_write_text(junit, render(judged, "junit"))
+        publish(judged)
         if json_:
             print_json(
                 {
                     "outcome": judged.outcome,
+                    "not_judged": [g.name for g in judged.gates if g.outcome == "not-judged"],
                     "gates": [g.model_dump(mode="json") for g in judged.gates],
                 }
             )
         elif not quiet:
-            print_gates(judged)
-        publish(judged)
-        raise typer.Exit(int(exit_code(judged, allow_inconclusive)))
+            print_gates(judged, evidence)
+        end(exit_code(judged, allow_inconclusive), verdict_line(judged), json_, quiet)
 
 
 def env_command(json_: Json = False) -> None:

@@ -1,5 +1,5 @@
-"""The results of the commands, printed on stdout for a person. Each ends by saying what to do next.
-Colours obey NO_COLOR."""
+"""The results of the commands, printed on stdout for a person. Each ends by saying what to do
+next."""
 
 from __future__ import annotations
 
@@ -7,42 +7,58 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rfx.cli.console import on_stdout
 from rfx.core.kind import Kind
+from rfx.core.sizes import size_words
 
 if TYPE_CHECKING:
-    from rfx.core.plan import Plan
     from rfx.cost.table import LatencyTable
     from rfx.evidence.curve import Curve
-    from rfx.evidence.records import Evidence, SearchPart
+    from rfx.evidence.records import Evidence
+    from rfx.pipeline.plan import Planned
+
+# What `rfx env` says of INT8, by how the CPU sums products of 8 bits.
+_INT8 = {
+    "wide": "INT8 pays on this CPU: it sums products of 8 bits in 32 bits. Try --precision int8.",
+    "saturating": "INT8 may pay on this CPU: it has neither VNNI nor AMX and sums products of 8 "
+    "bits in 16 bits, so that --precision int8 keeps weights to 7 bits. Compare its latency with "
+    "that of fp32.",
+    "none": "INT8 is not known to pay on this CPU: no instructions for products of 8 bits were "
+    "found. Compare the latency of --precision int8 with that of fp32.",
+}
 
 
 def say(text: str, style: str = "") -> None:
     """One line, however long it is."""
-    Console(highlight=False, soft_wrap=True).print(Text(text, style=style))
+    on_stdout(soft_wrap=True).print(Text(text, style=style))
 
 
 def print_lines(lines: Iterable[Table | Text]) -> None:
     """Tables within the terminal's width, texts in one line each, however long."""
-    console = Console(highlight=False)
+    console = on_stdout()
     for line in lines:
         console.print(line, soft_wrap=not isinstance(line, Table))
 
 
-def print_gates(evidence: Evidence) -> None:
-    """The gates, and what follows from them."""
+def print_gates(evidence: Evidence, given: Path) -> None:
+    """The gates, and what follows from them.
+
+    Args:
+        given: the file that was judged, or the folder of its evidence.json.
+    """
     from rfx.evidence.report.terminal import gates
 
-    print_lines(gates(evidence))
+    print_lines(gates(evidence, given))
 
 
-def print_plan(plan: Plan, found: SearchPart, ratio: float | None) -> None:
+def print_plan(planned: Planned) -> None:
     """The kept units of each layer, and what the search says of them."""
     from rfx.evidence.report.facts import search_sentences
 
+    plan, ratio = planned.plan, planned.predicted_ratio
     kinds = list(dict.fromkeys(s.kind for s in plan.sites))
     table = Table(title="Plan (nothing is written)", title_justify="left")
     for column in ("layer", *(k.plural for k in kinds)):
@@ -55,11 +71,14 @@ def print_plan(plan: Plan, found: SearchPart, ratio: float | None) -> None:
     print_lines([table])
     if ratio is not None:
         say(f"By the latency table this model takes {ratio:.3f} of the dense model's time.")
-    for line in search_sentences(found):
+    if planned.predicted_bytes is not None:
+        say(f"Its file will have about {size_words(planned.predicted_bytes)}.")
+    for line in search_sentences(planned.search):
         say(line)
     say(
-        "Next: run `rfx prune-export` with the same options. It measures the latency, makes up for "
-        "what is removed, and writes the model."
+        "Next: run `rfx prune-export` with the same options. It first measures whether the dense "
+        "model is accurate at all, which a plan does not; then the latency, makes up for what is "
+        "removed, and writes the model."
     )
 
 
@@ -83,6 +102,12 @@ def print_table(measured: LatencyTable, out: Path | None) -> None:
             )
         print_lines([table])
     say(f"The rest of the model takes {measured.fixed_ms:.4f} ms; it has {measured.layers} layers.")
+    if measured.shares:
+        rows = ", ".join(f"{name} {share:.2f}" for name, share in measured.shares.items())
+        say(
+            "The model's head reads one position of its output, so that the last layer is computed "
+            f"there alone. Of what is said above its units cost this part: {rows}."
+        )
     if measured.additivity_error is not None:
         rows = ", ".join(f"{float(str(r['error'])):+.1%}" for r in measured.additivity)
         say(
@@ -143,7 +168,10 @@ def print_environment(facts: Mapping[str, Any]) -> None:
                 text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
                 say(" " * indent + f"{name}: {text}")
 
-    show(facts["environment"])
+    machine = dict(facts["environment"])
+    products = machine.pop("int8_products")
+    show(machine)
+    say(_INT8[products])
     say("runtimes:")
     for row in facts["runtimes"]:
         mark = "" if row["verified_on_hardware"] else " (unverified on hardware)"
@@ -166,13 +194,17 @@ def print_curve(curve: Curve, out: Path) -> None:
     """A sweep: one row for each target, the recommendation, what was written."""
     from rfx.evidence.curve import recommend
     from rfx.evidence.report.curve import rows_table
+    from rfx.evidence.report.rival import sweep_rival_text
+    from rfx.evidence.words import target_text
 
     print_lines([rows_table(curve)])
     for p in curve.points:
         if p.accuracy is None:
-            say(f"{curve.budget} {p.target:g}, seed {p.seed}: {p.note}")
+            say(f"{curve.budget} {target_text(curve.budget, p.target)}, seed {p.seed}: {p.note}")
+    if text := sweep_rival_text(curve):
+        say(text)
     best, why = recommend(curve.rows, curve.max_drop)
-    say(f"Recommended: {curve.budget} {best.target:g}, {why}" if best is not None else why)
+    say(f"Recommended: {curve.budget} {best.name}, {why}" if best is not None else why)
     say(f"Written to {out}: sweep.html, sweep.csv, sweep.svg, sweep.json.")
     if best is not None:
         say(f"Next: make the recommended model: rfx prune-export {out / 'recipe.yaml'}")
@@ -182,7 +214,9 @@ def print_curve(curve: Curve, out: Path) -> None:
             "points are kept in the cache, so that it takes no time."
         )
     else:
+        larger = "larger sizes" if curve.by_size else "larger shares"
+        example = "" if curve.by_size else f", e.g. --{curve.budget} 0.95,0.9,0.85"
         say(
-            f"Next: allow a larger --max-drop, or sweep over larger shares, e.g. --{curve.budget} "
-            "0.95,0.9,0.85."
+            "Next: allow a larger --max-drop (or a lower --min-agreement, where it is that which "
+            f"fails), or sweep over {larger}{example}."
         )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
+
+from rfx.cli.console import on_stderr
 
 # The thread that draws takes from the clock and the cores that latencies are measured with.
 REFRESHES_A_SECOND = 2
@@ -82,7 +83,7 @@ class Terminal:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = on_stderr()
         self._stage = ""
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rfx.core import migrate
-from rfx.core.errors import UsageError
+from rfx.core.bounded import read_json
+from rfx.core.errors import UsageError, in_words
 from rfx.core.inputs import InputSpec
 
 MODEL = "model"  # the role of the only graph of an encoder
@@ -79,7 +80,7 @@ class Artefact:
         """
         path = folder / INDEX
         try:
-            data = migrate.artefact(json.loads(path.read_text(encoding="utf-8")), str(path))
+            data = migrate.artefact(read_json(path, what="index of the graphs"), str(path))
             graphs = {
                 str(role): Graph(
                     _inside(folder, said["file"]),
@@ -92,7 +93,7 @@ class Artefact:
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
                 "The index of the graphs cannot be read.",
-                got=f"{path}: {type(error).__name__}: {error}",
+                got=f"{path}: {in_words(error)}",
                 allowed="the artefact.json of an output of rfx",
                 next_step="run rfx prune-export again",
             ) from None

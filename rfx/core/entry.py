@@ -7,57 +7,79 @@ Standard library only. `rfx` itself has the same rules in rfx/cli/session.py, wi
 
 from __future__ import annotations
 
+import argparse
 import json
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from rfx.core.errors import ExitCode, UserError, is_interrupt
+from rfx.core.errors import ExitCode, first_line, is_interrupt
+from rfx.core.faults import explained
+from rfx.core.kept import forget
+from rfx.core.limits import require_limits
+from rfx.core.signals import interrupt_on_end
+from rfx.core.streams import let_go, messages, prepare, results, results_only
+from rfx.core.text import one_line, printable
 
 
 def say(text: str) -> None:
     """A line for the person who watches, on stderr."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    messages().write(f"{printable(text)}\n")
+    messages().flush()
 
 
 def result(facts: Mapping[str, Any]) -> None:
     """The one line of JSON that a command gives, on stdout."""
-    sys.stdout.write(f"{json.dumps(facts)}\n")
-    sys.stdout.flush()
+    results().write(f"{json.dumps(facts)}\n")
+    results().flush()
 
 
-def run_command(command: Callable[[], int], *, interrupted: str) -> int:
+def run_command(
+    command: Callable[[], int], *, interrupted: Callable[[], str], show: bool = False
+) -> int:
     """The command's exit code; what it raises is said on stderr and becomes that of
     `rfx.core.errors.ExitCode`.
 
     Args:
-        interrupted: what is left after Ctrl-C, in a sentence.
+        interrupted: says what is left after Ctrl-C, in a sentence.
+        show: let libraries print, on stderr.
     """
+    forget()
     try:
-        return command()
-    except UserError as error:
-        say(f"error: {error.render()}")
-        return int(error.exit_code)
-    except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        say(f"error: {what}\n  next:    free space or permissions there, then run again")
-        return int(ExitCode.ENVIRONMENT)
-    except KeyboardInterrupt:
-        say(f"Interrupted. {interrupted}")
-        return int(ExitCode.INTERRUPT)
-    except Exception as error:  # a bug: said in full, and never with the exit code of a failed gate
+        with results_only(show):
+            require_limits()
+            return command()
+    except (Exception, KeyboardInterrupt) as error:
         if is_interrupt(error):
-            say(f"Interrupted. {interrupted}")
+            say(f"Interrupted. {interrupted()}")
             return int(ExitCode.INTERRUPT)
-        traceback.print_exc()
-        say("error: this is a bug of rfx. Please report it with the lines above.")
+        known = explained(error)
+        if known is not None:
+            say(f"error: {known.render()}")
+            return int(known.exit_code)
+        # A bug: said in full, and never with the exit code of a failed gate.
+        say(traceback.format_exc().rstrip())
+        say(
+            f"error: this is a bug of rfx ({type(error).__name__}: {first_line(error)}). Please "
+            "report it with the lines above."
+        )
         return int(ExitCode.INTERNAL_CHECK)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show the arguments of others safely, as all messages do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(messages())
+        say(f"{self.prog}: error: {one_line(message, 1000)}")
+        sys.exit(int(ExitCode.USAGE))
 
 
 def start(main: Callable[[], int]) -> NoReturn:
     """Run as a process: being told to end is an interrupt, and cleans up."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    interrupt_on_end()
+    prepare()
+    code = main()
+    let_go()
+    sys.exit(code)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
+from rfx.core.values import short
 from rfx.core.workload import SEQUENCE, Workload
 
 RECIPE, EVIDENCE, CURVE, TABLE, PLAN, SHAPES, ENGINE_FACTS, CHECKPOINT = 2, 2, 2, 1, 1, 2, 2, 1
@@ -46,8 +47,11 @@ def recipe(data: Mapping[str, Any], where: str = "") -> Document:
 
 def evidence(data: Mapping[str, Any], where: str = "") -> Document:
     """evidence.json. Version 1 said under `latency.conditions` what was timed, with the sequence
-    length beside the batch; its recipe is of version 1."""
+    length beside the batch; its recipe is of version 1. Early writers of version 2, too, let
+    accuracy without a limit pass: it was not judged."""
     new = _checked(data, "evidence", EVIDENCE, where)
+    if isinstance(new.get("gates"), list):
+        new["gates"] = [_gate(g) if isinstance(g, Mapping) else g for g in new["gates"]]
     _renew(new, "recipe", recipe)
     _renew(new, "plan", plan)
     if new.get("schema_version") == 1:
@@ -82,9 +86,9 @@ def shapes(data: Mapping[str, Any], where: str = "") -> Document:
     specification of all inputs."""
     new = _checked(data, "bundle of shapes", SHAPES, where)
     if new.get("schema_version") == 1:
-        if "vocab_size" in new and "inputs" not in new:
+        if isinstance(new.get("vocab_size"), int) and "inputs" not in new:
             new["inputs"] = InputSpec.of_text(
-                TEXT_INPUTS, vocabulary=int(new.pop("vocab_size"))
+                TEXT_INPUTS, vocabulary=new.pop("vocab_size")
             ).to_json()
         new["schema_version"] = SHAPES
     return new
@@ -124,7 +128,7 @@ def _checked(data: Mapping[str, Any], what: str, newest: int, where: str) -> Doc
         f"The {what} was written by a newer rfx."
         if known
         else f"The {what} has a version that no rfx writes.",
-        got=f"{where}: " * bool(where) + f"schema_version {version!r}",
+        got=f"{where}: " * bool(where) + f"schema_version {short(version)}",
         allowed=f"schema_version {'1' if newest == 1 else f'1 to {newest}'}",
         next_step="read it with the version of rfx that wrote it, or make it again with this one",
     )
@@ -134,6 +138,13 @@ def _renew(data: Document, name: str, change: Any) -> None:
     """Change one part of a document, where it is there and is what it should be."""
     if isinstance(data.get(name), Mapping):
         data[name] = change(data[name])
+
+
+def _gate(data: Mapping[str, Any]) -> Document:
+    new = dict(data)
+    if new.get("name") == "accuracy" and new.get("outcome") == "pass" and new.get("limit") is None:
+        new["outcome"] = "not-judged"
+    return new
 
 
 def _latency(data: Mapping[str, Any]) -> Document:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from rfx.core.errors import UsageError, in_words
 from rfx.core.kind import Kind as Kind
+from rfx.core.values import short
 
+if TYPE_CHECKING:  # who judges evidence in CI has no NumPy
+    import numpy as np
+
+_MOST = 1 << 30  # of anything that is counted
+LITTLE = 0.05  # of the units of every kind: a plan that keeps less is next to nothing
 FULL = "fp32"  # the precision that a model is trained and scored in
 
 
@@ -102,6 +109,9 @@ class SitePlan:
 
     @classmethod
     def from_json(cls, data: Mapping) -> SitePlan:
+        """Raises UsageError where a part is missing or not what it should be."""
+        with _whole_plan():
+            _check(data)
         return cls(
             data["name"],
             data["layer"],
@@ -192,8 +202,90 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping) -> Plan:
-        sites = tuple(SitePlan.from_json(s) for s in data["sites"])
-        return cls(sites, data.get("provenance", {}))
+        """Raises UsageError where a part is missing or not what it should be."""
+        with _whole_plan():
+            said, provenance = data["sites"], data.get("provenance", {})
+            if not isinstance(said, (list, tuple)) or not isinstance(provenance, Mapping):
+                raise ValueError("sites is no list, or provenance no mapping of keys")
+        sites = tuple(SitePlan.from_json(s) for s in said)
+        twice = {s.name for s in sites if sum(o.name == s.name for o in sites) > 1}
+        with _whole_plan():
+            if twice:
+                raise ValueError(f"several sites are called {short(min(twice))}")
+        return cls(sites, provenance)
+
+
+def almost_empty(plan: Plan) -> str:
+    """What there is to warn of where a plan keeps nothing or next to nothing; empty where it keeps
+    enough. What is left then is the embeddings and the head, whatever the gates say."""
+    if not plan.sites:
+        return ""
+    layers = [sum(row.values()) for row in plan.layers]
+    emptied = f"{layers.count(0)} of {len(layers)} layers are emptied"
+    if not any(layers):
+        return (
+            f"The plan keeps nothing: all {len(layers)} layers are emptied. What is left is the "
+            "embeddings and the head, so that no token of an input sees another one."
+        )
+    there = dict.fromkeys(s.kind for s in plan.sites)
+    units = {
+        kind: (
+            sum(s.count for s in plan.sites if s.kind == kind),
+            sum(s.units for s in plan.sites if s.kind == kind),
+        )
+        for kind in there
+    }
+    if all(kept < LITTLE * of for kept, of in units.values()):
+        said = " and ".join(
+            f"{kept:,} of {of:,} {kind.plural}" for kind, (kept, of) in units.items()
+        )
+        return (
+            f"The plan keeps next to nothing: {said}; {emptied}. What is left is little more than "
+            "the embeddings and the head."
+        )
+    if units.get(Kind.MHA, (1, 1))[0] == 0:
+        return (
+            f"The plan keeps no attention: all {units[Kind.MHA][1]} heads go, so that no token of "
+            "an input sees another one. A head that reads the first token alone then gives the "
+            "same answer to every input."
+        )
+    return ""
+
+
+@contextmanager
+def _whole_plan() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            "The plan is not valid.",
+            got=in_words(error),
+            allowed="a plan as rfx writes it: plan.json, or the plan in evidence.json",
+            next_step="make it again: rfx prune-export",
+        ) from None
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Raises KeyError, ValueError or TypeError for what is no plan of a site."""
+    name, kept, precision = data["name"], data["kept"], data.get("precision")
+    if not isinstance(name, str) or not isinstance(precision, (str, type(None))):
+        raise ValueError(f"a site called {short(name)} at the precision {short(precision)}")
+    for key, least in (("layer", 0), ("units", 1), ("width", 1)):
+        value = data[key]
+        if type(value) is not int or not least <= value <= _MOST:
+            raise ValueError(f"{short(name)}: {key} = {short(value)}, where a count must be")
+    if data["kind"] not in [kind.value for kind in Kind]:
+        raise ValueError(f"{short(name)}: {short(data['kind'])} is no kind of site")
+    within = isinstance(kept, (list, tuple)) and all(type(u) is int for u in kept)
+    if (
+        not within
+        or list(kept) != sorted(set(kept))
+        or not all(0 <= u < data["units"] for u in kept)
+    ):
+        raise ValueError(
+            f"{short(name)}: kept = {short(kept)}, where numbers below {data['units']} must be, "
+            "each once and in their order"
+        )
 
 
 @dataclass(frozen=True)
@@ -210,6 +302,8 @@ class Update:
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        import numpy as np
+
         parts = {"scales": self.scales, "weights": self.weights, "biases": self.biases}
         return {
             f"{part}/{name}": np.ascontiguousarray(a)

@@ -227,7 +227,7 @@ def _unknown(kind: str, name: str | None, also: Sequence[str], next_step: str | 
         f"There is no {KINDS[kind]} of this name.",
         got=name,
         allowed=", ".join(known),
-        next_step=" ".join(steps) or None,
+        next_step=" ".join(steps) or "give one of the names that are allowed",
     )
 
 

@@ -2,16 +2,20 @@
 that unit, and the price of a whole model.
 
 A new unit that can be computed (parameters, say) is a `ComputedCost` registered with
-`@register("cost", "name")`, and a key of the same name in the recipe's `Budget`.
+`@register("cost", "name")`, and a key of the same name in the recipe's `Budget`. One that is read
+off the dense model's ONNX file is a `FileCost`.
 Latency is the one cost that is measured: its table and its closed loop are the pipeline's."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rfx.core.plan import FULL, Choice, Choices, Plan, Site, SitePlan
+
+if TYPE_CHECKING:
+    import onnx
 
 AnySite = Site | SitePlan  # both say name, kind, units and width, which is all that a cost needs
 
@@ -24,7 +28,7 @@ class Cost(ABC):
     the others are; a search may use that.
     """
 
-    unit: ClassVar[str]  # "ms", "flops": of a budget, and of every number here
+    unit: ClassVar[str]  # "ms", "flops", "bytes": of a budget, and of every number here
     linear: ClassVar[bool] = False
 
     @property
@@ -84,4 +88,27 @@ class ComputedCost(Cost):
         Args:
             hidden: the width of the residual stream.
             tokens: of an example, on average.
+        """
+
+
+class FileCost(Cost):
+    """A cost that is read off the ONNX files of the dense model (registry kind "cost")."""
+
+    @classmethod
+    @abstractmethod
+    def of_files(
+        cls,
+        graphs: Sequence[onnx.ModelProto],
+        sites: Sequence[Site],
+        *,
+        precision: str,
+        more: float = 0.0,
+    ) -> FileCost:
+        """The cost for a model.
+
+        Args:
+            graphs: the dense model in all its files, as it is served.
+            precision: of these files.
+            more: bytes that the file of a pruned model has beside those of the dense one, in its
+                metadata; negative where it has fewer.
         """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,18 +20,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core import migrate
-from rfx.core.errors import UsageError
-from rfx.core.files import atomic_write_text
+from rfx.core.bounded import as_path, read_json, too_large
+from rfx.core.errors import UsageError, first_line
+from rfx.core.files import atomic_write_text, require_file_place
 from rfx.core.inputs import InputSpec
+from rfx.core.limits import MB, bound_mb
 from rfx.core.plan import Plan, Site
+from rfx.core.recognised import SHAPES, told_apart
+from rfx.core.values import short
 
 if TYPE_CHECKING:
     import onnx
 
 INLINE_BYTES = 256  # smaller tensors stay: shapes and scales
+_KIND = "rfx shapes"
 _ALIGN = 4096
-# ONNX element type -> (name of the weights file, bytes an element); integers stay inline
-_FILES = {1: ("weights.f32.bin", 4), 10: ("weights.f16.bin", 2), 16: ("weights.bf16.bin", 2)}
+# ONNX element type -> (name of the weights file, bytes an element); other types stay inline
+_FILES = {
+    1: ("weights.f32.bin", 4),
+    3: ("weights.s8.bin", 1),  # of quantized products and tables
+    10: ("weights.f16.bin", 2),
+    16: ("weights.bf16.bin", 2),
+}
+_GRAPH = re.compile(r"dense|emptied|without/[a-z]{1,16}|plan/\d{1,6}|stack/\d{1,9}/\d{1,9}/\d{1,6}")
+_MOST, _MOST_MB = 1 << 30, 512  # of anything that is counted; of the file
+_MOST_BYTES, _MOST_GRAPH_MB = 64 << 30, 256  # of a file of weights; of a graph, unpacked
 _POOL = 1_000_003  # random numbers; no round number, so that no two layers get the same weights
 
 
@@ -49,6 +63,8 @@ def strip(model: onnx.ModelProto) -> tuple[bytes, dict[str, int]]:
         count = int(np.prod(list(tensor.dims), dtype=np.int64))
         if tensor.data_type not in _FILES or count * _FILES[tensor.data_type][1] <= INLINE_BYTES:
             continue
+        if tensor.data_type == onnx.TensorProto.INT8 and _is_constant(tensor):
+            continue  # zero points, which pack to next to nothing and are zero in every file
         name, width = _FILES[tensor.data_type]
         offset, length = sizes.get(name, 0), count * width
         for field in ("raw_data", "float_data", "int32_data"):
@@ -61,6 +77,13 @@ def strip(model: onnx.ModelProto) -> tuple[bytes, dict[str, int]]:
     return light.SerializeToString(), sizes
 
 
+def _is_constant(tensor: onnx.TensorProto) -> bool:
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    return bool((values == values.flat[0]).all())
+
+
 def encode(data: bytes) -> str:
     return base64.b85encode(zlib.compress(data, 9)).decode()
 
@@ -71,7 +94,8 @@ def write_bundle(
     """One JSON file.
 
     Args:
-        graphs: by name (`stack/HEADS/FILTERS/DEPTH`, `dense`, `emptied`, `plan/N`), as `strip`
+        graphs: by name (`stack/HEADS/FILTERS/DEPTH`, `dense`, `emptied`, `without/KIND`, `plan/N`),
+            as `strip`
             gives them.
         facts: what `Bundle` reads beside them.
 
@@ -84,12 +108,26 @@ def write_bundle(
             sizes[name] = max(size, sizes.get(name, 0))
     data = {
         "schema_version": migrate.SHAPES,
-        "kind": "rfx shapes",
+        "kind": _KIND,
         **facts,
         "weights": sizes,
         "graphs": {name: encode(graph) for name, (graph, _) in graphs.items()},
     }
     atomic_write_text(path, json.dumps(data) + "\n")
+
+
+def require_bundle_place(path: str | Path) -> None:
+    """Can a bundle be written at `path`, and is nothing there but an earlier one?
+
+    Raises:
+        UsageError: it cannot, or a file of another kind is there.
+    """
+    require_file_place(path, ours=_is_bundle, kind="a file of `rfx shapes`")
+
+
+def _is_bundle(file: Path) -> bool:
+    with file.open("rb") as stream:  # which says in its first line what it is
+        return f'"kind": "{_KIND}"'.encode() in stream.read(4096)
 
 
 class Bundle:
@@ -100,35 +138,21 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path):
-        file = Path(path)
         allowed, again = (
             "a JSON file of `rfx shapes`",
             "make it again on the server: rfx shapes MODEL --out shapes.json",
         )
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(
-                "The shapes cannot be read.", got=f"{file}: {error.strerror}", allowed=allowed
-            ) from None
-        except ValueError as error:
-            raise UsageError(
-                "The shapes are not valid JSON.",
-                got=f"{file}: {error}",
-                allowed=allowed,
-                next_step=again,
-            ) from None
-        if (
-            not isinstance(data, dict)
-            or data.get("kind") != "rfx shapes"
-            or "schema_version" not in data
-        ):
-            raise UsageError(
-                "This file was not written by `rfx shapes`.",
-                got=str(file),
-                allowed=allowed,
-                next_step=again,
-            )
+        file = as_path(path, "file of shapes", allowed)
+        with told_apart(file, SHAPES):
+            data = read_json(file, what="file of shapes", most_mb=_MOST_MB, allowed=allowed)
+            ours = isinstance(data, dict) and data.get("kind") == _KIND
+            if not ours or "schema_version" not in data:
+                raise UsageError(
+                    "This file was not written by `rfx shapes`.",
+                    got=str(file),
+                    allowed=allowed,
+                    next_step=again,
+                )
         data = migrate.shapes(data, str(file))
         try:
             self.target, self.precision = str(data["target"]), str(data["precision"])
@@ -140,16 +164,26 @@ class Bundle:
                 InputSpec.from_json(data["inputs"]),
                 str(data["model_hash"]),
             )
+            # Of files that were quantized; earlier versions of rfx did so for one runtime alone.
+            self.quantizer = str(data.get("quantizer", ""))
             self.shape: dict[str, Any] = dict(data["shape"])
             self.sites = [Site.from_json(s) for s in data["sites"]]
             self.plans = [Plan.from_json(p) for p in data["plans"]]
+            # By kind, the sites that are computed at one position alone.
+            self.partial = {
+                str(kind): tuple(str(name) for name in names)
+                for kind, names in dict(data.get("partial", {})).items()
+            }
             self._graphs = {str(n): str(g) for n, g in data["graphs"].items()}
             self._sizes = {str(n): int(s) for n, s in data["weights"].items()}
-            missing = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))} - set(
-                self._graphs
-            )
+            needed = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))}
+            missing = {*needed, *(f"without/{kind}" for kind in self.partial)} - set(self._graphs)
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
+            known = {(s.kind.value, s.name) for s in self.sites}
+            for kind, names in self.partial.items():
+                if not names or not all((kind, name) in known for name in names):
+                    raise ValueError(f"partial: {short(kind)} has no such sites")
             from rfx.export.blocks import BlockShape
 
             BlockShape(**self.shape)
@@ -164,14 +198,28 @@ class Bundle:
             bad = [
                 f"{k} {v!r}"
                 for k, v in sizes.items()
-                if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0
+                if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v <= _MOST
             ]
+            bad += [n for n in self._graphs if not _GRAPH.fullmatch(n)]
+            # They become the names of files on the board, of these sizes.
+            bad += [n for n, s in self._sizes.items() if n not in [f for f, _ in _FILES.values()]]
+            bad += [f"{n} {s}" for n, s in self._sizes.items() if not 0 < s <= _MOST_BYTES]
             if bad:
-                raise ValueError(", ".join(bad))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(short(", ".join(bad[:5]), 200, bare=True))
+        except UsageError as error:  # a plan that is not valid
+            why = f"{error.what} {error.got}"
+        except KeyError as error:
+            why = f"{short(error.args[0], 200, bare=True)} is missing"
+        except ValueError as error:
+            why = first_line(error)
+        except (TypeError, AttributeError, OverflowError):
+            why = "a part of it is of another kind than it should be"
+        else:
+            why = ""
+        if why:
             raise UsageError(
                 "The shapes are incomplete.",
-                got=f"{file}: {type(error).__name__}: {error}",
+                got=f"{file}: {why}",
                 allowed=allowed,
                 next_step=again,
             ) from None
@@ -207,7 +255,14 @@ class Bundle:
                 "--target TARGET",
             )
         try:
-            graph = zlib.decompress(base64.b85decode(self._graphs[name]))
+            unpack, most_mb = zlib.decompressobj(), bound_mb(_MOST_GRAPH_MB)
+            most = int(most_mb * MB)
+            graph = unpack.decompress(base64.b85decode(self._graphs[name]), most + 1)
+            if len(graph) > most:
+                where = f"{self._path}: {name}"
+                raise too_large(where, "graph of the shapes", most_mb, unpacked=True)
+            if not unpack.eof:
+                raise ValueError("it is cut off")
         except (ValueError, zlib.error) as error:
             raise UsageError(
                 "A graph of the shapes is damaged.",
@@ -239,4 +294,6 @@ def _typed(pool: np.ndarray, name: str) -> np.ndarray:
         return pool.astype(np.float16)
     if name == "weights.bf16.bin":  # NumPy has no bfloat16: the upper half of a float32
         return (pool.view(np.uint32) >> 16).astype(np.uint16)
+    if name == "weights.s8.bin":  # of a scale by which three deviations fit
+        return np.clip(np.rint(pool * np.float32(2000)), -127, 127).astype(np.int8)
     return pool

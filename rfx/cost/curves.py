@@ -3,6 +3,7 @@ runtime here."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from rfx.core.plan import Kind
 
+LEAST = 0.01  # of a share: units that cost nothing at all would be a clock's noise
 MAX_MIDPOINTS = 8  # widths between two tile edges that are tried, where latency goes in steps
 
 Point = tuple[int, int]  # heads, filters
@@ -99,16 +101,44 @@ def anchor(
     dense: Point,
     dense_ms: float,
     emptied_ms: float,
-) -> tuple[Curves, Curves, float, dict[str, Any]]:
-    """Curves and fixed part that give both whole models exactly: what `layers` blocks add to the
+    partial: Mapping[str, tuple[int, float, int]],
+) -> tuple[Curves, Curves, float, dict[str, float], dict[str, Any]]:
+    """Curves and fixed part that give the whole models exactly: what `layers` blocks add to the
     emptied model is dense - emptied, and the curves are stretched to that. The factor says how well
-    stacks speak for the model."""
+    stacks speak for the model.
+
+    Args:
+        partial: by kind, how many sites of it compute a part of what the others do (the last
+            layer, where one position of it is read), the milliseconds that they add with all of
+            their units, and above how many units.
+
+    Returns:
+        Curves, errors, fixed part, by kind what such a site adds as a share of what another adds,
+        and notes.
+    """
     H, F = dense
     empty = curves[Kind.MHA.value][0] + curves[Kind.FFN.value][0]
-    rise = curves[Kind.MHA.value][H] + curves[Kind.FFN.value][F] - empty
-    if rise <= 0 or dense_ms <= emptied_ms:  # too small to be told from the clock's noise
-        return curves, errors, max(0.0, dense_ms - layers * (rise + empty)), {"anchor_factor": None}
-    factor = (dense_ms - emptied_ms) / (layers * rise)
+    full = {Kind.MHA.value: H, Kind.FFN.value: F}
+    rises = {kind: curves[kind][full[kind]] - curves[kind][0] for kind in full}
+    above = {k: curves[k][full[k]] - curves[k][left] for k, (_, _, left) in partial.items()}
+    numbers = {kind: partial[kind][0] if kind in partial else 0 for kind in full}
+    # What all of their units add, by what those above the ones left do.
+    parts = {
+        k: max(0.0, ms) * (rises[k] / above[k] if above[k] > 0 else 1.0)
+        for k, (_, ms, _) in partial.items()
+    }
+    rise = math.fsum((layers - numbers[kind]) * rises[kind] for kind in rises)
+    added = dense_ms - emptied_ms - math.fsum(parts.values())
+    # Too small to be told from the clock's noise, or every site is a partial one.
+    factor = added / rise if rise > 0 and added > 0 else 1.0
+    shares = {
+        k: max(LEAST, ms / (numbers[k] * factor * rises[k])) if rises[k] > 0 else 1.0
+        for k, ms in parts.items()
+    }
+    if rise <= 0 or added <= 0:
+        counted = {k: layers - numbers[k] * (1 - shares.get(k, 1.0)) for k in rises}
+        blocks = layers * empty + math.fsum(counted[k] * rises[k] for k in rises)
+        return curves, errors, max(0.0, dense_ms - blocks), shares, {"anchor_factor": None}
     # An empty sublayer's cost stays what it was, but for the fixed part's sign.
     each = min(empty, emptied_ms / layers) / 2
     moved = {
@@ -116,4 +146,4 @@ def anchor(
         for kind, curve in curves.items()
     }
     errors = {kind: {n: factor * e for n, e in curve.items()} for kind, curve in errors.items()}
-    return moved, errors, emptied_ms - layers * 2 * each, {"anchor_factor": factor}
+    return moved, errors, emptied_ms - layers * 2 * each, shares, {"anchor_factor": factor}

@@ -2,4 +2,4 @@
 
 MIN_ROUNDS = 24  # of timing every engine in turns
 SECONDS = (8.0, 90.0)  # at least and at most, of timing all groups of stacks together
-ANCHOR_SECONDS = 3.0  # of timing whole models, at least
+ANCHOR_SECONDS = 1.0  # of timing each whole model, at least

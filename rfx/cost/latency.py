@@ -14,7 +14,7 @@ its fixed part.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,22 @@ from rfx.cost.points import counts_of, grid_points
 from rfx.cost.stacks import Bench, Stacks, StackSource
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table
-from rfx.cost.whole import measure_anchors
+from rfx.cost.whole import Partial, measure_anchors
 from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Engine, Runtime
 
-VERSION = 2  # of this procedure: results of another are not taken from the store
+VERSION = 4  # of this procedure: results of another are not taken from the store
 
 
-def table_key(runtime: Runtime, workload: Workload, shape: BlockShape) -> TableKey:
-    """Where a table measured now would be valid."""
+def table_key(
+    runtime: Runtime, workload: Workload, shape: BlockShape, quantizer: str = ""
+) -> TableKey:
+    """Where a table measured now would be valid.
+
+    Args:
+        quantizer: what makes the files of a quantized precision, with its version and options;
+            empty where the runtime's own version says it.
+    """
     return TableKey(
         runtime=runtime.name,
         version=runtime.version(),
@@ -53,6 +60,7 @@ def table_key(runtime: Runtime, workload: Workload, shape: BlockShape) -> TableK
         head_dim=shape.head_dim,
         filters=shape.filters_total,
         layout=shape.name,
+        quantizer=quantizer,
     )
 
 
@@ -69,9 +77,11 @@ def load_or_measure(
     inputs: InputSpec,
     progress: Progress,
     seed: int,
+    partial: Mapping[str, Partial] | None = None,
     finish: Callable[[LatencyTable], LatencyTable] = lambda table: table,
     limit: float = float("inf"),
     stacks: StackSource | None = None,
+    quantizer: str = "",
 ) -> tuple[LatencyTable, bool]:
     """The table of a model of `layers` blocks of `shape`, from the store or measured now.
 
@@ -82,18 +92,22 @@ def load_or_measure(
         dense: the dense model's engine.
         emptied: builds the engine of the model without any head or filter; not asked for where the
             store has the table.
+        partial: by kind, the sites that compute a part of what the others do.
         finish: adds the whole-model checks to a table that was just measured.
         limit: additivity error above which a table is measured once more, and not kept if it is no
             better then.
         stacks: where the stacks come from; None: made here.
+        quantizer: see `table_key`.
 
     Returns:
         The table, and whether it was in the store.
     """
-    key = table_key(runtime, workload, shape)
-    stacks = stacks or Stacks(shape, workload.precision, seed)
+    key = table_key(runtime, workload, shape, quantizer)
+    stacks = stacks or Stacks(shape, workload, seed, runtime.capabilities.quantizer)
     bench = Bench(store, runtime, workload, shape, layers, stacks, progress, seed)
-    entry = store.key(VERSION, "table", key.hash, layers, model_hash)
+    partial = partial or {}
+    parts = {kind: list(part.sites) for kind, part in sorted(partial.items())}
+    entry = store.key(VERSION, "table", key.hash, layers, model_hash, parts)
     stored = store.get_json("latency-table", entry)
     if stored is not None:
         try:
@@ -113,11 +127,13 @@ def load_or_measure(
     tables = []
     for _ in range(2):
         curves, errors, facts = _curves(bench, key)
-        whole = measure_anchors(bench, dense, emptied, inputs, float(facts["reference_ms"]))
-        curves, errors, fixed, note = anchor(curves, errors, layers, bench.dense, *whole)
-        tables.append(
-            finish(LatencyTable(key, curves, fixed, layers, errors, (), {**facts, **note}))
+        whole = measure_anchors(
+            bench, dense, emptied, partial, inputs, float(facts["reference_ms"])
         )
+        curves, errors, fixed, by_kind, note = anchor(curves, errors, layers, bench.dense, *whole)
+        facts = {**facts, **note}
+        shares = {name: by_kind[kind] for kind, names in parts.items() for name in names}
+        tables.append(finish(LatencyTable(key, curves, fixed, layers, errors, (), facts, shares)))
         if (tables[-1].additivity_error or 0.0) <= limit:
             store.put_json("latency-table", entry, tables[-1].to_json())
             return tables[-1], False

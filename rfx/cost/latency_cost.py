@@ -28,10 +28,11 @@ class LatencyCost(Cost):
         return float(self.table.fixed_ms)
 
     def curve(self, site: AnySite) -> dict[Choice, float]:
-        """The counts measured for the site's kind, without those that a larger count undercuts."""
+        """The counts measured for the site's kind, without those that a larger count undercuts at
+        the site."""
         return {
             Choice(n, self.precision): ms
-            for n, ms in self.table.choices(site.kind).items()
+            for n, ms in self.table.choices(site).items()
             if n <= site.units
         }
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.cost.points import Point, depths
-from rfx.export.blocks import BlockShape, stack
+from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.runtimes.base import Engine, Runtime
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class StackSource(Protocol):
@@ -23,25 +26,46 @@ class StackSource(Protocol):
 
 
 class Stacks:
-    """Makes the ONNX files of stacks, with random weights."""
+    """Makes the ONNX files of stacks, with random weights.
 
-    def __init__(self, shape: BlockShape, precision: str, seed: int):
-        self.shape, self.precision, self.seed = shape, precision, seed
-        self._checked = False
+    Args:
+        quantizer: the name of what makes them at a quantized precision. It is shown the random
+            inputs that stacks are timed with.
+    """
+
+    def __init__(
+        self, shape: BlockShape, workload: Workload, seed: int, quantizer: str | None = None
+    ):
+        self.shape, self.workload, self.seed = shape, workload, seed
+        self._quantizer, self._checked = quantizer, False
 
     def file(self, point: Point, depth: int, folder: Path) -> Path:
         """An ONNX file of `depth` blocks of (heads, filters), in `folder`."""
         import onnx
 
-        from rfx.export.precision.convert import convert_precision
-
         path = folder / "stack.onnx"
-        made = stack(self.shape, [point] * depth, seed=self.seed)
-        # The checker on the first alone: the others have its nodes, and it takes longer than the
-        # conversion.
-        onnx.save(convert_precision(made, self.precision, check=not self._checked), str(path))
-        self._checked = True
+        onnx.save(self.model(point, depth), str(path))
         return path
+
+    def model(self, point: Point, depth: int) -> onnx.ModelProto:
+        """A stack of `depth` blocks of (heads, filters), at the precision of the workload."""
+        from rfx.export.precision.convert import convert_precision, is_quantized
+
+        batch, sequence = self.workload.batch, self.workload.sequence
+        precision, feeds = self.workload.precision, []
+        if is_quantized(precision):
+            feeds.append(stack_inputs(self.shape, batch, sequence, self.seed))
+        made = convert_precision(
+            stack(self.shape, [point] * depth, seed=self.seed),
+            precision,
+            # The checker on the first alone: the others have its nodes, and it takes longer than
+            # the conversion.
+            check=not self._checked,
+            quantizer=self._quantizer,
+            calibration=feeds,
+        )
+        self._checked = True
+        return made
 
 
 @dataclass(frozen=True)

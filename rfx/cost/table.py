@@ -29,6 +29,7 @@ class TableKey:
     head_dim: int
     filters: int
     layout: str  # "post-ln/gelu", ...
+    quantizer: str = ""  # of the files; empty where nothing is, or the runtime's version says it
 
     @property
     def units(self) -> dict[Kind, int]:
@@ -37,7 +38,14 @@ class TableKey:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; `quantizer` only where it says something, as tables were before it came."""
+        fields = asdict(self)
+        if not self.quantizer:
+            del fields["quantizer"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class LatencyTable:
 
     `fixed_ms` is everything that cannot be pruned: embeddings, head, the runtime's own overhead.
     `additivity` has the whole-model checks: `[{plan, predicted_ms, measured_ms, error}]`.
+    `shares` are of the sites that compute a part of what the others of their kind do: what units
+    add there, as a share of what they add elsewhere. So is the last layer where one position of it
+    is read (`rfx.export.one_position`).
     """
 
     key: TableKey
@@ -57,15 +68,22 @@ class LatencyTable:
     errors_ms: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     additivity: tuple[Mapping[str, Any], ...] = ()
     measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
+    shares: Mapping[str, float] = field(default_factory=dict)  # by name of the site
 
     def curve(self, kind: Kind | str) -> dict[int, float]:
+        """Milliseconds by count at a site that computes all of what its kind does."""
         return dict(self.costs_ms[Kind(kind).value])
 
-    def choices(self, kind: Kind | str) -> dict[int, float]:
-        """The counts worth choosing: those that no larger count undercuts or equals (latency goes
-        in steps of tiles)."""
+    def curve_at(self, site: Site | SitePlan) -> dict[int, float]:
+        """Milliseconds by count at a site."""
+        curve, share = self.curve(site.kind), self.shares.get(site.name, 1.0)
+        return {n: curve[0] + share * (ms - curve[0]) for n, ms in curve.items()}
+
+    def choices(self, site: Site | SitePlan) -> dict[int, float]:
+        """The counts worth choosing at a site: those that no larger count undercuts or equals
+        (latency goes in steps of tiles)."""
         kept: dict[int, float] = {}
-        for count, ms in sorted(self.curve(kind).items(), reverse=True):
+        for count, ms in sorted(self.curve_at(site).items(), reverse=True):
             if not kept or ms < min(kept.values()):
                 kept[count] = ms
         return dict(sorted(kept.items()))
@@ -77,7 +95,7 @@ class LatencyTable:
 
         total = self.fixed_ms
         for s in sites:
-            curve = self.curve(s.kind)
+            curve = self.curve_at(s)
             xs = sorted(curve)
             total += float(np.interp(counts[s.name], xs, [curve[x] for x in xs]))
         return total
@@ -94,13 +112,14 @@ class LatencyTable:
     def to_json(self) -> dict:
         return {
             "schema_version": 1,
-            "key": asdict(self.key),
+            "key": self.key.to_json(),
             "layers": self.layers,
             "fixed_ms": self.fixed_ms,
             "costs_ms": {k: {str(n): v for n, v in c.items()} for k, c in self.costs_ms.items()},
             "errors_ms": {k: {str(n): v for n, v in c.items()} for k, c in self.errors_ms.items()},
             "additivity": [dict(row) for row in self.additivity],
             "measured": dict(self.measured),
+            **({"shares": dict(self.shares)} if self.shares else {}),
         }
 
     @classmethod
@@ -116,4 +135,5 @@ class LatencyTable:
             curves(data.get("errors_ms", {})),
             tuple(data.get("additivity", ())),
             data.get("measured", {}),
+            {str(name): float(share) for name, share in data.get("shares", {}).items()},
         )

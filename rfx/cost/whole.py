@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rfx.core.inputs import InputSpec
-from rfx.core.plan import Plan, Site
+from rfx.core.plan import Kind, Plan, Site
 from rfx.core.progress import Progress
 from rfx.core.workload import Workload
 from rfx.cost import effort
@@ -20,21 +20,48 @@ from rfx.runtimes.base import BoundRun, Engine
 from rfx.runtimes.timing import interleave
 
 
+@dataclass(frozen=True)
+class Partial:
+    """Sites of one kind that compute a part of what the others do.
+
+    Args:
+        sites: their names.
+        without: builds the engine of the dense model in which `units_left` units of them stay.
+    """
+
+    sites: tuple[str, ...]
+    without: Callable[[], Engine]
+
+
+def units_left(kind: str) -> int:
+    """How many units a partial site of a kind keeps where its cost is measured. Without any head
+    the last layer would read one position of the layer before it too, which is then computed there
+    alone: that gain is no part of what a head costs."""
+    return 1 if kind == Kind.MHA.value else 0
+
+
 def measure_anchors(
     bench: Bench,
     dense: Engine,
     emptied: Callable[[], Engine],
+    partial: Mapping[str, Partial],
     inputs: InputSpec,
     reference_ms: float,
-) -> tuple[float, float]:
-    """Latency in ms of the dense and of the emptied model, on the scale of a table whose deepest
+) -> tuple[float, float, dict[str, tuple[int, float, int]]]:
+    """Latency in ms of the dense and of the emptied model, and by kind how many partial sites
+    there are, what they add, and above how many units. All is on the scale of a table whose deepest
     dense stack took `reference_ms`."""
     workload, seed = bench.workload, bench.seed
     folder = bench.store.scratch("anchors")
     engines: list[Engine] = []
+
+    def built(make: Callable[[], Engine]) -> Engine:
+        engines.append(make())
+        return engines[-1]
+
     try:
-        empty = emptied()
-        engines.append(empty)
+        empty = built(emptied)
+        others = {kind: built(part.without) for kind, part in partial.items()}
         reference = bench.build(bench.dense, bench.depths[-1], folder)
         engines.append(reference)
         stacked = stack_inputs(bench.shape, workload.batch, workload.sequence, seed)
@@ -43,6 +70,7 @@ def measure_anchors(
                 "reference": reference.bind(stacked),
                 "dense": _bound(dense, inputs, workload, seed),
                 "emptied": _bound(empty, inputs, workload, seed),
+                **{f"without {k}": _bound(e, inputs, workload, seed) for k, e in others.items()},
             },
             seed,
         )
@@ -51,7 +79,17 @@ def measure_anchors(
             engine.close()
         shutil.rmtree(folder, ignore_errors=True)
     unit = reference_ms / float(np.median(times["reference"]))
-    return float(np.median(times["dense"])) * unit, float(np.median(times["emptied"])) * unit
+    # Round by round: what a clock drifts by is no gain of the small part that these sites add.
+    added = {
+        kind: (
+            len(part.sites),
+            float(np.median(times["dense"] - times[f"without {kind}"])) * unit,
+            units_left(kind),
+        )
+        for kind, part in partial.items()
+    }
+    dense_ms, emptied_ms = (float(np.median(times[n])) * unit for n in ("dense", "emptied"))
+    return dense_ms, emptied_ms, added
 
 
 def _bound(engine: Engine, inputs: InputSpec, workload: Workload, seed: int) -> BoundRun:
@@ -63,8 +101,8 @@ def _interleaved(runs: Mapping[str, BoundRun], seed: int) -> dict[str, np.ndarra
     return interleave(
         runs,
         min_rounds=effort.MIN_ROUNDS,
-        min_seconds=effort.ANCHOR_SECONDS,
-        max_seconds=10 * effort.ANCHOR_SECONDS,
+        min_seconds=effort.ANCHOR_SECONDS * len(runs),
+        max_seconds=10 * effort.ANCHOR_SECONDS * len(runs),
         seed=seed,
     )
 

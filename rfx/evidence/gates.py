@@ -1,7 +1,8 @@
 """Gates: from measured numbers to pass, fail or inconclusive.
 
 A gate passes when the bound of its interval is inside the limit, fails when the other bound is
-outside, and is inconclusive between. A number that is not finite fails.
+outside, and is inconclusive between. A latency that is not finite fails; a metric that cannot be
+computed is inconclusive. Accuracy without a limit is not judged, unless the model is ruined.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rfx.core.errors import ExitCode, UsageError
-from rfx.evidence.records import AccuracyPart, Evidence, Gate, LatencyPart, Outcome
-from rfx.evidence.words import points
+from rfx.core.errors import ExitCode
+from rfx.evidence.records import (
+    AccuracyPart,
+    Evidence,
+    Gate,
+    LatencyPart,
+    Outcome,
+    QuantizationPart,
+    SizePart,
+)
+from rfx.evidence.words import ALIKE, BYTES, POINTS, score
 
-# The gates that `check` judges again from numbers; it keeps every other one as it was recorded.
-JUDGED = ("accuracy", "latency", "baseline-accuracy", "baseline-latency")
-BASELINE_SLACK = 0.02  # of the latency: two measurements of one model differ by up to this
+# A loss of more than this share of what the dense model is above chance must be allowed by a limit.
+RUIN = 0.2
+CORRELATIONS = ("spearman", "pearson")  # of regressions, whose predictions are numbers
 
 
 def judge(interval: tuple[float, float], limit: float) -> Outcome:
@@ -62,40 +71,189 @@ def same_gate(differences: Mapping[str, float], tolerances: Mapping[str, float] 
     )
 
 
-def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
-    """The drop of the metric against `max_drop`, in points. Without a limit it is measured and
-    passes (reports say "no limit")."""
-    finite = all(math.isfinite(x) for x in (part.dense, part.pruned, part.drop, *part.interval))
-    if not finite:
-        outcome: Outcome = "fail"
-    else:
-        outcome = "pass" if max_drop is None else judge(part.interval, max_drop)
-    detail = (
-        f"{part.metric} {100 * part.dense:.2f} -> {100 * part.pruned:.2f} on {part.examples} "
-        f"examples{_likeness(part)}"
+def quantized_gate(part: QuantizationPart) -> Gate:
+    """The quantized file against the fp32 file that it is made of: the same weights within half a
+    step of their scale, in all of the products, faster, and within the limit of the divergence,
+    where there is one."""
+    said = part.mismatches[:3]
+    if loses_too_much(part):
+        loss = "not known" if part.quantization is None else f"{part.quantization:.2g}"
+        said = [
+            *said,
+            f"its divergence from the fp32 file is {loss}, the limit is {part.max_loss:g} "
+            "(--max-quantization-loss)",
+        ]
+    why = "; ".join(said)
+    known = part.ratio is not None and part.interval is not None
+    outcome: Outcome = "inconclusive"
+    if why:
+        outcome = "fail"
+    elif part.interval is not None:
+        outcome = judge(part.interval, 1.0)
+    return Gate(
+        name="quantized",
+        outcome=outcome,
+        value=part.ratio if known and math.isfinite(part.ratio or math.nan) else None,
+        limit=1.0,
+        interval=part.interval if known and all(map(math.isfinite, part.interval or ())) else None,
+        unit="of fp32",
+        detail=f"{part.products} products in integers ({part.method})"
+        + (f"; {why}" if why else ", each weight within half a step of the fp32 file's")
+        + ("" if known else "; its latency was not measured"),
     )
+
+
+def loses_too_much(part: QuantizationPart) -> bool:
+    """Whether quantizing costs more than its limit, or cannot be told where there is one."""
+    loss = part.quantization
+    return part.max_loss is not None and (loss is None or not loss <= part.max_loss)
+
+
+def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
+    """The drop of the metric against `max_drop`, in points. Without a limit it is not judged, but
+    for a model that is ruined: it fell to chance, or lost more than `RUIN` of what the dense model
+    is above chance. A metric that cannot be computed is inconclusive."""
+    known = math.isfinite(part.dense) and math.isfinite(part.pruned)
+    finite = known and all(math.isfinite(x) for x in (part.drop, *part.interval))
+    limit, why = max_drop, ""
+    outcome: Outcome
+    if not finite:
+        lost = math.isfinite(part.dense) and not math.isfinite(part.pruned)
+        outcome = "fail" if lost else "inconclusive"
+        model = "pruned" if lost else "dense"
+        what = f"{part.metric} of the {model} model" if not known else "the interval of the drop"
+        why = f"; {what} cannot be computed on this evaluation set"
+    elif max_drop is not None:
+        outcome = judge(part.interval, max_drop)
+    elif ruined := _ruin(part):
+        outcome, limit = "fail", 100 * RUIN * (part.dense - _chance(part))
+        why = f"; {ruined}. Give --max-drop to allow this loss"
+    else:
+        outcome, why = "not-judged", "; no limit was given (--max-drop)"
     return Gate(
         name="accuracy",
         outcome=outcome,
         value=part.drop if finite else None,
-        limit=max_drop,
+        limit=limit,
         interval=part.interval if finite else None,
-        unit="points lost",
-        detail=detail + ("; no limit given (--max-drop)" if max_drop is None else ""),
+        unit=POINTS,
+        detail=f"{part.metric} {score(part.dense)} -> {score(part.pruned)} on {part.examples} "
+        f"examples{_likeness(part)}{why}",
     )
+
+
+def _chance(part: AccuracyPart) -> float:
+    """The metric by chance; 0, the least it can be, where earlier versions did not record it."""
+    known = part.chance is not None and math.isfinite(part.chance)
+    return float(part.chance or 0.0) if known else 0.0
+
+
+def _ruin(part: AccuracyPart) -> str:
+    """Why a loss is so large that it must be allowed by a limit; empty where it is not."""
+    chance = _chance(part)
+    above = part.dense - chance
+    if above <= 0:  # the dense model is no better than chance: there is nothing to lose
+        return ""
+    if part.pruned <= chance:
+        return f"the pruned model is no better than chance ({100 * chance:.2f})"
+    if part.interval[0] > 100 * RUIN * above:
+        return f"more than {RUIN:.0%} of what the dense model is above chance was lost"
+    return ""
+
+
+def agreement_gate(part: AccuracyPart, min_agreement: float | None = None) -> Gate:
+    """How often the pruned model answers as the dense model does. The limit is `min_agreement`; by
+    default it lies half way between agreement by chance and 1, which is a Cohen's kappa of 0.5.
+
+    Two models that always give one answer agree by chance alone: without a limit that is
+    inconclusive.
+
+    Evidence of earlier versions has no agreement by chance. Without a limit it is then judged
+    by 0.5 alone, the least that the default can be: below that it fails, above it is not judged.
+    """
+    given = part.min_agreement if min_agreement is None else min_agreement
+    chance, value = part.chance_agreement, part.agreement
+    limit = given if given is not None else 0.5 if chance is None else (1 + chance) / 2
+    interval = part.agreement_interval or _wilson(value, part.examples)
+    unknown = value is None or interval is None or not all(map(math.isfinite, (value, *interval)))
+    outcome: Outcome
+    if value is None or interval is None or unknown:
+        asked = given is not None or chance is not None
+        outcome = "inconclusive" if asked else "not-judged"
+        return Gate(
+            name="agreement",
+            outcome=outcome,
+            limit=limit if asked else None,
+            unit=ALIKE,
+            detail="the evidence does not say how often the two models answer alike",
+        )
+    if given is None and one_answer(part):
+        # As a metric that is not defined: a kappa is none here, and no number of examples helps.
+        return Gate(
+            name="agreement",
+            outcome="inconclusive",
+            unit=ALIKE,
+            detail=f"both models give one and the same answer to all {part.examples} examples, so "
+            "that whether they agree cannot be told apart from chance",
+        )
+    low, high = interval
+    outcome = "pass" if low >= limit else "fail" if high < limit else "inconclusive"
+    detail = _alike(part, value)
+    if outcome == "inconclusive" and out_of_reach(limit):
+        detail += "; no number of examples can show that all answers ever are alike, as the lower "
+        detail += "end of the interval stays below 1: a limit such as 0.99 can be passed"
+    if given is None and chance is not None:
+        detail += f"; {chance:.1%} would be by chance, and the limit is half way from there to 1"
+    elif given is None and outcome != "fail":
+        outcome = "not-judged"
+        detail += "; agreement by chance was not recorded, so that there is no default limit"
+    return Gate(
+        name="agreement",
+        outcome=outcome,
+        value=value,
+        limit=None if outcome == "not-judged" else limit,
+        interval=interval,
+        unit=ALIKE,
+        detail=detail,
+    )
+
+
+def out_of_reach(limit: float | None) -> bool:
+    """Whether no finite number of examples passes a least agreement: the lower end of an interval
+    never comes to 1, even where all answers are alike."""
+    return limit is not None and limit >= 1
+
+
+def one_answer(part: AccuracyPart) -> bool:
+    """Whether both models give one and the same answer to every example: agreement by chance is
+    then 1, and there is nothing above it."""
+    return part.chance_agreement is not None and part.chance_agreement >= 1 - 1e-9
+
+
+def _wilson(share: float | None, count: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of a share of `count`, for evidence that recorded no exact one."""
+    if share is None or count < 1 or not 0 <= share <= 1:
+        return None
+    z2 = 1.959964**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
 def _likeness(part: AccuracyPart) -> str:
     """How like the dense model's the outputs are, which is sharper than the metric and needs no
     labels."""
-    said = (
-        [] if part.agreement is None else [f"{part.agreement:.1%} predicted as by the dense model"]
-    )
+    said = [] if part.agreement is None else [_alike(part, part.agreement)]
     if part.divergence is not None:
-        said.append(
-            f"{'squared difference' if part.agreement is None else 'KL'} {part.divergence:.2g}"
-        )
+        numbers = part.agreement is None or part.metric in CORRELATIONS
+        said.append(f"{'squared difference' if numbers else 'KL'} {part.divergence:.2g}")
     return "".join(f", {s}" for s in said)
+
+
+def _alike(part: AccuracyPart, agreement: float) -> str:
+    if part.metric in CORRELATIONS:
+        return f"predictions correlate by {agreement:.3f} with the dense model's"
+    return f"{agreement:.1%} predicted as by the dense model"
 
 
 def latency_gate(part: LatencyPart, *, target: float | None, min_speedup: float | None) -> Gate:
@@ -142,155 +300,31 @@ def predicted_latency_gate(
     )
 
 
+def size_gate(part: SizePart) -> Gate | None:
+    """The files that are served against the size that was asked for; None where none was. Bytes
+    are exact: there is nothing between pass and fail."""
+    if part.limit is None:
+        return None
+    return Gate(
+        name="size",
+        outcome="pass" if part.bytes <= part.limit else "fail",
+        value=part.bytes,
+        limit=part.limit,
+        unit=BYTES,
+        detail=f"{', '.join(part.files)}: {part.bytes} bytes of at most {part.limit}; the dense "
+        f"model's has {part.dense_bytes}",
+    )
+
+
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
     """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's
     limits."""
     failed = {g.name for g in evidence.gates if g.outcome == "fail"}
-    if failed & {"shrunk", "same"}:
+    part = evidence.quantization
+    if failed & {"shrunk", "same"} or (part is not None and part.mismatches):
         return ExitCode.INTERNAL_CHECK
     if failed:
         return ExitCode.GATE_FAILED
     if evidence.outcome == "inconclusive" and not allow_inconclusive:
         return ExitCode.INCONCLUSIVE
     return ExitCode.PASS
-
-
-def check(
-    evidence: Evidence,
-    *,
-    max_drop: float | None = None,
-    min_speedup: float | None = None,
-    baseline: Evidence | None = None,
-    max_regression: float = 0.5,
-) -> list[Gate]:
-    """Judge evidence again, from its numbers alone.
-
-    Args:
-        max_drop, min_speedup: new limits; None keeps the recorded one.
-        baseline: evidence that this one must not be worse than, measured under the same conditions.
-        max_regression: points that it may lose against the baseline.
-
-    Raises:
-        UsageError: evidence without measurements, or a baseline that cannot be compared with.
-    """
-    for option, value, least in (
-        ("--max-drop", max_drop, 0.0),
-        ("--min-speedup", min_speedup, None),
-        ("--max-regression", max_regression, 0.0),
-    ):
-        if value is not None and not (
-            math.isfinite(value) and (value > 0 if least is None else value >= least)
-        ):
-            raise UsageError(
-                f"{option} is no limit.",
-                got=value,
-                allowed="a number above 0" if least is None else "a number, 0 or more",
-                next_step=f"correct {option}",
-            )
-    unmeasured = (
-        next((g for g in evidence.gates if g.name == "latency"), None)
-        if evidence.latency is None
-        else None
-    )
-    if evidence.accuracy is None or (
-        evidence.latency is None and (unmeasured is None or baseline is not None)
-    ):
-        raise UsageError(
-            "This evidence has no measurements to judge.",
-            got="accuracy or latency missing",
-            next_step="run rfx prune-export or rfx verify first",
-        )
-    limits = evidence.recipe.get("limits") or {}
-    gates = [g for g in evidence.gates if g.name not in JUDGED]
-    gates.append(
-        accuracy_gate(
-            evidence.accuracy, evidence.accuracy.max_drop if max_drop is None else max_drop
-        )
-    )
-    wanted = limits.get("min_speedup") if min_speedup is None else min_speedup
-    if evidence.latency is None:  # the target was not at hand: there is the table's word alone
-        target = (evidence.recipe.get("budget") or {}).get("latency")
-        gates.append(
-            predicted_latency_gate(
-                None if unmeasured is None else unmeasured.value,
-                target=target,
-                min_speedup=wanted,
-                why="run `rfx verify` on the device",
-            )
-        )
-    else:
-        gates.append(
-            latency_gate(evidence.latency, target=evidence.latency.target, min_speedup=wanted)
-        )
-    if baseline is not None:
-        gates += _baseline_gates(evidence, baseline, max_regression)
-    return gates
-
-
-def _baseline_gates(ours: Evidence, theirs: Evidence, max_regression: float) -> list[Gate]:
-    """Two gates against a baseline that was measured alike."""
-    accuracy, latency = (ours.accuracy, theirs.accuracy), (ours.latency, theirs.latency)
-    if accuracy[0] is None or accuracy[1] is None or latency[0] is None or latency[1] is None:
-        raise UsageError(
-            "The baseline has no measurements to compare with.", got="accuracy or latency missing"
-        )
-    rows = {
-        "dense model": (ours.model.get("hash"), theirs.model.get("hash")),
-        "metric": (accuracy[0].metric, accuracy[1].metric),
-        "evaluation set": (ours.data.evaluation_hash, theirs.data.evaluation_hash),
-        "clock": (latency[0].clock, latency[1].clock),
-    }
-    workloads = (latency[0].workload, latency[1].workload)
-    for name in sorted(set(workloads[0]) | set(workloads[1])):
-        rows[name] = (workloads[0].get(name), workloads[1].get(name))
-    different = [
-        f"{name}: {a!r} here, {b!r} in the baseline" for name, (a, b) in rows.items() if a != b
-    ]
-    if different:
-        raise UsageError(
-            "These two cannot be compared: they were not measured alike.",
-            got="; ".join(different),
-            allowed="evidence of the same dense model, evaluation set, runtime, device and "
-            "workload",
-            next_step="measure the baseline here: rfx verify BASELINE_FOLDER --out DIR",
-        )
-    return [
-        _baseline_accuracy(accuracy[0], accuracy[1], max_regression),
-        _baseline_latency(latency[0], latency[1]),
-    ]
-
-
-def _baseline_accuracy(ours: AccuracyPart, theirs: AccuracyPart, limit: float) -> Gate:
-    """How many points more than the baseline are lost. Both drops are against the same dense model
-    on the same set."""
-    value = ours.drop - theirs.drop
-    if ours.predictions_hash is not None and ours.predictions_hash == theirs.predictions_hash:
-        interval = (0.0, 0.0)
-    else:
-        half = math.hypot(*((p.interval[1] - p.interval[0]) / 2 for p in (ours, theirs)))
-        interval = (value - half, value + half)
-    return Gate(
-        name="baseline-accuracy",
-        outcome=judge(interval, limit),
-        value=value,
-        limit=limit,
-        interval=interval,
-        unit="points lost",
-        detail=f"{points(ours.drop)} here, {points(theirs.drop)} in the baseline",
-    )
-
-
-def _baseline_latency(ours: LatencyPart, theirs: LatencyPart) -> Gate:
-    """Ours over theirs, both as shares of the dense model measured beside them."""
-    value = ours.ratio / theirs.ratio
-    half = math.hypot(*((p.interval[1] - p.interval[0]) / 2 / p.ratio for p in (ours, theirs)))
-    interval = (value * (1 - half), value * (1 + half))
-    return Gate(
-        name="baseline-latency",
-        outcome=judge(interval, 1 + BASELINE_SLACK),
-        value=value,
-        limit=1 + BASELINE_SLACK,
-        interval=interval,
-        unit="of the baseline",
-        detail=f"{ours.ratio:.3f} of dense here, {theirs.ratio:.3f} in the baseline",
-    )

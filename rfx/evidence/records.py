@@ -7,62 +7,51 @@ the document are read through `rfx.core.migrate`.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import Field
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+from rfx.evidence.found import CompensationPart as CompensationPart
+from rfx.evidence.found import Round as Round
+from rfx.evidence.found import SearchPart as SearchPart
+from rfx.evidence.found import SiteTuning as SiteTuning
+from rfx.evidence.found import TablePart as TablePart
+from rfx.evidence.part import Facts as Facts
+from rfx.evidence.part import Number as Number
+from rfx.evidence.part import Part as Part
+from rfx.evidence.precision import BySite as BySite
+from rfx.evidence.precision import Considered as Considered
+from rfx.evidence.precision import Excluded as Excluded
+from rfx.evidence.precision import QuantizationPart as QuantizationPart
+from rfx.evidence.precision import RivalLatency as RivalLatency
+from rfx.evidence.precision import RivalPart as RivalPart
+from rfx.evidence.precision import SiteLoss as SiteLoss
+from rfx.evidence.size import SizePart as SizePart
+from rfx.evidence.size import SizeRound as SizeRound
 
-
-def _null_if_not_finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as null, however deep they stand."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _null_if_not_finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_null_if_not_finite(v) for v in value]
-    return value
-
-
-def _nan_if_null(value: Any) -> Any:
-    return math.nan if value is None else value
-
-
-# A measured number. One that is not finite is null in JSON and NaN when it is read again: a gate
-# over it fails.
-Number = Annotated[
-    float,
-    BeforeValidator(_nan_if_null),
-    PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json"),
-]
-Facts = Annotated[
-    dict[str, Any], PlainSerializer(_null_if_not_finite, return_type=Any, when_used="json")
-]
-
-
-class Part(BaseModel):
-    """A part of the evidence. A key that it does not have is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
+Outcome = Literal["pass", "fail", "inconclusive", "not-judged"]
 
 
 class Gate(Part):
     """One limit, and whether what was measured keeps it."""
 
     name: str = Field(
-        description="What is judged: `shrunk`, `same`, `accuracy` and `latency` in every evidence; "
-        "`baseline-accuracy` and `baseline-latency` where it was compared with another."
+        description="What is judged: `shrunk`, `same`, `accuracy`, `agreement` and `latency` in "
+        "every evidence; `quantized` where the served file is; `size` where one was asked for; "
+        "`baseline-accuracy` and "
+        "`baseline-latency` where it was compared with another."
     )
     outcome: Outcome = Field(
         description="`pass` where the whole interval is inside the limit, `fail` where it is "
-        "outside or where a number is not finite, `inconclusive` between."
+        "outside, `inconclusive` between or where it cannot be computed, `not-judged` where no "
+        "limit was given."
     )
     value: float | None = Field(
         default=None, description="What was measured; null: it is no number."
     )
     limit: float | None = Field(
-        default=None, description="The most that passes; null: there is no limit."
+        default=None,
+        description="The most that passes, of `agreement` the least; null: there is no limit.",
     )
     interval: tuple[Number, Number] | None = Field(
         default=None, description="95 % interval of the value; null: the value is exact."
@@ -90,7 +79,7 @@ class LatencyPart(Part):
     ratio: Number = Field(description="Median of pruned over median of dense.")
     interval: tuple[Number, Number] = Field(description="95 % bootstrap interval of the ratio.")
     target: float | None = Field(
-        default=None, description="The ratio that was asked for; null under a FLOPs budget."
+        default=None, description="The ratio that was asked for; null under another budget."
     )
     predicted_ratio: float | None = Field(
         default=None,
@@ -143,114 +132,49 @@ class AccuracyPart(Part):
     agreement: float | None = Field(
         default=None, description="Share of the examples that are predicted as by the dense model."
     )
+    agreement_interval: tuple[Number, Number] | None = Field(
+        default=None,
+        description="95 % interval of the agreement, exact binomial; null where there is none.",
+    )
+    chance_agreement: float | None = Field(
+        default=None,
+        description="Agreement that two models with these shares of predictions have by chance; "
+        "null where it was not computed.",
+    )
+    min_agreement: float | None = Field(
+        default=None,
+        description="Least agreement that passes, as it was given; null: the default, half way "
+        "between agreement by chance and 1.",
+    )
+    chance: Number | None = Field(
+        default=None,
+        description="The metric of the best constant answer on this evaluation set; 0 for a "
+        "correlation; null where it was not computed.",
+    )
+    weak_baseline: bool = Field(
+        default=False,
+        description="Whether the run went on with a dense model that is no better than chance "
+        "(`--allow-weak-baseline`).",
+    )
+    distinct: int | None = Field(
+        default=None,
+        description="Examples of the evaluation set without repeated ones; null where they were "
+        "not counted.",
+    )
     divergence: Number | None = Field(
         default=None,
         description="Divergence of the outputs from the dense model's, mean over the examples: KL, "
         "or the squared difference of a regression.",
     )
+    batch: int | None = Field(
+        default=None,
+        description="Examples that the pruned model was given at once; a quantized one is "
+        "evaluated at the batch that it is served with.",
+    )
     predictions_hash: str | None = Field(
         default=None,
         description="Hash of the pruned model's predictions: equal hashes mean models that are "
         "equal in effect.",
-    )
-
-
-class TablePart(Part):
-    """The latency table that the search chose from."""
-
-    key: Facts = Field(description="Where the table is valid: runtime, device, workload, sizes.")
-    key_hash: str = Field(
-        default="", description="Hash of the key: tables of one key are comparable."
-    )
-    hash: str = Field(description="Hash of the whole table.")
-    costs_ms: dict[str, dict[int, Number]] = Field(
-        description="Latency of one sublayer in ms, by kind of site and number of kept units."
-    )
-    fixed_ms: Number = Field(description="Latency of all that cannot be pruned, ms.")
-    additivity: list[Facts] = Field(
-        description="Whole models whose latency was predicted from the table and then measured."
-    )
-    additivity_error: float | None = Field(
-        description="The largest error of those predictions, as a share; null: none was checked."
-    )
-    from_cache: bool = Field(
-        default=False, description="Whether the table had been measured before."
-    )
-
-
-class Round(Part):
-    """One turn of the closed loop: a budget, the plan it gave, and how fast that plan is."""
-
-    budget_ms: Number = Field(description="The latency that the search was allowed, ms.")
-    predicted_ms: Number = Field(description="The plan's latency by the table, ms.")
-    measured_ratio: Number = Field(description="Its measured latency as a share of dense.")
-    note: str = Field(default="", description="How that is beside the target.")
-
-
-class SearchPart(Part):
-    """How the numbers of units were chosen."""
-
-    method: str = Field(description="Name of the search.")
-    budget: Number = Field(description="What the search was allowed, in `budget_unit`.")
-    budget_unit: str = Field(
-        description="`ms` of latency, or `flops`: multiply-adds of the prunable sublayers."
-    )
-    value_kept: float | None = Field(
-        default=None, description="Share of the dense model's importance that stays."
-    )
-    optimality_gap: float | None = Field(
-        default=None,
-        description="How far the kept importance is, at most, below the best that any choice "
-        "within the budget keeps, as a share of that.",
-    )
-    price: float | None = Field(
-        default=None, description="Importance that one more unit of the budget would buy."
-    )
-    importance_total: float | None = Field(
-        default=None,
-        description="Importance of the whole dense model, in the unit of `price`; null where it "
-        "was not recorded.",
-    )
-    rounds: list[Round] = Field(default_factory=list, description="The turns of the closed loop.")
-
-
-class SiteTuning(Part):
-    """What compensation did at one site."""
-
-    site: str = Field(description="Name of the site.")
-    accepted: bool = Field(description="Whether the fitted values were taken.")
-    held_out_before: Number = Field(description="Error on examples left out, with the mask alone.")
-    held_out_after: Number = Field(description="The same with the fitted values.")
-    reason: str = Field(default="", description="Why they were not taken.")
-    ridge: Number | None = Field(
-        default=None,
-        description="Ridge of a reconstruction, as a share of the features' mean square.",
-    )
-
-
-class CompensationPart(Part):
-    """The compensation as a whole, judged by the output's divergence from the dense model's on
-    every fifth calibration example, which also chose the ridges."""
-
-    method: str = Field(description="Name of the compensation.")
-    schedule: str = Field(description="Name of the schedule.")
-    accepted: bool = Field(description="Whether it stays: only if it lowers the divergence.")
-    trained: bool = Field(
-        default=False,
-        description="Whether the schedule trained the weights. The masked model is then not kept, "
-        "and `rfx verify` compares the small model with its engine alone.",
-    )
-    divergence_before: Number | None = Field(
-        default=None,
-        description="Divergence with the mask alone: KL, or squared error of a regression.",
-    )
-    divergence_after: Number | None = Field(
-        default=None, description="Divergence with what was fitted."
-    )
-    polish: Number | None = Field(
-        default=None,
-        description="Error on left-out examples after the last step, as a share of that before it; "
-        "1: it did not help; null: it was not tried.",
     )
 
 
@@ -268,6 +192,30 @@ class DataPart(Part):
     dropped_overlap: int = Field(
         default=0,
         description="Training examples left out because they stand in the evaluation set.",
+    )
+    label_mapping: dict[str, str] = Field(
+        default_factory=dict,
+        description="Name of the model's label for each value that the data have.",
+    )
+    duplicates: int = Field(
+        default=0, description="Evaluation examples that repeat another one and count once."
+    )
+    near_copies: int = Field(
+        default=0,
+        description="Training examples left out because they differ from one of the evaluation set "
+        "in case, blanks or punctuation alone.",
+    )
+    repeated_calibration: int = Field(
+        default=0, description="Calibration examples that repeat another one."
+    )
+    skipped: int = Field(
+        default=0,
+        description="Examples left out because their text is empty or they have no label.",
+    )
+    contradictory: int = Field(
+        default=0,
+        description="Evaluation examples left out because the same text stands there with another "
+        "label too.",
     )
 
 
@@ -295,6 +243,11 @@ class Evidence(Part):
     model: Facts = Field(description="The dense model: source, family, sizes, hash.")
     environment: Facts = Field(description="Machine, operating system and versions of packages.")
     data: DataPart = Field(description="The examples.")
+    exported: Facts = Field(
+        default_factory=dict,
+        description="The exported file: `ir_version`, `opset`, and `positions`, the longest input "
+        "that the model takes; empty in evidence of earlier versions.",
+    )
     plan: Facts = Field(description="Which units stay at each site, as in plan.json.")
     dense_layers: list[dict[str, int]] = Field(
         description="For each layer how many units of each kind the dense model has, by the name "
@@ -303,7 +256,7 @@ class Evidence(Part):
     kept_layers: list[dict[str, int]] = Field(description="The same for the pruned model.")
     search: SearchPart = Field(description="What the search was allowed and what it found.")
     table: TablePart | None = Field(
-        default=None, description="The latency table; null under a FLOPs budget."
+        default=None, description="The latency table; null under another budget."
     )
     tuning: list[SiteTuning] = Field(
         default_factory=list, description="What compensation did at each site."
@@ -317,6 +270,24 @@ class Evidence(Part):
     )
     accuracy: AccuracyPart | None = Field(
         default=None, description="The accuracy; null where it was not measured."
+    )
+    rival: RivalPart | None = Field(
+        default=None,
+        description="The dense model quantized alone, which costs no pruning; null where rfx "
+        "cannot quantize for the target.",
+    )
+    quantization: QuantizationPart | None = Field(
+        default=None, description="How the served file was quantized; null: it was not."
+    )
+    size: SizePart | None = Field(
+        default=None,
+        description="Size of the served files and of the dense model's; null in evidence of "
+        "earlier versions.",
+    )
+    considered: list[Considered] = Field(
+        default_factory=list,
+        description="What `--precision auto` has compared, this result among it; empty where the "
+        "precision was given.",
     )
     parity: dict[str, Number] = Field(
         default_factory=dict,
@@ -335,8 +306,8 @@ class Evidence(Part):
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict over all gates; evidence without any gate proves nothing."""
-        outcomes = {g.outcome for g in self.gates} or {"inconclusive"}
+        """The verdict over all gates that were judged; evidence without any proves nothing."""
+        outcomes = {g.outcome for g in self.gates} - {"not-judged"} or {"inconclusive"}
         if "fail" in outcomes:
             return "fail"
         return "inconclusive" if "inconclusive" in outcomes else "pass"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 
+from rfx.core.sizes import exact_size
+
 POINTS = "points lost"  # the unit of a drop of the metric
+BYTES = "bytes"  # the unit of a size
+SIZE = "size"  # the one budget that is no share of the dense model's cost
+ALIKE = "predicted alike"  # the unit of an agreement, a share
+
+
+def score(metric: float) -> str:
+    """A metric times 100, with two digits."""
+    return f"{100 * metric:.2f}" if math.isfinite(metric) else "not known"
 
 
 def points(drop: float) -> str:
@@ -59,3 +69,13 @@ def step(budget_ms: float) -> float:
     if not (math.isfinite(budget_ms) and budget_ms > 0):
         return 1.0
     return min(1.0, 10.0 ** math.floor(math.log10(budget_ms / 5)))
+
+
+def target_text(budget: str, target: float) -> str:
+    """A target of a sweep as its option takes it: "0.7", "25MB".
+
+    Args:
+        target: bytes under a size budget, else a share.
+    """
+    whole = budget == SIZE and math.isfinite(target) and target >= 1
+    return exact_size(int(target)) if whole else f"{target:g}"

@@ -1,8 +1,8 @@
-"""What an exporter and a quantizer are.
+"""What an exporter is.
 
-A new exporter is a class registered with `@register("exporter", "name")`, a new quantizer is a
-function registered with `@register("quantizer", "name")` (rfx/core/registry.py). The key `exporter`
-of a recipe chooses what jobs export with; `python -m rfx.quantize` quantizes with "modelopt".
+A new exporter is a class registered with `@register("exporter", "name")` (rfx/core/registry.py).
+The key `exporter` of a recipe chooses what jobs export with. What a quantizer is stands in
+`rfx/export/quantizers/base.py`.
 
 A second graph (an encoder and its decoder, say) is a second role in the artefact that an exporter
 gives. Runtimes say by `Capabilities.roles` which roles they run, and make one engine of them in
@@ -11,9 +11,9 @@ gives. Runtimes say by `Capabilities.roles` which roles they run, and make one e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rfx.core.artefact import Artefact
 from rfx.core.inputs import InputSpec
@@ -45,47 +45,14 @@ class Exporter(Protocol):
             precision: of the matrix products.
             name: of the file; with several roles each file's name begins with its role.
 
+        An exporter may also take `opset` and `ir_version`, integers; `keep_fp32`, paths of modules
+        that a quantized precision leaves in fp32; and `quantizer` and `calibration`, the name of
+        what quantizes and the inputs that it chooses its scales by. They are given to it only where
+        they are others than the default ones.
+
         Raises:
             UsageError: there is no such precision.
             UnsupportedModelError: the model cannot be written.
             InternalCheckError: what was written does not pass the checker.
-        """
-        ...
-
-
-class Quantizer(Protocol):
-    """Writes an ONNX file with explicit quantization (Q/DQ) of its matrix products."""
-
-    def __call__(
-        self,
-        source: Path,
-        calibration: Path,
-        out: Path,
-        *,
-        precision: str,
-        attention: bool = False,
-        method: str = "max",
-        note: Callable[[str], None] = ...,
-        chatter: Any = None,
-    ) -> dict[str, Any]:
-        """Write `source` quantized to `out`, whole or not at all.
-
-        Args:
-            calibration: an npz file with an int64 array [examples, tokens] for every input.
-            precision: of the products, "int8" say.
-            attention: quantize the products of two activations too.
-            method: how ranges are chosen from what was seen.
-            note: told what is being done.
-            chatter: a stream for the messages of the library behind it; None: they are dropped.
-
-        Returns:
-            What was done, in JSON's types; "difference" has how far each output is from the
-            unquantized one's.
-
-        Raises:
-            UsageError: a file is not what it should be, or the calibration does not fit the model.
-            EnvironmentMissingError: the library behind it is not installed.
-            UnsupportedModelError: nothing in the model can be quantized.
-            InternalCheckError: the result does not pass the checks.
         """
         ...

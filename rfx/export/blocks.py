@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfx.core.errors import UnsupportedModelError
+from rfx.export.sums import write_sums
 
 if TYPE_CHECKING:
     import onnx
@@ -269,5 +270,6 @@ class _Graph:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = 10  # what every onnxruntime since 1.18 reads
+        write_sums(model)
         assert isinstance(model, onnx.ModelProto)
         return model

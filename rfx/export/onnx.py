@@ -1,19 +1,14 @@
 """PyTorch -> ONNX: named inputs, dynamic batch and sequence, checked, with the plan in its
 metadata.
 
-The exporter folds the transposes of Linear weights into anonymous constants; they get their
-module's name back here (`<module>.weight.T`), so that the shapes in the file can be held against
-the plan.
+Weights are named after their modules (see `rfx.export.names`), so that the shapes in the file can
+be held against the plan.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +17,15 @@ from rfx.core.errors import InternalCheckError, UnsupportedModelError, first_lin
 from rfx.core.inputs import BATCH, InputSpec, TensorInput
 from rfx.core.plan import Plan, Site
 from rfx.core.registry import register
+from rfx.export import traced
+from rfx.export.facts import read_model
+from rfx.export.names import name_values, name_weights
+from rfx.export.one_position import PROPERTY as ONE_POSITION
+from rfx.export.one_position import choose_early
 from rfx.export.precision.convert import convert_precision
+from rfx.export.quantizers.base import Feed
+from rfx.export.quiet import quiet
+from rfx.export.sums import write_sums
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +36,7 @@ LARGEST_FILE = 2 * 2**30  # bytes: protobuf's
 # LayerNormalization and Gelu-free graphs every runtime of ours parses; 23 emits Attention, which
 # RTX refuses
 OPSET = 20
+IR_VERSION = 10  # read by ONNX Runtime from 1.18 on
 METADATA_PREFIX = "rfx."
 _LARGEST_BATCH, _USUAL_LIMIT = 65535, 512
 _TRACED, _TRACED_AXIS = {BATCH: 2}, 8  # sizes of the axes while the model is traced
@@ -52,6 +56,11 @@ class OnnxExporter:
         metadata: Mapping[str, str],
         precision: str,
         name: str = "model.onnx",
+        opset: int = OPSET,
+        ir_version: int = IR_VERSION,
+        keep_fp32: Collection[str] = (),
+        quantizer: str | None = None,
+        calibration: Sequence[Feed] = (),
     ) -> Artefact:
         """Raises as `export_onnx`."""
         file = export_onnx(
@@ -61,8 +70,13 @@ class OnnxExporter:
             output_names=outputs,
             metadata=metadata,
             precision=precision,
+            opset=opset,
+            ir_version=ir_version,
+            keep_fp32=keep_fp32,
+            quantizer=quantizer,
+            calibration=calibration,
         )
-        facts = {METADATA_PREFIX + k: v for k, v in {"precision": precision, **metadata}.items()}
+        facts = {p.key: p.value for p in read_model(file).metadata_props}
         return Artefact.of_model(file, inputs, tuple(outputs), facts)
 
 
@@ -74,6 +88,12 @@ def export_onnx(
     output_names: Sequence[str],
     metadata: Mapping[str, str] | None = None,
     precision: str = "fp32",
+    opset: int = OPSET,
+    ir_version: int = IR_VERSION,
+    keep_fp32: Collection[str] = (),
+    one_position: bool = True,
+    quantizer: str | None = None,
+    calibration: Sequence[Feed] = (),
 ) -> Path:
     """Write `model` (eval mode, fp32) to `path`, its products at `precision` (see
     `precision.convert_precision`).
@@ -83,6 +103,15 @@ def export_onnx(
         output_names: fields of the model's output that the graph gives, in this order.
         metadata: facts that are written into the file, under keys that begin with `rfx.`.
         precision: of the matrix products.
+        opset: version of the operators, 18 to 20. Below 18 PyTorch's exporter forgets which
+            module a weight belongs to.
+        ir_version: version of the file's format, 8 to 10.
+        keep_fp32: paths of modules whose products a quantized precision leaves in fp32.
+        one_position: where one position of the last layer is read alone, as a classifier does,
+            compute it there alone (see `rfx.export.one_position`).
+        quantizer: the name of what makes a file of a quantized precision; None: the first that
+            needs no calibration inputs.
+        calibration: inputs of the graph, by name, that a quantizer chooses its scales by.
 
     Returns:
         `path`, as a Path.
@@ -98,9 +127,75 @@ def export_onnx(
         ... )
     """
     import onnx
-    import torch
 
     path = Path(path)
+    if precision == "fp32":  # known before the work
+        _require_size(4 * sum(p.numel() for p in model.parameters()), precision)
+    graph = _graph(model, inputs, output_names, opset)
+    write_sums(graph)
+    at_one = choose_early(graph) if one_position else ()
+    proto = convert_precision(
+        graph, precision, keep_fp32=keep_fp32, quantizer=quantizer, calibration=calibration
+    )
+    proto.ir_version = ir_version
+    _require_size(sum(len(i.raw_data) for i in proto.graph.initializer), precision)
+    onnx.helper.set_model_props(
+        proto,
+        {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()}
+        | ({ONE_POSITION: " ".join(at_one)} if at_one else {}),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        onnx.save(proto, temporary)
+        onnx.checker.check_model(str(temporary), full_check=False)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        temporary.replace(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InternalCheckError(
+            "The exported ONNX file does not pass the checker.",
+            got=first_line(error),
+            next_step="report it with the output of `rfx env`; another --opset may do meanwhile",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _graph(
+    model: PreTrainedModel, inputs: InputSpec, outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    """The graph of a model with its weights, in fp32: traced, or that of an earlier model of the
+    same structure (see `rfx.export.traced`)."""
+    import torch
+
+    implementation = model.config._attn_implementation
+    model.config._attn_implementation = (
+        "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
+    )
+    try:
+        key = traced.structure(model, inputs, outputs, (opset, torch.__version__))
+        proto = traced.with_weights(key, model, inputs, outputs)
+        if proto is None:
+            proto = _traced(model, inputs, outputs, opset)
+            name_weights(proto)
+            for node in proto.graph.node:
+                # Stack traces of the exporter name files of this machine.
+                del node.metadata_props[:]
+                node.doc_string = ""
+            name_values(proto)
+            traced.keep(key, proto, model)
+        return proto
+    finally:
+        model.config._attn_implementation = implementation
+
+
+def _traced(
+    model: PreTrainedModel, inputs: InputSpec, outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    """What PyTorch's exporter makes of a model. Raises InternalCheckError where it fails."""
+    import onnx
+    import torch
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -109,26 +204,20 @@ def export_onnx(
 
         def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             out = self.model(**dict(zip(inputs.names, tensors)))
-            return tuple(getattr(out, name) for name in output_names)
+            return tuple(getattr(out, name) for name in outputs)
 
-    if precision == "fp32":  # known before the work
-        _require_size(4 * sum(p.numel() for p in model.parameters()), precision)
-    implementation = model.config._attn_implementation
     dims = {axis: _dimension(axis, inputs.limits.get(axis)) for axis in inputs.dynamic_axes}
     example = tuple(_example(tensor) for tensor in inputs.inputs)
-    model.config._attn_implementation = (
-        "eager"  # sdpa adds IsNaN/Where nodes; the Attention op is not parsed everywhere
-    )
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 Wrapper().eval(),
                 example,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 verbose=False,
                 input_names=list(inputs.names),
-                output_names=list(output_names),
+                output_names=list(outputs),
                 dynamic_shapes=(
                     tuple(
                         {n: dims[a] for n, a in enumerate(i.axes) if isinstance(a, str)}
@@ -139,6 +228,8 @@ def export_onnx(
         if program is None:
             raise RuntimeError("torch.onnx.export gave nothing")
         proto = program.model_proto
+        assert isinstance(proto, onnx.ModelProto)
+        return proto
     except Exception as error:
         # torch.onnx raises many kinds; none may reach the user as a traceback.
         if is_interrupt(error):
@@ -148,33 +239,6 @@ def export_onnx(
             got=first_line(error),
             next_step="report it with `rfx env` and the model's configuration",
         ) from error
-    finally:
-        model.config._attn_implementation = implementation
-
-    name_weights(proto)
-    proto = convert_precision(proto, precision)
-    _require_size(sum(len(i.raw_data) for i in proto.graph.initializer), precision)
-    onnx.helper.set_model_props(
-        proto,
-        {METADATA_PREFIX + k: v for k, v in {"precision": precision, **(metadata or {})}.items()},
-    )
-    for node in proto.graph.node:  # stack traces of the exporter name files of this machine
-        del node.metadata_props[:]
-        node.doc_string = ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        onnx.save(proto, temporary)
-        onnx.checker.check_model(str(temporary), full_check=False)
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        temporary.replace(path)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InternalCheckError(
-            "The exported ONNX file does not pass the checker.", got=first_line(error)
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _dimension(axis: str, limit: int | None) -> torch.export.Dim:
@@ -206,62 +270,6 @@ def _require_size(size: int, precision: str) -> None:
             if precision != "fp32"
             else "export it with --precision fp16, or start from a smaller model",
         )
-
-
-def name_weights(proto: onnx.ModelProto) -> None:
-    """Rename folded weights after their module: the scope of the MatMul or Gemm that reads one says
-    which."""
-    initializers = {i.name: i for i in proto.graph.initializer}
-    renames: dict[str, str] = {}
-    for node in proto.graph.node:
-        if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
-            continue
-        weight = node.input[1]
-        if (
-            weight not in initializers
-            or weight in renames
-            or not re.fullmatch(r"val_\d+|t_?\d*|.*_t", weight)
-        ):
-            continue
-        scope = _scope(node)
-        if scope:
-            renames[weight] = f"{scope}.weight.T"
-    for old, new in renames.items():
-        initializers[old].name = new
-    for node in proto.graph.node:
-        for i, name in enumerate(node.input):
-            if name in renames:
-                node.input[i] = renames[name]
-    strip = {
-        i.name: i.name.removeprefix("model.")
-        for i in proto.graph.initializer
-        if i.name.startswith("model.")
-    }
-    for initializer in proto.graph.initializer:
-        initializer.name = strip.get(initializer.name, initializer.name)
-    for node in proto.graph.node:
-        for i, name in enumerate(node.input):
-            if name in strip:
-                node.input[i] = strip[name]
-    # Recorded shapes of the exporter speak of the old names; shape inference makes its own.
-    kept = [v for v in proto.graph.value_info if v.name not in renames and v.name not in strip]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """Path of the module a node came from, e.g. `bert.encoder.layer.0.attention.self.query`; ""
-    where not known."""
-    import ast
-
-    for prop in node.metadata_props:
-        if prop.key == "pkg.torch.onnx.name_scopes":
-            try:
-                scopes = [s for s in ast.literal_eval(prop.value) if s.startswith("model.")]
-            except (ValueError, SyntaxError):
-                return ""
-            return scopes[-1].removeprefix("model.") if scopes else ""
-    return ""
 
 
 def site_shapes(path: Path, sites: Sequence[Site]) -> dict[str, dict[str, int]]:
@@ -336,16 +344,3 @@ def plan_metadata(plan: Plan, **more: object) -> dict[str, str]:
         **{units: ",".join(str(row.get(units, "")) for row in layers) for units in kinds},
         **{k: str(v) for k, v in more.items()},
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx logs and warns on every export, to no use for our users."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

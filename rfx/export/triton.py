@@ -20,10 +20,12 @@ from numbers import Integral
 from pathlib import Path
 
 from rfx.core.errors import UsageError, first_line
-from rfx.core.files import atomic_dir
+from rfx.core.folders import atomic_dir
 
 ONNX_BACKEND = "onnxruntime"
+OPENVINO_BACKEND = "openvino"
 READ_ENGINES = ("tensorrt",)  # the backends that load a compiled engine in place of the ONNX file
+READ_ONNX = (ONNX_BACKEND, OPENVINO_BACKEND)  # the backends that load the ONNX file itself
 # the first words of every config.pbtxt of ours: only such a folder is replaced
 MARK = "# Written by rfx"
 # backend -> Triton's name of the platform, and the file name that it looks for: its "plan" is what
@@ -31,6 +33,7 @@ MARK = "# Written by rfx"
 PLATFORMS = {
     "onnxruntime": ("onnxruntime_onnx", "model.onnx"),
     "tensorrt": ("tensorrt_plan", "model.plan"),
+    "openvino": ("", "model.onnx"),  # newer than Triton's list of platforms
 }
 TYPES = {
     "bool": "TYPE_BOOL",
@@ -83,15 +86,21 @@ def specs_of(onnx_path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """
     import onnx
 
-    what, allowed = "The ONNX file cannot be read.", "an exported model.onnx"
+    allowed = "an exported model.onnx"
     try:
         graph = onnx.load(str(onnx_path), load_external_data=False).graph
+        wrong = "" if graph.output else "no graph"  # an empty file is a valid protobuf message
     except OSError as error:
-        raise UsageError(what, got=f"{onnx_path}: {error.strerror}", allowed=allowed) from None
+        wrong = str(error.strerror)
     except Exception as error:  # protobuf's own kinds of error differ by version
-        raise UsageError(what, got=f"{onnx_path}: {first_line(error)}", allowed=allowed) from None
-    if not graph.output:  # an empty file is a valid protobuf message
-        raise UsageError(what, got=f"{onnx_path}: no graph", allowed=allowed)
+        wrong = first_line(error)
+    if wrong:
+        raise UsageError(
+            "The ONNX file cannot be read.",
+            got=f"{onnx_path}: {wrong}",
+            allowed=allowed,
+            next_step="check the path, or export the model again",
+        )
 
     def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         tensor = value.type.tensor_type
@@ -102,6 +111,7 @@ def specs_of(onnx_path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
                 "The model has an input or output that is no tensor.",
                 got=value.name,
                 allowed=allowed,
+                next_step="export the model with tensors alone",
             ) from None
         return TensorSpec(
             value.name,
@@ -135,15 +145,16 @@ def write_triton(
 
     Args:
         root: the model repository; made where it is missing.
-        model_file: an ONNX file for "onnxruntime", a TensorRT engine for "tensorrt".
+        model_file: an ONNX file for "onnxruntime" and "openvino", a TensorRT engine for
+            "tensorrt".
         inputs, outputs: as the model has them (`specs_of`), batch first.
         max_batch: the largest batch Triton may form; for an engine, the most that its optimisation
             profile takes.
         warmup: batch and sequence of the warm-up: what latency was measured at. For an engine
             within its profile.
         on_gpu: run on the GPUs of the server, one instance on each, or on its CPU.
-        threads: threads of one inference; taken by "onnxruntime" on the CPU alone. None: as many as
-            there are cores.
+        threads: threads of one inference; taken by "onnxruntime" and "openvino" on the CPU alone.
+            None: as many as there are cores.
         queue_delay_us: how long a request may wait for others to fill a batch. None: not at all
             where the warm-up's batch is 1 (a lone request is what was measured; under load the
             queue fills batches all the same), else 500.
@@ -173,12 +184,15 @@ def write_triton(
             "The model file for Triton does not exist.",
             got=str(source),
             allowed="model.onnx or a TensorRT engine",
+            next_step="correct the path",
         )
-    if (source.suffix == ".onnx") != (backend == "onnxruntime"):
+    if (source.suffix == ".onnx") != (backend in READ_ONNX):
         raise UsageError(
             f"Triton's backend {backend!r} cannot read this file.",
             got=str(source),
-            allowed="an ONNX file (.onnx) for onnxruntime, an engine file for tensorrt",
+            allowed="an ONNX file (.onnx) for onnxruntime and openvino, an engine file for "
+            "tensorrt",
+            next_step="give the other kind of file, or another backend",
         )
     folder = Path(root) / triton_name(name)
     _require_ours(folder)
@@ -231,12 +245,17 @@ def _config(
             "rfx writes no configuration for this Triton backend.",
             got=backend,
             allowed=", ".join(PLATFORMS),
+            next_step="give one of these backends",
         )
-    if backend == "tensorrt" and not on_gpu:
+    here = {"tensorrt": True, OPENVINO_BACKEND: False}.get(backend, on_gpu)
+    if on_gpu != here:
         raise UsageError(
-            "Triton's TensorRT backend runs on GPUs alone.",
-            got="on_gpu=False",
-            allowed="on_gpu=True",
+            "Triton's TensorRT backend runs on GPUs alone."
+            if here
+            else "rfx measures OpenVINO on CPUs alone.",
+            got=f"on_gpu={on_gpu}",
+            allowed=f"on_gpu={here}",
+            next_step=f"set on_gpu={here}, or give another backend",
         )
     max_batch = _whole("The largest batch", max_batch)
     batch, sequence = warmup
@@ -250,22 +269,29 @@ def _config(
     _require_tensors("inputs", inputs)
     _require_tensors("outputs", outputs)
 
+    # OpenVINO's backend wants batches of exactly `max_batch_size`: without one, the batch is a
+    # dimension like the others, and requests are as large as they are.
+    batched = backend != OPENVINO_BACKEND
+    first = 1 if batched else 0  # of the dimensions that the configuration lists
     platform, file_name = PLATFORMS[backend]
     lines = [
-        f"{MARK} {__version__}. Shapes are without the batch, which Triton puts first; -1 is "
-        "dynamic.",
+        f"{MARK} {__version__}. Shapes are "
+        + ("without the batch, which Triton puts first; " if batched else "with the batch; ")
+        + "-1 is dynamic.",
         f"name: {_quoted(name)}",
-        f'platform: "{platform}"',
+        *([f'platform: "{platform}"'] if platform else []),
         f'backend: "{backend}"',
         f'default_model_filename: "{file_name}"',
-        f"max_batch_size: {max_batch}",
-        *_tensors("input", inputs),
-        *_tensors("output", outputs),
+        f"max_batch_size: {max_batch if batched else 0}",
+        *_tensors("input", inputs, first),
+        *_tensors("output", outputs, first),
         "instance_group [",
         f"  {{ count: 1 kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}",
         "]",
     ]
-    if max_batch > 1:  # with batches of one there is nothing to fill, and waiting would only cost
+    if (
+        batched and max_batch > 1
+    ):  # with batches of one there is nothing to fill, and waiting would only cost
         # A batch goes off at once when it has the size that was measured, or the largest one.
         preferred = sorted({batch, max_batch} - {1})
         lines += [
@@ -274,22 +300,30 @@ def _config(
             f"  max_queue_delay_microseconds: {delay}",
             "}",
         ]
-    if threads is not None and backend == "onnxruntime" and not on_gpu:
+    if threads is not None:
         threads = _whole("The number of threads", threads)
-        lines += [
-            f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{threads}" }} }}'
-        ]
+    parameters: dict[str, object] = {}
+    if backend == OPENVINO_BACKEND:  # as it is measured
+        parameters = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        parameters |= {"INFERENCE_NUM_THREADS": threads} if threads is not None else {}
+    elif backend == "onnxruntime" and threads is not None and not on_gpu:
+        parameters = {"intra_op_thread_count": threads}
+    lines += [
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+        for key, value in parameters.items()
+    ]
     # Zeros and not random data: Triton fills those with random bytes, and a random token is out of
     # any vocabulary.
     lines += [
         "model_warmup [",
         "  {",
         '    name: "measured"',
-        f"    batch_size: {batch}",
+        f"    batch_size: {batch if batched else 1}",
         f"    count: {WARMUP_COUNT}",
     ]
     for spec in inputs:
-        dims = ", ".join(str(sequence if d is None else d) for d in spec.shape[1:])
+        sizes = [batch, *(sequence if d is None else d for d in spec.shape[1:])]
+        dims = ", ".join(map(str, sizes[first:]))
         lines += [
             f"    inputs {{ key: {_quoted(spec.name)} value {{ data_type: {TYPES[spec.dtype]} "
             f"dims: [ {dims} ] zero_data: true }} }}"
@@ -297,10 +331,11 @@ def _config(
     return "\n".join([*lines, "  }", "]"]) + "\n"
 
 
-def _tensors(field: str, specs: Sequence[TensorSpec]) -> list[str]:
+def _tensors(field: str, specs: Sequence[TensorSpec], first: int) -> list[str]:
+    """Inputs or outputs with their dimensions from the `first` on."""
     rows = []
     for spec in specs:
-        dims = ", ".join("-1" if d is None else str(d) for d in spec.shape[1:])
+        dims = ", ".join("-1" if d is None else str(d) for d in spec.shape[first:])
         rows.append(
             f"  {{ name: {_quoted(spec.name)} data_type: {TYPES[spec.dtype]} dims: [ {dims} ] }}"
         )
@@ -314,6 +349,7 @@ def _require_tensors(kind: str, specs: Sequence[TensorSpec]) -> None:
         raise UsageError(
             f"The {kind} for Triton need names of their own.",
             got=", ".join(map(repr, names)) or "none",
+            next_step="give each of them a name that no other has",
         )
     for spec in specs:
         if spec.dtype not in TYPES:
@@ -321,6 +357,7 @@ def _require_tensors(kind: str, specs: Sequence[TensorSpec]) -> None:
                 "Triton has no such type of tensor.",
                 got=f"{spec.name}: {spec.dtype}",
                 allowed=", ".join(TYPES),
+                next_step="export the model with tensors of one of these types",
             )
         sizes = spec.shape[1:]
         if (
@@ -349,6 +386,7 @@ def _whole(what: str, value: object, *, least: int = 1, most: int = LARGEST) -> 
             f"{what} for Triton is not valid.",
             got=repr(value),
             allowed=f"a whole number from {least} to {most}",
+            next_step="correct the number",
         )
     return int(value)  # type: ignore[call-overload]
 

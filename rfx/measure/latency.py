@@ -9,7 +9,7 @@ import numpy as np
 
 from rfx.core.inputs import InputSpec
 from rfx.core.workload import Workload
-from rfx.evidence.records import LatencyPart, Percentiles
+from rfx.evidence.records import LatencyPart, Percentiles, RivalLatency
 from rfx.runtimes.base import BoundRun, Engine, Runtime
 from rfx.runtimes.timing import interleave
 
@@ -32,12 +32,44 @@ def measure_pair(
     target: float | None = None,
     predicted_ratio: float | None = None,
 ) -> LatencyPart:
-    """Interleaved rounds of dense and pruned on the same tokens, until the ratio is known to
-    +-0.004.
+    """See `measure_with_rival`; there is none."""
+    part, _ = measure_with_rival(
+        runtime,
+        dense,
+        pruned,
+        None,
+        workload,
+        inputs=inputs,
+        seed=seed,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        target=target,
+        predicted_ratio=predicted_ratio,
+    )
+    return part
+
+
+def measure_with_rival(
+    runtime: Runtime,
+    dense: Engine,
+    pruned: Engine,
+    rival: Engine | None,
+    workload: Workload,
+    *,
+    inputs: InputSpec,
+    seed: int,
+    min_seconds: float,
+    max_seconds: float | None = None,
+    target: float | None = None,
+    predicted_ratio: float | None = None,
+) -> tuple[LatencyPart, RivalLatency | None]:
+    """Interleaved rounds of dense, pruned and rival on the same tokens, until the ratio of pruned
+    to dense is known to +-0.004.
 
     When to stop depends on the interval's width alone, never on where it lies.
 
     Args:
+        rival: the dense model quantized alone; None: there is none.
         min_seconds, max_seconds: wall-clock seconds of timing (at least 10 rounds; max: five times
             min).
         target, predicted_ratio: kept in the evidence beside what was measured.
@@ -46,9 +78,11 @@ def measure_pair(
         "dense": dense.bind(inputs.example(workload, seed=seed, names=dense.input_names)),
         "pruned": pruned.bind(inputs.example(workload, seed=seed, names=pruned.input_names)),
     }
+    if rival is not None:
+        runs["rival"] = rival.bind(inputs.example(workload, seed=seed, names=rival.input_names))
     before = runtime.state()
     limit = 5 * min_seconds if max_seconds is None else max_seconds
-    d = p = np.empty(0)
+    d = p = r = np.empty(0)
     spent = 0.0
     while True:
         times = interleave(
@@ -59,12 +93,13 @@ def measure_pair(
             seed=seed + len(d),
         )
         d, p = np.concatenate([d, times["dense"]]), np.concatenate([p, times["pruned"]])
+        r = np.concatenate([r, times.get("rival", r[:0])])
         spent += min_seconds
         low, high = interval = ratio_interval(d, p, seed)
         if (high - low) / 2 <= PRECISION or spent + min_seconds > limit:
             break
     dense_ms, pruned_ms = float(np.median(d)), float(np.median(p))
-    return LatencyPart(
+    part = LatencyPart(
         dense_ms=dense_ms,
         pruned_ms=pruned_ms,
         ratio=pruned_ms / dense_ms,
@@ -87,8 +122,18 @@ def measure_pair(
             "min_seconds": min_seconds,
             "min_rounds": MIN_ROUNDS,
         },
-        with_transfers=_with_transfers(runs),
+        with_transfers=_with_transfers({n: run for n, run in runs.items() if n != "rival"}),
         state=None if before is None else {"before": before, "after": runtime.state()},
+    )
+    if rival is None:
+        return part, None
+    rival_ms = float(np.median(r))
+    return part, RivalLatency(
+        ms=rival_ms,
+        ratio=rival_ms / dense_ms,
+        interval=ratio_interval(d, r, seed),
+        pruned_ratio=pruned_ms / rival_ms,
+        pruned_interval=ratio_interval(r, p, seed),
     )
 
 

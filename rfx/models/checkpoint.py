@@ -6,14 +6,19 @@ for the loader.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfx.core import migrate
-from rfx.core.errors import UsageError, first_line
+from rfx.core.bounded import as_path, read_json
+from rfx.core.errors import UsageError, first_line, in_words, is_interrupt
 from rfx.core.plan import Plan, Site, Update
+from rfx.core.values import short
+from rfx.models.configuration import check_values, unread
+from rfx.models.misfit import refuse_sites
+from rfx.models.place import CONFIG, MOST_MB, Place
+from rfx.models.sizes import check_shapes, check_sizes, stored
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,18 +60,23 @@ def save(
 def load(path: str | Path) -> PreTrainedModel:
     """The pruned model in `path`: a stock transformers model with per-layer sizes, in eval mode.
 
+    It computes attention as model.onnx does ("eager"), so both agree on every input. The faster
+    "sdpa" of `model.set_attn_implementation("sdpa")` gives other numbers for a row of padding
+    alone, of which no output means anything.
+
     It takes plain forwards, `.to()`, `.eval()`, `save_pretrained`; generation is not what it is
     for.
 
     Raises:
-        UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes.
+        UsageError: no such folder, not a checkpoint of rfx, or weights that do not fit its sizes,
+            which are compared before memory goes into them.
 
     Examples:
         >>> model = rfx.load("build")
         >>> model.config.pruned_layers[0]
         {'heads': 11, 'filters': 1152}
     """
-    folder = Path(path)
+    folder = as_path(path, "checkpoint", "a folder with config.json and model.safetensors")
     if (folder / "model" / "config.json").is_file():  # the output folder of prune-export
         folder = folder / "model"
     file = folder / "config.json"
@@ -75,19 +85,25 @@ def load(path: str | Path) -> PreTrainedModel:
             "There is no checkpoint here.",
             got=str(path),
             allowed="a folder with config.json and model.safetensors",
+            next_step="check the path; it is the output folder of prune-export, or model/ in it",
         )
+    config = read_json(file, what="model's configuration", most_mb=MOST_MB)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
         entry = migrate.checkpoint(config["rfx"], str(file)) if config.get("rfx") else None
         sites = (
             [Site.from_json({k: v for k, v in s.items() if k != "count"}) for s in entry["sites"]]
             if entry
             else []
         )
-        counts = {s["name"]: int(s["count"]) for s in entry["sites"]} if entry else {}
-        architecture = str(config["architectures"][0]) if entry else ""
+        counts = {s["name"]: s["count"] for s in entry["sites"]} if entry else {}
+        for site in sites:
+            _require_counts(site, counts[site.name])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UsageError(f"{file} is damaged.", got=f"{type(error).__name__}: {error}") from None
+        raise UsageError(
+            f"{file} is damaged.",
+            got=in_words(error),
+            next_step="copy it again, or make the checkpoint again with rfx prune-export",
+        ) from None
     if not entry:
         raise UsageError(
             "This checkpoint was not made by rfx.",
@@ -95,23 +111,53 @@ def load(path: str | Path) -> PreTrainedModel:
             allowed="a configuration with an `rfx` entry",
             next_step="load it with transformers",
         )
-    return _build(folder, architecture, sites, counts)
+    place = Place(str(folder), folder)
+    check_values(place, config)
+    return _build(place, config, sites, counts)
+
+
+def _require_counts(site: Site, count: object) -> None:
+    """Raises ValueError where a site does not keep some of its units."""
+    for name, value in (("units", site.units), ("width", site.width), ("count", count)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} of {short(site.name)} is {short(value)}")
+    if isinstance(count, int) and count > site.units:
+        raise ValueError(f"{short(site.name)} keeps {count} of {site.units} units")
+
+
+def _class_of(place: Place, config: Mapping[str, Any]) -> Any:
+    """The class of transformers that a checkpoint names.
+
+    Raises:
+        UsageError: it names none, or one that is no model's.
+    """
+    import transformers
+
+    name = next(iter(config.get("architectures") or ()), "")
+    try:
+        found = getattr(transformers, name, None)
+    except (ImportError, RuntimeError):  # the module of a class is imported when it is asked for
+        found = None
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        return found
+    raise UsageError(
+        f"transformers {transformers.__version__} has no class of models {short(name)}.",
+        got=f"{place.source}: architectures {short(config.get('architectures'))} in {CONFIG}",
+        allowed="the name of the model's class, as rfx prune-export wrote it",
+        next_step="install the transformers version the checkpoint was made with, or make the "
+        "checkpoint again with rfx prune-export",
+    )
 
 
 def _build(
-    folder: Path, architecture: str, sites: list[Site], counts: dict[str, int]
+    place: Place, raw: Mapping[str, Any], sites: list[Site], counts: dict[str, int]
 ) -> PreTrainedModel:
-    import transformers
-    from safetensors import SafetensorError
-
     from rfx.models.shrink import resize
 
-    base = getattr(transformers, architecture, None)
-    if base is None:
-        raise UsageError(
-            f"transformers {transformers.__version__} has no class {architecture}.",
-            next_step="install the transformers version the checkpoint was made with",
-        )
+    base = _class_of(place, raw)
+    weights = stored(place)
+    if weights is not None:
+        check_sizes(place, raw, weights, max((s.channels for s in sites), default=0))
 
     def __init__(  # noqa: N807 - a method of the class made below
         self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any
@@ -121,21 +167,47 @@ def _build(
 
     # A subclass under the same name: from_pretrained builds it with the small shapes, then reads
     # the weights into it.
-    small: Any = type(architecture, (base,), {"__init__": __init__, "__module__": base.__module__})
+    small: Any = type(base.__name__, (base,), {"__init__": __init__, "__module__": base.__module__})
     try:
-        model, info = small.from_pretrained(folder, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UsageError(
-            f"The checkpoint in {folder} does not load.", got=first_line(error)
-        ) from None
+        config = base.config_class.from_pretrained(place.folder, trust_remote_code=False)
+    except Exception as error:
+        if is_interrupt(error) or isinstance(error, MemoryError):
+            raise
+        raise unread(place, error) from None
+    refuse_sites(place, raw, sites)
+    # What the small shapes ask for is known before memory goes into them.
+    check_shapes(
+        place, lambda c: small._from_config(c, attn_implementation="eager"), config, weights
+    )
+    try:
+        model, info = small.from_pretrained(
+            place.folder,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _not_loaded(place, error) from None
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UsageError(
-            f"The weights in {folder} do not fit its configuration.",
+            f"The weights in {place.source} do not fit its configuration.",
             got=", ".join(map(str, wrong[:4])),
             next_step="make the checkpoint again with rfx prune-export",
         )
-    return model.eval()
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _not_loaded(place: Place, error: Exception) -> Exception:
+    """Damaged files and sites show as any exception of the code that meets them."""
+    if is_interrupt(error) or isinstance(error, MemoryError):
+        return error
+    return UsageError(
+        f"The checkpoint in {place.source} does not load.",
+        got=first_line(error),
+        next_step="make the checkpoint again with rfx prune-export, or copy all of its files again",
+    )
 
 
 def read_update(file: Path) -> Update:
@@ -153,5 +225,7 @@ def read_update(file: Path) -> Update:
         return Update.from_arrays(load_file(file))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UsageError(
-            "The compensation of this output does not load.", got=f"{file}: {first_line(error)}"
+            "The compensation of this output does not load.",
+            got=f"{file}: {first_line(error)}",
+            next_step="copy the output again, or make it again with rfx prune-export",
         ) from None

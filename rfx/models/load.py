@@ -7,22 +7,28 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from rfx.core.errors import UnsupportedModelError, UsageError, first_line
+from rfx.core.errors import UnsupportedModelError, UsageError, first_line, is_interrupt
 from rfx.core.inputs import InputSpec
-from rfx.models.families.find import REFUSED, find_sites, position_limit
+from rfx.core.signs import refuse_saved
+from rfx.models.configuration import check_values, make_configuration, set_switches
+from rfx.models.families.find import find_sites, position_limit
+from rfx.models.place import CONFIG, Place, look_at, refuse_own_code
 from rfx.models.prove import prove
+from rfx.models.sizes import check_shapes, check_sizes, stored
 from rfx.models.subject import Subject
+from rfx.models.weights import (
+    check_loaded,
+    check_positions,
+    check_tokenizer,
+    require_finite_weights,
+)
 
 if TYPE_CHECKING:
     import transformers
 
-HEADLESS = (
-    "This checkpoint has no {task} head: its weights {missing} are missing and would be random."
-)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -35,15 +41,16 @@ TOKENIZER_ADVICE = "save the tokenizer into the same folder"
 
 def architecture_of(source: str | None) -> str | None:
     """The first architecture that a local checkpoint names, "" where it names none; None where
-    there is no checkpoint to read."""
-    config = Path(source or "").expanduser() / "config.json"
-    if source is None or not config.is_file():
+    there is no checkpoint to read.
+
+    Raises:
+        UsageError: its configuration is damaged, too large or no object.
+    """
+    place = Place.of(source) if source is not None else None
+    if place is None or place.folder is None or place.file(CONFIG) is None:
         return None
-    try:
-        data = json.loads(config.read_text(encoding="utf-8"))
-        return str((data.get("architectures") or [""])[0])
-    except (ValueError, AttributeError, OSError):
-        return None
+    named = place.read(CONFIG).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def load_subject(
@@ -67,39 +74,57 @@ def load_subject(
         UsageError: there is no such model, or it has no head for the task.
         UnsupportedModelError: rfx cannot prune models of this family.
     """
+    import torch
     import transformers
-    from safetensors import SafetensorError
 
     auto = getattr(transformers, auto_class)
-    folder = Path(source).expanduser()
-    local = folder.exists()
-    if local and not (folder / "config.json").is_file():
-        raise no_checkpoint(folder)
-    name = str(folder) if local else source
-    try:
-        config = transformers.AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(source, local, error) from None
-    _refuse_early(config)
+    place = Place.of(source)
+    look_at(place)
+    with _named(place):
+        raw = place.read(CONFIG)
+    refuse_own_code(place, raw, auto_class)
+    check_values(place, raw)
+    with _named(place):
+        weights = stored(place)
+    if weights is not None:
+        check_sizes(place, raw, weights)
+    config = make_configuration(place)
+    if type(config) not in auto._model_mapping:
+        raise UnsupportedModelError(
+            f"transformers has no {task} head for {config.model_type}.",
+            got=source,
+            allowed="a model of a family that has one",
+            next_step="give the --task that it was fine-tuned for",
+        )
+
+    def make(asked: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
+        made: transformers.PreTrainedModel = auto.from_config(asked, trust_remote_code=False)
+        return made
+
+    empty = check_shapes(place, make, config, weights)
+    check_positions(place, config, empty)
     try:
         with _silent():  # what is missing is said below, in words that say what to do
-            model, info = auto.from_pretrained(name, config=config, output_loading_info=True)
-    except (OSError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _not_loaded(source, local, error) from None
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"transformers has no {task} head for {config.model_type}.", got=first_line(error)
-        ) from None
-    preprocessor = load_preprocessor(name)
+            model, info = auto.from_pretrained(
+                place.name,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
+    except UnpicklingError:
+        raise _unsafe(place) from None
+    except Exception as error:
+        # Damaged files show as any exception of the libraries that read them.
+        if is_interrupt(error) or isinstance(error, MemoryError):
+            raise
+        raise _not_loaded(place, error) from None
+    check_loaded(place, task, make, model, info)
+    preprocessor = load_preprocessor(place.name)
     if preprocessor is None:
-        preprocessor = _tokenizer(source, name, folder, local)
-    if info["missing_keys"]:
-        raise UsageError(
-            HEADLESS.format(task=task, missing=", ".join(sorted(info["missing_keys"])[:3])),
-            got=f"{source} ({', '.join(config.architectures or ['no architecture named'])})",
-            allowed="a model fine-tuned for the task",
-            next_step="fine-tune it first, or give the --task it was fine-tuned for",
-        )
+        preprocessor = _tokenizer(place)
+        check_tokenizer(preprocessor, model, source)
     return as_subject(model, preprocessor, source, input_spec(model, preprocessor))
 
 
@@ -111,12 +136,19 @@ def as_subject(
 ) -> Subject:
     """A model that is in memory already, with its tokenizer or another preprocessor, as a subject.
 
-    The model is put into float32 and eval mode and its parameters lose their gradients, in place.
+    The model is put into float32 and eval mode, its parameters lose their gradients and its
+    configuration gets plain outputs, in place.
 
     Raises:
+        UsageError: a weight is no finite number.
         UnsupportedModelError: rfx cannot prune models of this family.
     """
     model = model.float().eval()
+    require_finite_weights(model, source)
+    set_switches(model.config)
+    for module in model.modules():  # layers keep it for themselves
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     sites = find_sites(model)
@@ -148,13 +180,17 @@ def model_hash(model: transformers.PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tokenizer(source: str, name: str, folder: Path, local: bool) -> Any:
+def _tokenizer(place: Place) -> Any:
     import transformers
 
+    source, folder = place.source, place.folder
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place.name, trust_remote_code=False)
     except Exception as error:
         # What is wrong with a tokenizer comes in many kinds.
+        if folder is not None:
+            for name in (*TOKENIZER_FILES, "tokenizer_config.json"):
+                refuse_saved(folder / name, what="a file of the tokenizer")
         raise UsageError(
             "The model's tokenizer does not load.",
             got=f"{source}: {first_line(error)}",
@@ -163,7 +199,7 @@ def _tokenizer(source: str, name: str, folder: Path, local: bool) -> Any:
         ) from None
     # transformers makes one without a single word where files are missing.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        none = local and not any((folder / n).is_file() for n in TOKENIZER_FILES)
+        none = folder is not None and not any((folder / n).is_file() for n in TOKENIZER_FILES)
         raise UsageError(
             "The checkpoint has no tokenizer." if none else "The model's tokenizer knows no words.",
             got=f"{source}: "
@@ -178,42 +214,38 @@ def _tokenizer(source: str, name: str, folder: Path, local: bool) -> Any:
     return tokenizer
 
 
-def _refuse_early(config: Any) -> None:
-    """Families known not to work are refused before their weights are read."""
-    if config.model_type in REFUSED or getattr(config, "pruned_layers", None):
-        find_sites(SimpleNamespace(config=config))  # type: ignore[arg-type]
+@contextmanager
+def _named(place: Place) -> Iterator[None]:
+    """A hub that cannot be asked, or that has no such model, is an error of the user's."""
+    try:
+        yield
+    except OSError as error:
+        raise _not_loaded(place, error) from None
 
 
-def no_checkpoint(folder: Path) -> UsageError:
-    """The error of a place that is there and holds no model."""
-    if folder.is_dir():
-        what, advice = (
-            "This folder holds no Hugging Face checkpoint.",
-            "save it with save_pretrained",
-        )
-    else:
-        what = "This is a file, where a model is a folder."
-        advice = "name the model's folder; examples go to --train and --eval"
+def _unsafe(place: Place) -> UsageError:
     return UsageError(
-        what,
-        got=str(folder),
-        allowed="a folder with config.json and model.safetensors",
-        next_step=advice,
+        "The weights are a pickle that holds more than tensors. Reading it could run code that "
+        "somebody put there, so rfx does not read it.",
+        got=f"{place.source}: pytorch_model.bin",
+        allowed="model.safetensors, or a pickle of tensors alone",
+        next_step="ask whoever made it for model.safetensors, or save it with save_pretrained "
+        "where it was trained",
     )
 
 
-def _not_loaded(source: str, local: bool, error: Exception) -> UsageError:
+def _not_loaded(place: Place, error: Exception) -> UsageError:
     first = first_line(error)
-    if local:
+    if place.folder is not None:
         return UsageError(
             "The checkpoint does not load.",
-            got=f"{source}: {first}",
+            got=f"{place.source}: {first}",
             allowed="what transformers' from_pretrained reads",
             next_step="save it again with save_pretrained, or copy it again",
         )
     return UsageError(
         "There is no such model: it is not a folder here, and the hub does not have it either.",
-        got=f"{source}: {first}",
+        got=f"{place.source}: {first}",
         allowed="a local folder with config.json and model.safetensors, or a hub name",
         next_step="check the path; offline, download the model first and give its folder",
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rfx.core.errors import UnsupportedModelError, first_line
+from rfx.core.errors import UnsupportedModelError, UsageError, first_line
 from rfx.core.inputs import BATCH, InputSpec
 from rfx.core.plan import Kind, Plan, Site
 from rfx.core.workload import Workload
@@ -31,6 +31,7 @@ def prove(model: PreTrainedModel, sites: Sequence[Site], inputs: InputSpec | Non
         inputs: what the model is fed; None: text.
 
     Raises:
+        UsageError: the model is a constant.
         UnsupportedModelError: they differ, or the mask has no effect.
     """
     import torch
@@ -55,6 +56,16 @@ def prove(model: PreTrainedModel, sites: Sequence[Site], inputs: InputSpec | Non
     model.eval()
     try:
         dense = outputs(model)
+        if not bool(torch.isfinite(dense).all()):
+            raise _refusal(model, "its outputs are not finite numbers")
+        with torch.no_grad():
+            if all(bool((t == t[:1]).all()) for t in _tensors(model(**fed)) if len(t) > 1):
+                raise UsageError(
+                    "This model is a constant: it gives the same output whatever it is fed.",
+                    got=f"{type(model).__name__}: the same outputs for two inputs that differ",
+                    allowed="a model whose head was trained",
+                    next_step="look whether the weights of the head are all zero",
+                )
         scale = float(dense.abs().max()) + 1e-12
         for kept in (halves, empties):
             plan = Plan.of(sites, kept)

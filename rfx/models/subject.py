@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
 from rfx.models.families.find import family_name
+from rfx.models.place import Place
 
 if TYPE_CHECKING:
     import transformers
@@ -35,6 +36,13 @@ class Subject:
     hash: str
 
     @property
+    def name(self) -> str:
+        """What the model is called where others read it: its name on the hub, or the last part of
+        its folder. Where the folder lies is nobody's business."""
+        folder = Place.of(self.source).folder
+        return folder.resolve().name if folder else self.source
+
+    @property
     def hidden(self) -> int:
         """Channels of the residual stream."""
         return int(self.model.get_submodule(self.sites[0].output).out_features)  # type: ignore[arg-type]
@@ -58,7 +66,8 @@ class Subject:
         """JSON-ready facts for the evidence."""
         heads, filters = self.first(Kind.MHA), self.first(Kind.FFN)
         return {
-            "source": self.source,
+            "source": self.name,
+            "local": Place.of(self.source).folder is not None,
             "family": family_name(self.model),
             "class": type(self.model).__name__,
             "layers": self.layers,

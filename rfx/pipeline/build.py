@@ -3,19 +3,23 @@ others'."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
-from rfx.core.files import require_file_place
+from rfx.core import files
+from rfx.core.bounded import as_path
+from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
+from rfx.core.values import short
 from rfx.core.workload import Workload
+from rfx.export.facts import read_model
 from rfx.export.triton import READ_ENGINES, specs_of, write_triton
-from rfx.pipeline import require
-from rfx.recipe.sections import EngineSpec
+from rfx.pipeline import places, require
+from rfx.recipe.sections import MOST_BATCH, MOST_TOKENS, EngineSpec
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import AUTO, compilers, runtime, runtime_class, runtime_names
 
@@ -87,16 +91,19 @@ def build(
         PosixPath('build/model.rtx.engine')
     """
     progress = progress or Silent()
-    file = Path(onnx)
-    said = read_facts(file)
-    for option, value in (("--batch", batch), ("--sequence", sequence)):
-        if value is not None and value < 1:
+    for option, value, most in (
+        ("--batch", batch, MOST_BATCH),
+        ("--sequence", sequence, MOST_TOKENS),
+    ):
+        if value is not None and (type(value) is not int or not 1 <= value <= most):
             raise UsageError(
                 f"{option} is not a size.",
-                got=value,
-                allowed="1 or more",
+                got=short(value),
+                allowed=f"1 to {most}",
                 next_step=f"correct {option}",
             )
+    file = as_path(onnx, "ONNX file", "an ONNX file, e.g. model.onnx of an output of prune-export")
+    said = read_facts(file)
     for option, value in (("--sequence", sequence), ("--max-sequence", max_sequence)):
         require.size(option, value, 1, "any input", positions=said.positions)
     workload = Workload.of_text(
@@ -126,8 +133,11 @@ def build(
             allowed=", ".join(sorted(EngineSpec.model_fields)),
             next_step="correct it; `rfx build --help` describes the options",
         )
-    path = Path(out) if out else file.with_suffix(str(cls.capabilities.engine_suffix))
-    require_file_place(path)
+    path = (
+        files.as_path(out)
+        if out is not None
+        else file.with_suffix(str(cls.capabilities.engine_suffix))
+    )
     if file.resolve() in (path.resolve(), Path(f"{path}.json").resolve()):
         raise UsageError(
             "The engine would be written over the model it is built from.",
@@ -135,10 +145,11 @@ def build(
             allowed="another file",
             next_step="do without --out: the engine is then written beside the model",
         )
+    path = places.engine_file(path)
     with progress.bar("building the engine", None):
         if compute_capabilities:
             return _ahead(cls, file, path, workload, options, compute_capabilities)
-        return _here(cls, file, path, workload, options)
+        return _here(cls, file, path, workload, options, progress.warn)
 
 
 def _compiler(target: str | None, compute_capabilities: Sequence[str]) -> type[Runtime]:
@@ -174,11 +185,18 @@ def _ahead(
     compute_capabilities: Sequence[str],
 ) -> BuiltEngine:
     wanted = tuple(dict.fromkeys(compute_capabilities))
-    return BuiltEngine(path, cls(options).build_elsewhere(file, workload, wanted, path))
+    facts = cls(options).build_elsewhere(file, workload, wanted, path)
+    places.record_engine(path)
+    return BuiltEngine(path, facts)
 
 
 def _here(
-    cls: type[Runtime], file: Path, path: Path, workload: Workload, options: EngineOptions
+    cls: type[Runtime],
+    file: Path,
+    path: Path,
+    workload: Workload,
+    options: EngineOptions,
+    warn: Callable[[str], None],
 ) -> BuiltEngine:
     here = cls.availability()
     if not here.ok:
@@ -194,17 +212,28 @@ def _here(
     engine = builder.build(file, workload)
     try:
         engine.save(path)
-        serve_engine(builder, file, path, workload, options)
+        places.record_engine(path)
+        served = serve_engine(builder, file, path, workload, options, warn)
+        if served is not None:
+            places.record_served(served)
         return BuiltEngine(path, dict(engine.facts))
     finally:
         engine.close()
 
 
 def serve_engine(
-    builder: Runtime, onnx: Path, engine: Path, workload: Workload, options: EngineOptions
+    builder: Runtime,
+    onnx: Path,
+    engine: Path,
+    workload: Workload,
+    options: EngineOptions,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Path | None:
     """Where the ONNX file is that of an output with a Triton repository, let that serve the engine
-    from now on, if Triton reads engines of this runtime.
+    from now on, if Triton reads engines of this runtime and nobody has edited the repository.
+
+    Args:
+        warn: told of a repository that was edited, and is left as it is.
 
     Returns:
         The model's folder in the repository; None where nothing was changed.
@@ -216,6 +245,12 @@ def serve_engine(
     beside = engine.resolve().parent == onnx.resolve().parent
     backend = builder.serving_platform()
     if len(models) != 1 or not beside or backend is None or backend not in READ_ENGINES:
+        return None
+    if edited := places.edited(root / models[0]):
+        warn(
+            f"The Triton repository {root / models[0]} was changed by somebody ({edited[0]}). It "
+            f"is left as it is, and does not serve {engine.name}."
+        )
         return None
     inputs, outputs = specs_of(onnx)
     return write_triton(
@@ -235,36 +270,9 @@ def read_facts(file: Path) -> OnnxFacts:
     """What the metadata of an ONNX file say.
 
     Raises:
-        UsageError: no such file, or not a valid ONNX file.
+        UsageError: as `rfx.export.facts.read_model`.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    if not file.is_file():
-        raise UsageError(
-            "This is a folder, not an ONNX file."
-            if file.is_dir()
-            else "The ONNX file does not exist.",
-            got=str(file),
-            allowed="an ONNX file, e.g. model.onnx of an output of prune-export",
-            next_step="correct the path",
-        )
-    try:  # whatever its name ends in
-        model = onnx.load(str(file), format="protobuf", load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        raise UsageError(
-            "This is not a valid ONNX file.",
-            got=f"{file}: {first_line(error)}",
-            allowed="an ONNX file, e.g. model.onnx of an output of prune-export",
-            next_step="name the ONNX file, or export it again where it is damaged",
-        ) from None
-    if not model.graph.output:
-        raise UsageError(
-            "This ONNX file has no outputs.",
-            got=str(file),
-            allowed="a model",
-            next_step="export it again",
-        )
+    model = read_model(file)
     facts = {p.key: p.value for p in model.metadata_props}
 
     def number(name: str) -> int | None:

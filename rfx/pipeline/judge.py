@@ -1,8 +1,9 @@
-"""Verify: four proofs. The file is shrunk, it is the same function, it is accurate, it is fast."""
+"""Verify: five proofs. The file is shrunk, it is the same function, it is accurate, it answers as
+the dense model does, it is fast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,34 +13,53 @@ import numpy as np
 from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import UserError, first_line, is_interrupt
 from rfx.core.plan import Plan, Update
-from rfx.evidence.gates import latency_gate, predicted_latency_gate, same_gate, shrunk_gate
-from rfx.evidence.records import AccuracyPart, Gate, LatencyPart
+from rfx.evidence.gates import (
+    accuracy_gate,
+    agreement_gate,
+    latency_gate,
+    predicted_latency_gate,
+    quantized_gate,
+    same_gate,
+    shrunk_gate,
+    size_gate,
+)
+from rfx.evidence.records import (
+    AccuracyPart,
+    Gate,
+    LatencyPart,
+    QuantizationPart,
+    RivalLatency,
+    SizePart,
+)
 from rfx.export.onnx import shape_mismatches, site_shapes
 from rfx.measure.accuracy import compare
-from rfx.measure.latency import measure_pair
+from rfx.measure.latency import measure_pair, measure_with_rival
 from rfx.methods.scores.divergence import outputs_divergence
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.student import as_student
 from rfx.models.subject import Subject
-from rfx.pipeline.dense import Baseline, workload_of
-from rfx.pipeline.score import codes
+from rfx.pipeline.baseline import (
+    EVAL_BATCH,
+    Call,
+    Outputs,
+    dense_outputs,
+    evaluate,
+    of_evaluation,
+    result_of,
+    served_batch,
+    torch_call,
+)
+from rfx.pipeline.dense import Baseline, compared_at, workload_of
 from rfx.pipeline.session import Session
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
-from rfx.tasks.base import MetricResult
-from rfx.tasks.calibration import features_hash, run_features
+from rfx.tasks.calibration import run_features
 from rfx.tasks.examples import Examples
 
 if TYPE_CHECKING:
     from torch import nn
 
-Outputs = dict[str, list[np.ndarray]]  # by name one array a feature
-Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
-
-EVAL_BATCH = 32
 FINAL_SECONDS = 6.0  # of timing the finished engine, at least
-VERSION = 1  # of the dense outputs in the store
-LARGEST_KEPT = 256 * 2**20  # bytes of dense outputs that the store is given; larger ones are remade
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
@@ -85,7 +105,7 @@ def parity(
     differences = {"shrunk-engine": float(np.abs(sliced - run).max()) / scale}
     if masked is not None:
         differences = {"masked-shrunk": float(np.abs(masked - sliced).max()) / scale, **differences}
-    here, precision = session.target.here, recipe.workload.precision
+    here, precision = session.target.here, compared_at(recipe)
     tolerances = {
         "masked-shrunk": PARITY_TOLERANCE,
         "shrunk-engine": max(here.tolerance(p) for p in {"fp32", precision}),
@@ -182,7 +202,7 @@ def diagnose(
             artefact.file,
             inputs,
             runtime=here.name,
-            tolerance=here.tolerance(recipe.workload.precision),
+            tolerance=here.tolerance(compared_at(recipe)),
         )
         if found is None:
             return gate
@@ -221,33 +241,6 @@ def _engine_inputs(examples: Examples, count: int) -> list[dict[str, np.ndarray]
     return seen
 
 
-def torch_call(model: nn.Module, names: tuple[str, ...]) -> Call:
-    """A torch model as a function from named int64 arrays to named arrays, like an engine's
-    `run`."""
-    import torch
-
-    def call(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        with torch.inference_mode():
-            out = model(**{k: torch.from_numpy(np.asarray(v)) for k, v in inputs.items()})
-        return {name: getattr(out, name).numpy() for name in names}
-
-    return call
-
-
-def evaluate(session: Session, examples: Examples, engine: Engine, title: str) -> Outputs:
-    """Raw outputs of an engine on the whole evaluation set."""
-    features = examples.evaluation_features
-    with session.progress.bar(title, len(features)) as bar:
-        return run_features(engine.run, examples.task, features, EVAL_BATCH, advance=bar.advance)
-
-
-def _result(examples: Examples, outputs: Outputs) -> MetricResult:
-    """Predictions and metric."""
-    task, judged = examples.task, examples.evaluation
-    predictions = task.predict(outputs, examples.evaluation_features, judged)
-    return MetricResult(task.metric_name, task.metric(predictions, judged), predictions)
-
-
 def accuracy(
     session: Session,
     recipe: Recipe,
@@ -256,68 +249,39 @@ def accuracy(
     dense: Baseline,
     engine: Engine,
     *,
-    fresh: bool = False,
-) -> AccuracyPart:
-    """The pruned engine against the dense one on the whole evaluation set.
+    before: Outputs | None = None,
+) -> tuple[AccuracyPart, Outputs]:
+    """The pruned engine against the dense one on the whole evaluation set, and its outputs.
 
     Args:
-        fresh: evaluate the dense engine again, even where the store knows its outputs on this set.
+        before: the dense engine's outputs on it; None: they are measured now, even where the store
+            knows them.
     """
-    task, store, here = examples.task, session.store, session.target.here
     with session.stage("accuracy"):
-        key = store.key(
-            VERSION,
-            "outputs",
-            subject.hash,
-            features_hash(examples.evaluation_features),
-            task.name,
-            recipe.task_options,
-            here.name,
-            here.version(),
-            here.device(),
-            recipe.workload.precision,
-            recipe.exporter,
-            *codes(recipe, task=task.name, runtime=here.name),
-        )
-        before = None if fresh else _unpack(store.get_arrays("dense-outputs", key), examples)
         if before is None:
-            before = evaluate(session, examples, dense.engine, "evaluating the dense model")
-            packed = _pack(before)
-            if sum(a.nbytes for a in packed.values()) <= LARGEST_KEPT:
-                store.put_arrays("dense-outputs", key, packed)
-        after = evaluate(session, examples, engine, "evaluating the pruned model")
-        return compare(
-            task,
-            _result(examples, before),
-            _result(examples, after),
-            examples.evaluation,
-            max_drop=recipe.limits.max_drop,
-            seed=recipe.seed,
-            divergence=outputs_divergence(before, after, task.output_names),
-        )
+            before, _ = dense_outputs(session, recipe, subject, examples, dense, fresh=True)
+        batch = served_batch(recipe, recipe.workload.precision)
+        after = evaluate(session, examples, engine, "evaluating the pruned model", batch)
+        part = compared(recipe, examples, before, after)
+        return part.model_copy(update={"batch": batch}), after
 
 
-def _pack(outputs: Outputs) -> dict[str, np.ndarray]:
-    """All features' arrays of an output in one, and how many rows each has."""
-    packed = {}
-    for name, arrays in outputs.items():
-        rows = [np.atleast_1d(a) for a in arrays]
-        packed[name] = np.concatenate(rows)
-        packed[f"{name}/rows"] = np.array([len(a) for a in rows], dtype=np.int64)
-    return packed
-
-
-def _unpack(packed: dict[str, np.ndarray] | None, examples: Examples) -> Outputs | None:
-    """Back again; None where there is nothing, or nothing of this evaluation set."""
-    if packed is None:
-        return None
-    outputs = {}
-    for name in examples.task.output_names:
-        rows = packed.get(f"{name}/rows", np.empty(0))
-        if name not in packed or len(rows) != len(examples.evaluation_features):
-            return None
-        outputs[name] = list(np.split(packed[name], np.cumsum(rows)[:-1]))
-    return outputs
+def compared(recipe: Recipe, examples: Examples, before: Outputs, after: Outputs) -> AccuracyPart:
+    """Outputs on the evaluation set, the dense model's against a pruned one's."""
+    task, whole = examples.task, result_of(examples, before)
+    allowed = recipe.limits.allow_weak_baseline
+    weak = of_evaluation(recipe, examples, whole) if allowed else None
+    return compare(
+        task,
+        whole,
+        result_of(examples, after),
+        examples.evaluation,
+        max_drop=recipe.limits.max_drop,
+        seed=recipe.seed,
+        divergence=outputs_divergence(before, after, task.output_names),
+        min_agreement=recipe.limits.min_agreement,
+        weak_baseline=weak is not None and weak.sure,
+    )
 
 
 def latency(
@@ -327,13 +291,15 @@ def latency(
     dense: Baseline,
     engine: Engine,
     predicted_ratio: float | None,
-) -> LatencyPart:
-    """A fresh interleaved measurement of the final engine."""
+    rival: Baseline | None = None,
+) -> tuple[LatencyPart, RivalLatency | None]:
+    """A fresh interleaved measurement of the final engine, and of the rival beside it."""
     with session.stage("latency"):
-        return measure_pair(
+        return measure_with_rival(
             session.target.here,
             dense.engine,
             engine,
+            None if rival is None else rival.engine,
             workload_of(recipe),
             target=recipe.budget.latency,
             predicted_ratio=predicted_ratio,
@@ -365,3 +331,25 @@ def speed_gate(
         min_speedup=least,
         why=f"{name} cannot run here; {measured_where}; run `rfx verify` there",
     )
+
+
+def gates(
+    recipe: Recipe,
+    shrunk_: Gate,
+    same: Gate,
+    quantized: QuantizationPart | None,
+    accuracy_: AccuracyPart,
+    speed: Gate,
+    size: SizePart,
+) -> list[Gate]:
+    """All gates of an output, in the order of every report."""
+    sized = size_gate(size)
+    return [
+        shrunk_,
+        same,
+        *([] if quantized is None else [quantized_gate(quantized)]),
+        accuracy_gate(accuracy_, recipe.limits.max_drop),
+        agreement_gate(accuracy_),
+        speed,
+        *([] if sized is None else [sized]),
+    ]

@@ -4,20 +4,30 @@ renamed at the end."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rfx.core.artefact import MODEL, Artefact
-from rfx.core.errors import UserError
-from rfx.core.plan import Plan, Update
+from rfx.core.errors import EnvironmentMissingError, UserError
+from rfx.core.plan import FULL, Plan, Update
+from rfx.core.workload import SEQUENCE
 from rfx.evidence.records import TablePart
-from rfx.export.triton import ONNX_BACKEND, READ_ENGINES, specs_of, triton_name, write_triton
+from rfx.export.facts import format_facts
+from rfx.export.triton import (
+    ONNX_BACKEND,
+    READ_ENGINES,
+    READ_ONNX,
+    specs_of,
+    triton_name,
+    write_triton,
+)
 from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
-from rfx.pipeline.dense import export_model, workload_of
+from rfx.pipeline.dense import export_model, quantizes, workload_of
+from rfx.pipeline.quantizing import Quantizing
 from rfx.pipeline.session import Session
 from rfx.recipe.presets import label
 from rfx.recipe.spec import Recipe
@@ -27,18 +37,22 @@ from rfx.runtimes.find import builder_elsewhere
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PLAIN = "model.fp32.onnx"  # beside a quantized model.onnx: the file that it was made of
 SERVED_BATCH = 32  # of an ONNX file under Triton, whose batch is free
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The small model in its forms: torch, ONNX, engine."""
+    """The small model in its forms: torch, ONNX, engine. What is quantized is proved in fp32:
+    `proved` and `proved_engine` are the same model before it, and else the same as the others."""
 
     model: PreTrainedModel
     plan: Plan
     update: Update
     artefact: Artefact
     engine: Engine
+    proved: Artefact
+    proved_engine: Engine
 
 
 def export(
@@ -49,14 +63,36 @@ def export(
     update: Update,
     folder: Path,
     metadata: Mapping[str, object] | None = None,
+    quantizing: Quantizing | None = None,
 ) -> tuple[PreTrainedModel, Artefact]:
-    """The small torch model, without gradients, and its ONNX file in `folder`."""
+    """The small torch model, without gradients, and its ONNX file in `folder`.
+
+    Args:
+        quantizing: what makes the file at a quantized precision.
+    """
     small = shrink(subject.model, subject.sites, plan, update)
     for parameter in small.parameters():
         parameter.requires_grad_(False)
     return cast("PreTrainedModel", small), export_model(
-        recipe, subject, small, folder, outputs, plan, metadata=metadata
+        recipe,
+        subject,
+        small,
+        folder,
+        outputs,
+        plan,
+        metadata=metadata,
+        keep_fp32=recipe.quantization.keep_fp32,
+        quantizing=quantizing,
     )
+
+
+def own_metadata(recipe: Recipe, table: TablePart | None) -> dict[str, str]:
+    """What the file of a pruned model says of how it was found."""
+    return {
+        "table": table.hash if table else "none",
+        "table_key": table.key_hash if table else "none",
+        "recipe": label(recipe.method),
+    }
 
 
 def make(
@@ -68,23 +104,32 @@ def make(
     update: Update,
     folder: Path,
     table: TablePart | None = None,
+    quantizing: Quantizing | None = None,
 ) -> Pruned:
     """Bake and shrink, save the checkpoint, export the ONNX file, write the plan, build the engine
-    and the Triton repository, all into `folder`."""
+    and the Triton repository, all into `folder`.
+
+    Args:
+        quantizing: what makes the served file at a quantized precision.
+    """
     with session.stage("bake, shrink, export"):
+        metadata = own_metadata(recipe, table)
         small, artefact = export(
-            recipe,
-            subject,
-            outputs,
-            plan,
-            update,
-            folder,
-            {
-                "table": table.hash if table else "none",
-                "table_key": table.key_hash if table else "none",
-                "recipe": label(recipe.method),
-            },
+            recipe, subject, outputs, plan, update, folder, metadata, quantizing
         )
+        proved = artefact
+        if quantizes(recipe):
+            proved = export_model(
+                recipe,
+                subject,
+                small,
+                folder,
+                outputs,
+                plan,
+                name=PLAIN,
+                metadata=metadata,
+                precision=FULL,
+            )
         if artefact.roles != (MODEL,):  # of one graph its name says all
             artefact.save(folder)
         save(small, subject.sites, plan, folder / "model", subject.preprocessor)
@@ -95,13 +140,36 @@ def make(
 
             save_file(update.to_arrays(), folder / "update.safetensors")
             readable(folder / "update.safetensors")
+    _require_written([*artefact.files, folder / "plan.json"])
     with session.stage("build the engine"):
-        engine = session.build(artefact, workload_of(recipe))
+        engine = proved_engine = session.build(artefact, workload_of(recipe))
+        if proved is not artefact:
+            proved_engine = session.build(proved, workload_of(recipe, FULL))
         name = session.target.here.capabilities.engine_file
         file = engine.save(folder / name) if name else None
         _build_ahead(session, recipe, artefact, folder)
     _serve(session, recipe, artefact, folder, file)
-    return Pruned(small, plan, update, artefact, engine)
+    return Pruned(small, plan, update, artefact, engine, proved, proved_engine)
+
+
+def exported(artefact: Artefact, subject: Subject) -> dict[str, Any]:
+    """What the exported file asks of a runtime, and the longest input that it takes."""
+    longest = subject.inputs.limits.get(SEQUENCE)
+    known = {} if longest is None else {"positions": longest}
+    return {**format_facts(artefact.files), **known}
+
+
+def _require_written(files: Iterable[Path]) -> None:
+    """Raises EnvironmentMissingError where a file that was just written is gone: a runtime would
+    say it in words of its own."""
+    if gone := [file.name for file in files if not file.is_file()]:
+        raise EnvironmentMissingError(
+            "Files of the output were removed by something else while it was made.",
+            got=", ".join(gone),
+            allowed="a place that nothing clears while a job runs",
+            next_step="find out what clears it, or give another --out, then run the same command "
+            "again",
+        )
 
 
 def _build_ahead(session: Session, recipe: Recipe, artefact: Artefact, folder: Path) -> None:
@@ -128,6 +196,8 @@ def _serve(
     there is one that Triton reads, else the ONNX file."""
     workload, serves = workload_of(recipe), session.target.serves
     backend = session.target.here.serving_platform() if engine_file is not None else None
+    able = serves.capabilities.serving
+    onnx_backend = able if able in READ_ONNX else ONNX_BACKEND
     one = artefact.roles == (MODEL,)  # an engine file of several graphs is no model of Triton's
     compiled = engine_file if one and backend in READ_ENGINES else None
     for role, graph in artefact.graphs.items():
@@ -136,7 +206,7 @@ def _serve(
             folder / "triton",
             name=triton_name(recipe.name if role == MODEL else f"{recipe.name}-{role}"),
             model_file=compiled or graph.file,
-            backend=backend if compiled and backend else ONNX_BACKEND,
+            backend=backend if compiled and backend else onnx_backend,
             inputs=inputs,
             outputs=outputs,
             max_batch=serves.options.largest(workload)[0]

@@ -2,98 +2,223 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+from rfx.core import manifest
 from rfx.core.errors import UsageError
-from rfx.core.files import require_place
-from rfx.evidence.read import read_evidence
-from rfx.evidence.report.curve import FILES as CURVE_FILES
-from rfx.evidence.report.write import files as report_files
-from rfx.export.triton import PLATFORMS
-from rfx.runtimes.find import engine_files
+from rfx.core.files import as_path, require_file_place, require_outside, require_place
+from rfx.core.home import at_home
+from rfx.core.leftovers import settle, settle_within
+from rfx.evidence.read import read_curve, read_evidence
+from rfx.pipeline import earlier
+from rfx.recipe.spec import Recipe
 
-SERVED = tuple(file for _, file in PLATFORMS.values())  # in a Triton repository
+CACHE = "the cache of rfx"
+OUTPUTS = "a new or empty folder, or an earlier output of rfx that nobody has changed"
+SWEEPS = "a new or empty folder, or an earlier sweep that nobody has changed"
+REPORTS = "a new or empty folder, or one that holds reports of rfx alone"
 
 
-def report_folder(folder: Path) -> None:
+def output_folder(
+    out: str | Path, recipe: Recipe, cache: Path, warn: Callable[[str], None]
+) -> Path:
+    """An existing folder is replaced only if rfx wrote every file in it; a place that cannot be
+    written is named before the work. What a killed process has left there is brought in order.
+
+    Raises:
+        UsageError: the folder holds something else, cannot be written, is or holds the model's or
+            the data's, or lies in the cache.
+    """
+    return _folder(out, recipe, cache, warn, output_strangers, "rfx", OUTPUTS)
+
+
+def sweep_folder(out: str | Path, recipe: Recipe, cache: Path, warn: Callable[[str], None]) -> Path:
+    """The same for the output of a sweep: without a sweep.json nothing there is a sweep's, whatever
+    it is called."""
+    return _folder(out, recipe, cache, warn, sweep_strangers, "a sweep", SWEEPS)
+
+
+def report_folder(out: str | Path, warn: Callable[[str], None]) -> Path:
     """Reports alone go where nothing else is: never over a model or a stranger's files.
 
     Raises:
         UsageError: the folder holds other things.
     """
-    require_place(folder)
-    strange = (
-        [p.name for p in folder.iterdir() if p.name not in report_files()]
-        if folder.is_dir()
-        else []
-    )
-    page = folder / "README.md"
-    if page.is_file() and not _is_card(page):
-        strange.append(page.name)  # a page of the user's own
-    full = folder.is_dir() and any(folder.iterdir())
-    if strange or (full and not (folder / "evidence.json").is_file()):
+    path = as_path(out)
+    require_place(path)
+    settle(path, no_strangers(report_strangers), warn)
+    if found := report_strangers(path):
         raise UsageError(
             "The folder for the new reports holds other things.",
-            got=f"{folder}: {', '.join(sorted(strange)[:5]) or 'reports'}",
-            allowed="a new or empty folder, or one that holds reports of rfx alone",
+            got=f"{path}: {manifest.some(found)}",
+            allowed=REPORTS,
             next_step="give another --out",
         )
+    require_outside(path)
+    settle_within(path)  # it is known to be ours
+    return path
 
 
-def _is_card(page: Path) -> bool:
-    head = page.read_text(encoding="utf-8", errors="replace")[:1000]
-    return "library_name: rfx" in head
+def engine_file(out: Path) -> Path:
+    """An engine and the facts beside it replace those of an earlier build alone. A link stays a
+    link.
 
-
-def output_folder(out: Path) -> None:
-    """An existing folder is replaced only if rfx made it; a place that cannot be written is named
-    before the work.
+    Returns:
+        The place to write to: what a link names.
 
     Raises:
-        UsageError: the folder holds something else, or cannot be written.
+        UsageError: another file is there, or none can be written.
     """
-    require_place(out)
-    _refuse(out, _strangers(out), "rfx", "an earlier output of rfx")
+    if out.exists() and not out.is_dir() and not out.is_file():
+        raise UsageError(
+            "An engine is written to a file, with its facts beside it.",
+            got=f"{out}, which is a device or a pipe",
+            allowed="a path to a file",
+            next_step="give another --out",
+        )
+    out = Path(os.path.realpath(out))
+    built = "an engine of `rfx build` with its facts beside it"
+    require_file_place(out, ours=earlier.is_built, kind=built)
+    facts = out.with_name(out.name + earlier.FACTS)
+    require_file_place(facts, ours=earlier.is_facts, kind=built)
+    return out
 
 
-def sweep_folder(out: Path) -> None:
-    """The same for the output of a sweep: without a sweep.json nothing there is a sweep's, whatever
-    it is called."""
-    require_place(out)
-    earlier = (out / "sweep.json").is_file()
-    inside = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    strange = [name for name in inside if not earlier or name not in CURVE_FILES]
-    _refuse(out, strange, "a sweep", "an earlier sweep")
+def record_engine(engine: Path) -> None:
+    """An engine that was built into an output, however deep, belongs to it from now on."""
+    engine = Path(os.path.realpath(engine))
+    facts = engine.with_name(engine.name + earlier.FACTS)
+    for folder in engine.parents:
+        if manifest.read(folder) is not None:
+            manifest.record(folder, [engine, facts])
+            return
 
 
-def _strangers(folder: Path) -> list[str]:
-    """What lies in a folder, however deep, beside an output of rfx (its files, its reports, engines
-    built from it): all of it where there is no evidence."""
+def record_served(folder: Path) -> None:
+    """So does a model repository of Triton's that was made anew."""
+    output = folder.parent.parent
+    without = [folder.relative_to(output).as_posix()]
+    manifest.record(output, folder.rglob("*"), without=without)
+
+
+def edited(folder: Path) -> list[str]:
+    """What somebody has changed in a folder of an output since rfx wrote it, as far as the output's
+    manifest tells."""
+    output = folder.parent.parent
+    found = manifest.read(output)
+    if found is None:
+        return []
+    start = f"{folder.relative_to(output)}/"
+    return [text for text in manifest.strangers(output, found[1]) if text.startswith(start)]
+
+
+def output_strangers(folder: Path) -> list[str]:
+    """What lies in a folder and is no output of `prune-export` as rfx wrote it."""
+    return _strangers(
+        folder, (manifest.OUTPUT, manifest.REPORTS), _whole_output, earlier.output_files
+    )
+
+
+def sweep_strangers(folder: Path) -> list[str]:
+    """The same for a sweep."""
+    return _strangers(folder, (manifest.SWEEP,), _whole_sweep, earlier.sweep_files)
+
+
+def report_strangers(folder: Path) -> list[str]:
+    """The same for reports alone."""
+    return _strangers(folder, (manifest.REPORTS,), _whole_output, earlier.report_files)
+
+
+def no_strangers(strangers: Callable[[Path], list[str]]) -> Callable[[Path], bool]:
+    """Whether a folder may be removed, asked of it once more when it is."""
+    return lambda folder: not strangers(folder)
+
+
+def _folder(
+    out: str | Path,
+    recipe: Recipe,
+    cache: Path,
+    warn: Callable[[str], None],
+    strangers: Callable[[Path], list[str]],
+    by: str,
+    allowed: str,
+) -> Path:
+    path = as_path(out)
+    require_place(path)
+    _require_apart(path, recipe, cache)
+    settle(path, no_strangers(strangers), warn)
+    manifest.refuse(path, strangers(path), by, allowed)
+    require_outside(path)
+    settle_within(path)  # it is known to be ours
+    return path
+
+
+def _strangers(
+    folder: Path,
+    kinds: tuple[str, ...],
+    whole: Callable[[Path, dict[str, str]], bool],
+    earlier_files: Callable[[Path], dict[str, str]],
+) -> list[str]:
+    """By the manifest, or in an output of an earlier version by what its own documents say."""
     if not folder.is_dir():
         return []
+    found = manifest.read(folder)
+    if found is None:
+        return manifest.strangers(folder, earlier_files(folder))
+    kind, files = found
+    if kind not in kinds or not whole(folder, files):
+        return manifest.strangers(folder, {}) or [f"{manifest.FILE} (of another kind)"]
+    # A build that was killed has not told the manifest yet: an engine speaks for itself.
+    return manifest.strangers(folder, {**files, **earlier.built_files(folder)})
+
+
+def _whole_output(folder: Path, files: dict[str, str]) -> bool:
+    """Whether a manifest and the evidence speak of the same files. `rfx build` makes the model
+    repository anew."""
     try:
-        ours = {Path(name) for name in read_evidence(folder).files}
+        named = read_evidence(folder).files
     except UsageError:
-        return sorted(p.name for p in folder.iterdir())
-    # The engine that `rfx build` lets Triton serve.
-    repositories = {name.parent for name in ours if name.name == "config.pbtxt"}
-    ours |= {repository / "1" / file for repository in repositories for file in SERVED}
-    ours |= {Path(name) for name in (*report_files(), *_beside())}
-    inside = (p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir())
-    return sorted(str(p) for p in inside if p not in ours)
+        return False
+    return "evidence.json" in files and all(n in files or n.startswith("triton/") for n in named)
 
 
-def _beside() -> tuple[str, ...]:
-    """What `rfx build` puts beside a model, by today's names and those of earlier versions."""
-    engines = engine_files()
-    return (*engines, *(f"{name}.json" for name in (*engines, "model.onnx")))
+def _whole_sweep(folder: Path, files: dict[str, str]) -> bool:
+    try:
+        read_curve(folder)
+    except UsageError:
+        return False
+    return "sweep.json" in files
 
 
-def _refuse(out: Path, strange: list[str], by: str, earlier: str) -> None:
-    if strange:
-        raise UsageError(
-            f"The output folder holds something that {by} did not write.",
-            got=f"{out}: {', '.join(sorted(strange)[:5])}",
-            allowed=f"a new or empty folder, or {earlier}",
-            next_step="give another --out, or move them away",
-        )
+def _require_apart(out: Path, recipe: Recipe, cache: Path) -> None:
+    """The output is not what a job reads, and holds nothing of it: an output is replaced as a
+    whole. A folder of its own within the model's or the data's loses nothing; rfx clears its cache
+    itself, and no output may lie there.
+
+    Raises:
+        UsageError: it is.
+    """
+    out = Path(os.path.realpath(out))
+    for what, given in (
+        ("the model's folder", recipe.model),
+        ("the examples of --train", recipe.data.train),
+        ("the examples of --eval", recipe.data.eval),
+        (CACHE, cache),
+    ):
+        if given is None or not os.path.lexists(at_home(os.fspath(given))):
+            continue
+        place = Path(os.path.realpath(at_home(os.fspath(given))))
+        where = "is" * (out == place)
+        if what == CACHE and place in out.parents:
+            where = "lies within"
+        elif out in place.parents:
+            where = "holds"
+        if where:
+            raise UsageError(
+                f"The output folder {where} {what}.",
+                got=f"{out} and {place}" if out != place else str(out),
+                allowed="a folder of its own",
+                next_step="give another --out",
+            )

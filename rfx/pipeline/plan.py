@@ -11,23 +11,35 @@ from rfx.cost.base import Cost
 from rfx.cost.latency_cost import LatencyCost
 from rfx.cost.table import LatencyTable
 from rfx.evidence.records import SearchPart
+from rfx.evidence.words import BYTES
 from rfx.methods.build import build
 from rfx.pipeline import require
+from rfx.pipeline.baseline import check_calibration
 from rfx.pipeline.compensate import refined_plan
-from rfx.pipeline.dense import dense_baseline
+from rfx.pipeline.dense import dense_at, dense_baseline, modules_of, quantizes
+from rfx.pipeline.loop import anchored_at
+from rfx.pipeline.quantizing import for_serving
 from rfx.pipeline.resolve import open_session, resolve
 from rfx.pipeline.score import computed_cost, method_of, score, search_part
+from rfx.pipeline.size import file_cost, is_of_file, require_room
 from rfx.pipeline.table import Tables
 from rfx.recipe.spec import Recipe
 
 
 class Planned(NamedTuple):
-    """A plan, how it was found, and its predicted latency as a share of the dense model's (None for
-    a FLOPs budget)."""
+    """A plan, how it was found, and its predicted latency as a share of the dense model's (None
+    where another budget was given)."""
 
     plan: Plan
     search: SearchPart
     predicted_ratio: float | None
+
+    @property
+    def predicted_bytes(self) -> float | None:
+        """Under a size budget the size of the plan's file as it was computed."""
+        if self.search.budget_unit != BYTES:
+            return None
+        return float(str(self.plan.provenance["predicted"]))
 
 
 def plan(
@@ -54,8 +66,8 @@ def plan(
         {'heads': 11, 'filters': 1152}
     """
     require.a_recipe(recipe)
-    by_latency = recipe.budget.latency is not None
-    stages = 3 + by_latency + (by_latency and table is None)
+    by_latency, of_file = recipe.budget.latency is not None, is_of_file(recipe)
+    stages = 3 + of_file + by_latency * (1 + quantizes(recipe)) + (by_latency and table is None)
     session = open_session(recipe, store=store, progress=progress, table=table, stages=stages)
     require.budget(recipe)
     if build(recipe.method, seed=recipe.seed, labelled=True).schedule.searches_again:
@@ -65,17 +77,37 @@ def plan(
         )
     resolved = resolve(session, recipe)
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
+    modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
     outputs = examples.task.output_names
+    check_calibration(session, recipe, subject, examples)
     scores = score(session, recipe, subject, examples)
     cost: Cost
     if by_latency:
         dense = dense_baseline(session, recipe, subject, outputs)
-        found, _ = Tables(table).get(session, recipe, subject, dense, outputs)
+        quantized = None
+        if quantizes(recipe):
+            at = recipe.workload.precision
+            made = for_serving(session, recipe, subject, examples, at)
+            title = f"dense model at {at}"
+            quantized = dense_at(session, recipe, subject, outputs, at, title, made)
+        found, _ = Tables(table).get(session, recipe, subject, quantized or dense, outputs)
+        anchored = anchored_at(session, recipe, subject, dense, quantized)
         cost = LatencyCost(found)
+    elif of_file:
+        anchored = 1.0
+        at = recipe.workload.precision
+        made = for_serving(session, recipe, subject, examples, at)
+        title = f"dense model at {at}"
+        dense = dense_at(session, recipe, subject, outputs, at, title, made)
+        cost = file_cost(session, recipe, subject, outputs, dense, None)
+        require_room(session, recipe, cost)
     else:
+        anchored = 1.0
         cost = computed_cost(recipe, subject, examples)
     searcher = method_of(recipe, examples).searcher(cost)
-    result = searcher(subject.sites, scores, recipe.budget.share * cost.dense(subject.sites))
-    ratio = cost.share(subject.sites, result.choices) if by_latency else None
+    budget = recipe.budget.within(cost.dense(subject.sites) / anchored)
+    result = searcher(subject.sites, scores, budget)
+    ratio = anchored * cost.share(subject.sites, result.choices) if by_latency else None
     chosen = refined_plan(session, recipe, subject, examples, scores, result)
+    session.warn_of(chosen)
     return Planned(chosen, search_part(result, cost.unit), ratio)

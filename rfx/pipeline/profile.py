@@ -5,7 +5,8 @@ from __future__ import annotations
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
-from rfx.pipeline.dense import dense_baseline
+from rfx.pipeline.dense import dense_at
+from rfx.pipeline.quantizing import for_timing
 from rfx.pipeline.resolve import open_session, resolve_model
 from rfx.pipeline.table import Tables
 from rfx.recipe.spec import Recipe
@@ -32,5 +33,13 @@ def profile(
     session = open_session(recipe, store=store, progress=progress, stages=3)
     recipe, subject = resolve_model(session, recipe)
     outputs = task_class(recipe.task).output_names
-    dense = dense_baseline(session, recipe, subject, outputs)
+    dense = dense_at(
+        session,
+        recipe,
+        subject,
+        outputs,
+        recipe.workload.precision,
+        "dense baseline",
+        for_timing(session, recipe, subject),
+    )
     return Tables().get(session, recipe, subject, dense, outputs)[0]

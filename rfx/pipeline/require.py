@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from rfx.core.errors import UsageError
+from collections.abc import Collection
+
+from rfx.core.environment import split_device
+from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.registry import find
+from rfx.core.values import short
 from rfx.cost.table import LatencyTable
+from rfx.export.find import quantizer_class
+from rfx.export.precision.convert import is_quantized
 from rfx.methods import build as method
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Runtime
-from rfx.runtimes.find import runtime_class
+from rfx.runtimes.find import able, runtime_class
 from rfx.tasks.columns import ROLES
 from rfx.tasks.find import task_class
+
+AUTO_PRECISION = "auto"
 
 
 def a_recipe(recipe: object) -> None:
@@ -18,7 +26,7 @@ def a_recipe(recipe: object) -> None:
     if not isinstance(recipe, Recipe):
         raise UsageError(
             "A job takes a recipe.",
-            got=f"{type(recipe).__name__} {recipe!r:.60}",
+            got=short(recipe),
             allowed="rfx.Recipe(model=..., data=..., budget=...)",
             next_step="make one: rfx.Recipe(model='model/', budget={'latency': 0.7}, ...)",
         )
@@ -63,11 +71,86 @@ def precision(recipe: Recipe, runtime: Runtime) -> None:
     find("precision", recipe.workload.precision, next_step="correct --precision")
     allowed = runtime.capabilities.precisions
     if recipe.workload.precision not in allowed:
+        others = " or ".join(f"--target {name}" for name in able(recipe.workload.precision))
         raise UsageError(
             f"The runtime {runtime.name!r} does not run at this precision.",
             got=recipe.workload.precision,
             allowed=", ".join(allowed),
-            next_step="give another --precision, or another --target",
+            next_step=f"give another --precision, or {others or 'another --target'}",
+        )
+
+
+def quantizer(recipe: Recipe, runtime: Runtime) -> None:
+    """Raises EnvironmentMissingError where the recipe asks for a quantized model, and what
+    quantizes for the runtime is not installed."""
+    name = runtime.capabilities.quantizer
+    if name is not None and is_quantized(recipe.workload.precision):
+        quantizer_class(name).require()
+
+
+def chosen_precision(recipe: Recipe) -> None:
+    """Raises UsageError where a job that does not choose is given `auto`."""
+    if recipe.workload.precision == AUTO_PRECISION:
+        raise UsageError(
+            "Only rfx prune-export chooses the precision.",
+            got=f"--precision {AUTO_PRECISION}",
+            allowed="the name of a precision",
+            next_step="give one, such as --precision int8",
+        )
+
+
+def quantized_options(recipe: Recipe) -> None:
+    """Raises UsageError where options of quantized models meet a precision that quantizes
+    nothing."""
+    own, at = recipe.quantization, recipe.workload.precision
+    if is_quantized(at):
+        return
+    loss = recipe.limits.max_quantization_loss
+    for what, option in (
+        (
+            "Only a quantized model can keep some of its sites in fp32.",
+            f"--keep-fp32 {own.keep_fp32[0]}" if own.keep_fp32 else "",
+        ),
+        (
+            "Only what is quantized can lose something by it.",
+            "" if loss is None else f"--max-quantization-loss {loss:g}",
+        ),
+        (
+            "Only a quantized model has sites that quantizing costs something.",
+            "--quantization-by-site" if own.by_site else "",
+        ),
+        (
+            "Only the weights of a quantized model can keep to 7 bits for other CPUs.",
+            "--cpu-portable" if own.cpu_portable else "",
+        ),
+    ):
+        if option:
+            name = option.split()[0]
+            raise UsageError(
+                what,
+                got=f"{option} with --precision {at}",
+                allowed=f"{name} with --precision int8",
+                next_step=f"add --precision int8, or leave {name} out",
+            )
+
+
+def something_quantized(sites: Collection[str], kept: Collection[str], what: str) -> None:
+    """Raises UnsupportedModelError where all of these sites, of which there may be none, are kept
+    in fp32: the file would be called quantized and would not be.
+
+    Args:
+        sites: by name, those that have units.
+        what: of which model, in words.
+    """
+    if set(sites) <= set(kept):
+        raise UnsupportedModelError(
+            "No site is left to quantize.",
+            got=f"{len(sites)} {what}"
+            + (f", all of them kept with --keep-fp32: {', '.join(sites)}" if sites else ""),
+            allowed="at least one site with its products in integers",
+            next_step="leave out one --keep-fp32 or more, or use --precision fp32"
+            if sites
+            else "raise --latency or --flops, so that something stays of the model",
         )
 
 
@@ -101,6 +184,35 @@ def table_fits(recipe: Recipe, table: LatencyTable) -> None:
         )
 
 
+def table_of_this_cpu(table: LatencyTable, here: str) -> None:
+    """A table of another device is the table of a board. But a CPU of the same name with other
+    instruction sets is no board that somebody means, and an INT8 file is written for the CPU that
+    it is written on.
+
+    Args:
+        here: the device of this machine, as the table's runtime names it.
+
+    Raises:
+        UsageError: the table is of such a CPU.
+    """
+    there = table.key.device
+    (name, listed), (ours, known) = split_device(there), split_device(here)
+    quantized = is_quantized(table.key.precision)
+    if there == here or (name != ours and not quantized):
+        return
+    old = name == ours and len(listed) == 1 and {*known, "avx"}.issuperset(listed)
+    raise UsageError(
+        "The latency table was measured on a CPU with other instruction sets."
+        if name == ours
+        else "An INT8 latency table holds only for the CPU that it was measured on.",
+        got=f"table: {there}; here: {here}"
+        + (" (earlier versions of rfx named the widest set alone)" if old else ""),
+        allowed="a table of a CPU with this name and these instruction sets",
+        next_step=f"measure one here (rfx profile MODEL --target {table.key.runtime} --out "
+        "table.json), or run where this one was measured",
+    )
+
+
 def model(recipe: Recipe) -> None:
     """Raises UsageError where no model is named."""
     if recipe.model is None:
@@ -130,9 +242,10 @@ def budget(recipe: Recipe) -> None:
     if recipe.budget.unit is None:
         raise UsageError(
             "There is no budget.",
-            got="neither a latency nor a FLOPs target",
-            allowed="a share between 0 and 1",
-            next_step="add --latency 0.7 (a share of the dense model's latency) or --flops 0.6",
+            got="no target for the latency, the FLOPs or the size",
+            allowed="a share between 0 and 1, or a size such as 25MB",
+            next_step="add --latency 0.7 (a share of the dense model's latency), --flops 0.6 or "
+            "--size 25MB",
         )
 
 

@@ -8,26 +8,31 @@ recipe's `origin` says where each value came from.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rfx.core.errors import UsageError
+from rfx.core.home import at_home
 from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE
 from rfx.cost.table import LatencyTable
-from rfx.models.load import architecture_of, load_subject, no_checkpoint
+from rfx.models.load import architecture_of, load_subject
+from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline import require
-from rfx.pipeline.examples import load_examples
+from rfx.pipeline.examples import load_examples, read_rows
 from rfx.pipeline.session import Session, Target
 from rfx.recipe.read import bundled_recipes
-from rfx.recipe.spec import Recipe
+from rfx.recipe.spec import DEFAULT, GIVEN, Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import AUTO, runtime, runtime_class, stand_in
 from rfx.tasks.examples import Examples
 from rfx.tasks.find import task_class, task_names, task_of
+
+QUICKSTART = "the quickstart"  # the origin of its model and data
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,25 @@ def open_session(
 
     Raises:
         UsageError: a name, an option or a combination that rfx does not know; a table of another
-            runtime or workload.
+            runtime or workload, or of a CPU with other instruction sets.
         EnvironmentMissingError: the target cannot run here.
     """
     require.a_recipe(recipe)
     # A corrupt entry is said, and kept in the evidence.
     store = (store or Store()).telling(lambda text: session.warn(text))
+    store.sweep()
     options = engine_options(recipe, store)
     if table is not None:
         require.table_fits(recipe, table)
+        its = runtime_class(table.key.runtime)
+        if its.availability().ok:
+            require.table_of_this_cpu(table, its(options).device())
     target = _target(recipe, options, table, may_be_absent)
+    require.chosen_precision(recipe)
     require.precision(recipe, target.serves)
+    if not target.absent:
+        require.quantizer(recipe, target.serves)
+    require.quantized_options(recipe)
     require.names(recipe)
     if stages is not None and _made_first(recipe):
         stages += 1
@@ -123,8 +136,10 @@ def resolve(session: Session, recipe: Recipe) -> Resolved:
     require.model(recipe)
     recipe = _absolute(recipe)
     with session.stage("load"):
+        recipe = _with_task(recipe)
+        rows = read_rows(session, recipe)
         recipe, subject = _load(session, recipe)
-        examples = load_examples(session, recipe, subject)
+        examples = load_examples(session, recipe, subject, rows)
         return Resolved(_labels(recipe, examples), subject, examples)
 
 
@@ -133,19 +148,33 @@ def resolve_model(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
     recipe = _quickstart(session, recipe)
     require.model(recipe)
     with session.stage("load"):
-        return _load(session, _absolute(recipe))
+        return _load(session, _with_task(_absolute(recipe)))
 
 
 def _made_first(recipe: Recipe) -> bool:
-    """Whether the quickstart's model has to be made or taken from the store."""
+    """Whether the quickstart's model has to be made or taken from the store. A model that the user
+    names is taken in its place; where it is gone, it is never exchanged for the quickstart's."""
+    if recipe.origin.get("model", GIVEN) not in (QUICKSTART, DEFAULT) and not _of_the_store(recipe):
+        return False
     gone = recipe.model is not None and Path(recipe.model).is_absolute()
     gone = gone and not Path(str(recipe.model)).exists()
     return recipe.quickstart and (recipe.model is None or gone)
 
 
+def _of_the_store(recipe: Recipe) -> bool:
+    """Whether a model's path is one that the quickstart had in some store. Earlier versions did not
+    say where a path comes from."""
+    return re.search(r"[/\\]quickstart[/\\][0-9a-f]{24}[/\\]", str(recipe.model)) is not None
+
+
 def _quickstart(session: Session, recipe: Recipe) -> Recipe:
     """The recipe with the quickstart's model and data, which are made on the first run."""
     if not _made_first(recipe):
+        if recipe.quickstart and recipe.origin.get("model") != QUICKSTART:
+            session.note(
+                f"the recipe asks for the quickstart and names the model {recipe.model}: this "
+                "model is taken, with its own data"
+            )
         return recipe
     from rfx.tasks.quickstart import POSITIONS, prepare
 
@@ -160,7 +189,7 @@ def _quickstart(session: Session, recipe: Recipe) -> Recipe:
             "data.train": str(prepared["train_path"]),
             "data.eval": str(prepared["eval_path"]),
         },
-        origin="the quickstart",
+        origin=QUICKSTART,
     )
 
 
@@ -168,24 +197,29 @@ def _absolute(recipe: Recipe) -> Recipe:
     """Local paths made absolute, so that evidence is good from any folder."""
     places = {"model": recipe.model, "data.train": recipe.data.train, "data.eval": recipe.data.eval}
     whole = {
-        key: str(Path(value).expanduser().absolute())
+        key: str(at_home(value).absolute())
         for key, value in places.items()
-        if value and Path(value).expanduser().exists()
+        if value and at_home(value).exists()
     }
     moved = {key: value for key, value in whole.items() if value != places[key]}
     return recipe.changed(moved, {key: recipe.origin.get(key, "given") for key in moved})
 
 
-def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
-    """The model, and the recipe with its task, target and lengths settled."""
+def _with_task(recipe: Recipe) -> Recipe:
+    """The recipe with its task, which the model's configuration says where nobody else does."""
     source = str(recipe.model)
     if recipe.task is None:
         task = task_of(architecture_of(source))
         if task is None:
             raise _no_task(source)
         recipe = recipe.changed({"task": task}, origin="the model's architecture")
-    cls = task_class(recipe.task)
     require.metric(recipe)
+    return recipe
+
+
+def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
+    """The model, and the recipe with its target and lengths settled."""
+    source, cls = str(recipe.model), task_class(recipe.task)
     subject = load_subject(
         source,
         task=str(recipe.task),
@@ -211,14 +245,21 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
 
 
 def _no_task(source: str) -> UsageError:
-    place = Path(source).expanduser()
-    there = place.exists()
-    if there and not (place / "config.json").is_file():
-        return no_checkpoint(place)
+    place = Place.of(source)
+    look_at(place)
+    there = place.folder is not None
     allowed = f"--task {', '.join(task_names())}"
     if there:
         return UsageError(
             "The task is not known.", got=source, allowed=allowed, next_step="add --task"
+        )
+    if step := _not_a_name(source):
+        return UsageError(
+            "There is no such folder here, and it is no name of the hub either.",
+            got=source,
+            allowed="a folder with config.json and model.safetensors, a hub name, or a recipe: "
+            + ", ".join(bundled_recipes()),
+            next_step=step,
         )
     return UsageError(
         "The task is not known, and no recipe or folder here has this name.",
@@ -226,6 +267,24 @@ def _no_task(source: str) -> UsageError:
         allowed=f"{allowed}; recipes: {', '.join(bundled_recipes())}",
         next_step="check the name; for a model of the hub add --task",
     )
+
+
+def _not_a_name(source: str) -> str:
+    """What to do about a source that is no name on the hub; empty where it may be one."""
+    hub = re.fullmatch(r"https?://(?:www\.)?huggingface\.co/([\w.-]+(?:/[\w.-]+)?)/?", source)
+    if hub:
+        return f"give the model's name and its task: {hub[1]} --task TASK"
+    if "://" in source:
+        return "download the model first, and give its folder"
+    if near := [name for name in bundled_recipes() if name == source.lower()]:
+        return f"did you mean {near[0]}?"
+    # What the hub takes for a name: up to one slash, and plain characters.
+    if re.fullmatch(r"[\w][\w.-]*(?:/[\w][\w.-]*)?", source) and not source.endswith(_ARCHIVES):
+        return ""
+    return "check the path"
+
+
+_ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".yaml", ".yml", ".json")
 
 
 def _labels(recipe: Recipe, examples: Examples) -> Recipe:

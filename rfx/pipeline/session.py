@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rfx.core.artefact import Artefact
+from rfx.core.plan import Plan, almost_empty
 from rfx.core.progress import Progress
 from rfx.core.store import Store
+from rfx.core.text import printable
 from rfx.core.workload import Workload
 from rfx.evidence.records import Stage
 from rfx.runtimes.base import Engine, EngineOptions, Runtime
@@ -59,6 +61,11 @@ class Session:
     stages: list[Stage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def expect(self, more: int) -> None:
+        """The job has more stages than was known when it was opened."""
+        if self.total is not None:
+            self.total += more
+
     def build(self, graph: Artefact | Path, workload: Workload) -> Engine:
         """An engine of an artefact or of one ONNX file, on the runtime that runs here. A stand-in
         runs the typed file as it is, whatever precision the target would be measured at."""
@@ -70,12 +77,18 @@ class Session:
 
     def warn(self, text: str) -> None:
         """Say it now and keep it for the evidence."""
+        text = printable(text)
         self.warnings.append(text)
         self.progress.warn(text)
 
+    def warn_of(self, plan: Plan) -> None:
+        """Warn of a plan that keeps nothing or next to nothing."""
+        if text := almost_empty(plan):
+            self.warn(text)
+
     def note(self, text: str) -> None:
         """Say it now."""
-        self.progress.note(text)
+        self.progress.note(printable(text))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageClock]:

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rfx.core.artefact import MODEL
+from rfx.core.artefact import MODEL, Artefact
 from rfx.core.environment import tool
 from rfx.core.errors import UnsupportedModelError
-from rfx.core.files import require_file_place
+from rfx.core.files import as_path
 from rfx.core.plan import Kind, Plan
 from rfx.core.progress import Progress
 from rfx.core.store import Store
-from rfx.cost.bundle import strip, write_bundle
+from rfx.cost.bundle import require_bundle_place, strip, write_bundle
 from rfx.cost.points import possible_depths, possible_points
-from rfx.export.blocks import stack
-from rfx.export.precision.convert import convert_precision
+from rfx.cost.stacks import Stacks
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline import table
 from rfx.pipeline.dense import export_model, workload_of
+from rfx.pipeline.quantizing import for_timing, table_method
 from rfx.pipeline.resolve import open_session, resolve_model
 from rfx.pipeline.session import Session
-from rfx.pipeline.table import block_shape, random_plan
+from rfx.pipeline.table import block_shape, partial_sites, random_plan, without
 from rfx.recipe.spec import Recipe
 from rfx.tasks.find import task_class
 
@@ -57,11 +57,11 @@ def shapes(
         >>> rfx.shapes(rfx.Recipe(model="model/", target="trt"), "shapes.json")
         115
     """
-    require_file_place(out)
+    require_bundle_place(out)
     session = open_session(recipe, store=store, progress=progress, may_be_absent=True, stages=2)
     recipe, subject = resolve_model(session, recipe)
     with session.stage("pack the shapes"):
-        return _pack(session, recipe, subject, task_class(recipe.task).output_names, Path(out))
+        return _pack(session, recipe, subject, task_class(recipe.task).output_names, as_path(out))
 
 
 def _pack(
@@ -75,23 +75,26 @@ def _pack(
     depths = possible_depths(subject.layers, target)
     dense = (shape.heads_total, shape.filters_total)
     graphs: dict[str, tuple[bytes, dict[str, int]]] = {}
+    stacks = Stacks(shape, workload, recipe.seed, target.capabilities.quantizer)
+    quantizing = for_timing(session, recipe, subject)
     folder = session.store.scratch("pack")
     try:
         total = len(points) + 2 + table.ADDITIVITY_PLANS
         with session.progress.bar("packing the shapes", total) as bar:
             for point in points:
                 for depth in depths if point == dense else (depths[0], depths[-1]):
-                    model = convert_precision(
-                        stack(shape, [point] * depth, seed=recipe.seed), workload.precision
+                    graphs[f"stack/{point[0]}/{point[1]}/{depth}"] = strip(
+                        stacks.model(point, depth)
                     )
-                    graphs[f"stack/{point[0]}/{point[1]}/{depth}"] = strip(model)
                 bar.advance()
 
-            def add(name: str, plan: Plan) -> None:
+            def add(name: str, plan: Plan) -> Artefact:
                 model: nn.Module = subject.model
                 if plan.counts != Plan.dense(subject.sites).counts:
                     model = shrink(model, subject.sites, plan)
-                artefact = export_model(recipe, subject, model, folder, outputs, plan)
+                artefact = export_model(
+                    recipe, subject, model, folder, outputs, plan, quantizing=quantizing
+                )
                 if artefact.roles != (MODEL,):
                     raise UnsupportedModelError(
                         "A board measures models of one graph.",
@@ -100,8 +103,11 @@ def _pack(
                     )
                 graphs[name] = strip(onnx.load(str(artefact.file)))
                 bar.advance()
+                return artefact
 
-            add("dense", Plan.dense(subject.sites))
+            partial = partial_sites(subject, add("dense", Plan.dense(subject.sites)))
+            for kind, names in partial.items():
+                add(f"without/{kind}", without(subject, kind, names))
             add("emptied", Plan.of(subject.sites, {s.name: () for s in subject.sites}))
             # As a measurement on the spot: random counts of the grid. Which of them a table will
             # have is not known yet.
@@ -110,7 +116,9 @@ def _pack(
                 Kind.FFN: sorted({p[1] for p in points}),
             }
             rng = np.random.default_rng(recipe.seed)
-            plans = [random_plan(subject, counts, rng) for _ in range(table.ADDITIVITY_PLANS)]
+            plans = [
+                random_plan(subject, counts, rng, partial) for _ in range(table.ADDITIVITY_PLANS)
+            ]
             for i, plan in enumerate(plans):
                 add(f"plan/{i}", plan)
     finally:
@@ -128,6 +136,7 @@ def _pack(
             "layers": subject.layers,
             "inputs": subject.inputs.to_json(),
             "model_hash": subject.hash,
+            "quantizer": table_method(target, workload.precision),
             "shape": {
                 "hidden": shape.hidden,
                 "heads_total": shape.heads_total,
@@ -138,6 +147,7 @@ def _pack(
             },
             "sites": [s.to_json() for s in subject.sites],
             "plans": [p.to_json() for p in plans],
+            "partial": partial,
         },
     )
     return len(graphs)

@@ -34,12 +34,14 @@ from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.reference import reference_teacher
 from rfx.models.load import architecture_of, load_subject
+from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline.examples import make_task
+from rfx.pipeline.ids import check_ids
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import MethodSpec
 from rfx.tasks.examples import Examples, Source, read_examples
-from rfx.tasks.find import task_class, task_of
+from rfx.tasks.find import task_class, task_names, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,10 +76,12 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
     """
     name = task or task_of(architecture_of(str(source)))
     if name is None:
+        look_at(Place.of(str(source)))  # a folder without a checkpoint is said as such
         raise UsageError(
-            "The task is not known.",
+            "The task is not known, and there is no folder of this name here.",
             got=str(source),
-            next_step="give task=, e.g. text-classification",
+            allowed=f"task= with one of {', '.join(task_names())}",
+            next_step="check the path; for a model of the hub give task=",
         )
     cls = task_class(name)
     return load_subject(
@@ -125,13 +129,15 @@ def load_examples(
         },
         "the arguments of load_examples",
     )
-    return read_examples(
+    examples = read_examples(
         make_task(recipe, subject),
         train=Source(str(train)),
         evaluation=Source(str(eval), "validation"),
         count=count,
         seed=seed,
     )
+    check_ids(subject, examples)
+    return examples
 
 
 def score(

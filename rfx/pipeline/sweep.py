@@ -2,7 +2,8 @@
 seed.
 
 Each point is what prune-export would make, built, timed and evaluated, and then thrown away. A
-point that an interrupted sweep has finished is taken from the store.
+point that an interrupted sweep has finished is taken from the store. Beside all of them stands the
+rival, the dense model quantized alone.
 """
 
 from __future__ import annotations
@@ -13,37 +14,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfx.core import manifest
 from rfx.core.environment import environment, now, tool
 from rfx.core.errors import InfeasibleError, UsageError
-from rfx.core.files import atomic_dir
+from rfx.core.folders import atomic_dir
 from rfx.core.progress import Progress
+from rfx.core.sizes import ALLOWED, parse_size
 from rfx.core.store import Store
 from rfx.cost.table import LatencyTable
 from rfx.evidence.curve import Curve, Point
 from rfx.evidence.report.curve import write_curve
+from rfx.evidence.words import SIZE, target_text
 from rfx.methods.scores.base import Scores
 from rfx.models.shrink import parameter_count
 from rfx.pipeline import judge, places, require
+from rfx.pipeline.baseline import Outputs, check_calibration, dense_accuracy
 from rfx.pipeline.compensate import compensate
-from rfx.pipeline.dense import Baseline, dense_baseline, workload_of
+from rfx.pipeline.dense import Baseline, dense_baseline, quantizes, workload_of
 from rfx.pipeline.examples import data_part, load_examples
 from rfx.pipeline.loop import search_counts
 from rfx.pipeline.make import export
+from rfx.pipeline.quantizing import for_serving, made_by
 from rfx.pipeline.resolve import Resolved, open_session, resolve
+from rfx.pipeline.rival import make_rival, of_a_sweep
 from rfx.pipeline.score import codes, flops_cost, score
 from rfx.pipeline.session import Session
+from rfx.pipeline.size import size_part
 from rfx.pipeline.table import Tables
 from rfx.recipe.sections import Budget
 from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import features_hash
 
-VERSION = 6  # of a point: those of another are not taken from the store
+VERSION = 9  # of a point: those of another are not taken from the store
 BUDGETS = tuple(Budget.model_fields)
 
 
 def sweep(
     recipe: Recipe,
-    targets: Sequence[float],
+    targets: Sequence[float | str],
     out: str | Path,
     *,
     by: str = "latency",
@@ -55,16 +63,17 @@ def sweep(
     """Prune to every target with every seed, and measure.
 
     Args:
-        targets: shares of the dense model's latency or FLOPs, each between 0 and 1.
+        targets: shares of the dense model's latency or FLOPs, each between 0 and 1, or sizes such
+            as "25MB".
         out: gets sweep.json, sweep.csv, sweep.svg and sweep.html, whole or not at all.
-        by: "latency" or "flops".
+        by: "latency", "flops" or "size".
         seeds: how many samples of calibration examples: the recipe's seed and those after it.
         store: where points are kept; default: `~/.cache/rfx`.
         progress: told how far the job is; default: nobody.
         table: a latency table that was measured before.
 
     Raises:
-        UsageError: no targets, one that is no share, a place that holds other things.
+        UsageError: no targets, one that is no share or no size, a place that holds other things.
         InfeasibleError: not one of the targets can be reached.
 
     Examples:
@@ -72,7 +81,7 @@ def sweep(
         >>> [row.drop for row in curve.rows]
         [0.11, 0.35]
     """
-    targets = _checked(targets, by)
+    goals = _checked(targets, by)
     require.a_recipe(recipe)
     if seeds < 1:
         raise UsageError(
@@ -81,15 +90,24 @@ def sweep(
             allowed="1 or more",
             next_step="correct seeds",
         )
-    places.sweep_folder(Path(out))
-    session = open_session(_at(recipe, targets[0], by), store=store, progress=progress, table=table)
-    resolved = resolve(session, _at(recipe, targets[0], by))
-    dense = dense_baseline(
-        session, resolved.recipe, resolved.subject, resolved.examples.task.output_names
-    )
-    # One table for all points, also where it is too inexact to be kept.
-    swept = _Swept(Tables(table))
+    session = open_session(_at(recipe, goals[0], by), store=store, progress=progress, table=table)
+    if recipe.limits.max_quantization_loss is not None:
+        session.warn(
+            "A sweep does not judge --max-quantization-loss, and keeps no site in fp32 of itself: "
+            "rfx prune-export does, so that its result at a target may be another one."
+        )
+    folder = places.sweep_folder(out, recipe, session.store.root, session.progress.warn)
+    resolved = resolve(session, _at(recipe, goals[0], by))
+    given = (session, resolved.recipe, resolved.subject)
+    outputs = resolved.examples.task.output_names
+    dense, rival = dense_baseline(*given, outputs), None
     try:
+        before = dense_accuracy(*given, resolved.examples, dense)
+        rival = make_rival(*given, resolved.examples)
+        beside = of_a_sweep(*given, resolved.examples, rival, before, dense)
+        quantized = rival.baseline if rival is not None and quantizes(resolved.recipe) else None
+        # One table for all points, also where it is too inexact to be kept.
+        swept = _Swept(Tables(table), before, dense, quantized)
         for number in range(seeds):
             if number:
                 reseeded = _reseeded(resolved.recipe, recipe, number)
@@ -97,15 +115,19 @@ def sweep(
                 one = Resolved(reseeded, resolved.subject, examples)
             else:
                 one = resolved
+            check_calibration(session, one.recipe, one.subject, one.examples)
             scores = score(session, one.recipe, one.subject, one.examples)
-            for place, target in enumerate(targets, 1 + number * len(targets)):
+            for place, target in enumerate(goals, 1 + number * len(goals)):
                 at = Resolved(_at(one.recipe, target, by), one.subject, one.examples)
                 session.note(
-                    f"{by} {target:g}, seed {at.recipe.seed}: {place} of {seeds * len(targets)}"
+                    f"{by} {target_text(by, target)}, seed {at.recipe.seed}: {place} of "
+                    f"{seeds * len(goals)}"
                 )
-                swept.add(session, at, target, scores, dense)
+                swept.add(session, at, target, scores)
     finally:
         dense.engine.close()
+        if rival is not None:
+            rival.baseline.engine.close()
     if swept.infeasible is not None and not any(p.accuracy for p in swept.points):
         raise swept.infeasible
     of_points = {w for p in swept.points for w in p.warnings}
@@ -118,13 +140,18 @@ def sweep(
         environment=environment(),
         data=data_part(resolved.examples),
         budget=by,
+        dense_bytes=size_part(resolved.recipe, (), dense).dense_bytes,
         table=swept.table_facts,
         max_drop=recipe.limits.max_drop,
+        rival=beside,
         points=swept.points,
         warnings=warnings,
     )
-    with atomic_dir(Path(out)) as folder:
-        write_curve(curve, folder, session.progress.warn)
+    with atomic_dir(
+        folder, removable=places.no_strangers(places.sweep_strangers), warn=session.progress.warn
+    ) as new:
+        written = write_curve(curve, new, session.progress.warn)
+        manifest.seal(new, manifest.SWEEP, {}, [file.name for file in written])
     return curve
 
 
@@ -133,16 +160,17 @@ class _Swept:
     """What a sweep has so far."""
 
     tables: Tables
+    before: Outputs  # the dense engine's, on the evaluation set
+    dense: Baseline
+    quantized: Baseline | None  # the dense model at the recipe's precision, where it quantizes
     points: list[Point] = field(default_factory=list)
     table_facts: dict[str, Any] | None = None
     infeasible: InfeasibleError | None = None
 
-    def add(
-        self, session: Session, at: Resolved, target: float, scores: Scores, dense: Baseline
-    ) -> None:
+    def add(self, session: Session, at: Resolved, target: float, scores: Scores) -> None:
         """One more point, which may be out of reach."""
         try:
-            point, facts = _point(session, at, target, scores, dense, self.tables)
+            point, facts = _point(session, at, target, scores, self)
         except InfeasibleError as error:
             self.infeasible = self.infeasible or error
             note = f"{error.what} {error.allowed}"
@@ -156,11 +184,11 @@ def _point(
     at: Resolved,
     target: float,
     scores: Scores,
-    dense: Baseline,
-    tables: Tables,
+    swept: _Swept,
 ) -> tuple[Point, dict[str, Any] | None]:
     """One pruned model, measured; and what the curve says of the table. Taken from the store where
     it is there."""
+    dense, before, tables = swept.dense, swept.before, swept.tables
     key = session.store.key(*_key(session, at, tables.given))
     kept = session.store.get_json("sweep-point", key)
     if kept is not None:
@@ -168,23 +196,35 @@ def _point(
         return Point.model_validate(kept["point"]), kept["table"]
     recipe, subject, examples = at.recipe, at.subject, at.examples
     said = len(session.warnings)
-    found = search_counts(session, recipe, subject, examples, scores, dense, tables)
+    found = search_counts(
+        session, recipe, subject, examples, scores, dense, tables, swept.quantized
+    )
     outcome, _, _ = compensate(
         session, recipe, subject, examples, scores, found.result, found.searcher
     )
     subject = subject.trained(outcome.model)
     plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
+    session.warn_of(plan)
     folder = session.store.scratch("sweep")
     try:
         small, artefact = export(
-            recipe, subject, examples.task.output_names, plan, outcome.update, folder
+            recipe,
+            subject,
+            examples.task.output_names,
+            plan,
+            outcome.update,
+            folder,
+            quantizing=for_serving(session, recipe, subject, examples, recipe.workload.precision),
         )
+        size = sum(file.stat().st_size for file in artefact.files)
         engine = session.build(artefact, workload_of(recipe))
         try:
-            accuracy = judge.accuracy(session, recipe, subject, examples, dense, engine)
+            accuracy, _ = judge.accuracy(
+                session, recipe, subject, examples, dense, engine, before=before
+            )
             latency = None
             if not session.target.absent:
-                latency = judge.latency(session, recipe, subject, dense, engine, predicted)
+                latency, _ = judge.latency(session, recipe, subject, dense, engine, predicted)
         finally:
             engine.close()
     finally:
@@ -197,6 +237,7 @@ def _point(
         predicted_ratio=predicted,
         flops_ratio=flops_cost(subject, examples).share_of(plan),
         params_ratio=parameter_count(small) / parameter_count(subject.model),
+        bytes=size,
         kept_layers=plan.layers,
         warnings=session.warnings[said:],
     )
@@ -240,14 +281,18 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         recipe.data.labels,
         recipe.method.model_dump(mode="json"),
         recipe.exporter,
+        recipe.opset,
+        recipe.ir_version,
         recipe.metric,
         recipe.task_options,
         workload_of(recipe).to_json(),
+        made_by(target.serves, recipe.workload.precision),
+        recipe.quantization.model_dump(mode="json"),
         vars(target.serves.options) | {"store": None, "more": {**target.serves.options.more}},
         recipe.budget.model_dump(mode="json"),
         recipe.calibration.model_dump(mode="json"),
         recipe.seed,
-        recipe.limits.max_drop,
+        recipe.limits.model_dump(mode="json"),
         target.serves.name,
         target.serves.version(),
         target.serves.device(),
@@ -259,7 +304,8 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
 
 def _at(recipe: Recipe, target: float, by: str) -> Recipe:
     """The recipe at one target."""
-    return recipe.changed({"budget": {by: target}}, origin="the sweep")
+    value = target_text(by, target) if by == SIZE else target
+    return recipe.changed({"budget": {by: value}}, origin="the sweep")
 
 
 def _reseeded(resolved: Recipe, asked: Recipe, number: int) -> Recipe:
@@ -270,13 +316,29 @@ def _reseeded(resolved: Recipe, asked: Recipe, number: int) -> Recipe:
     )
 
 
-def _checked(targets: Sequence[float], by: str) -> list[float]:
-    bad = [t for t in targets if not 0 < t < 1]
-    if bad or not targets or by not in BUDGETS:
+def _checked(targets: Sequence[float | str], by: str) -> list[float]:
+    """The targets as numbers, the largest first: shares, or bytes of a size."""
+    bad: list[object] = []
+    found: set[float] = set()
+    for target in targets:
+        try:
+            value = float(parse_size(target)) if by == SIZE else float(target)
+        except (TypeError, ValueError):
+            value = 0.0
+        if value > 0 and (by == SIZE or value < 1):
+            found.add(value)
+        else:
+            bad.append(target)
+    if bad or not found or by not in BUDGETS:
+        sizes = by == SIZE
         raise UsageError(
-            "The targets of a sweep are shares of the dense model.",
-            got=", ".join(map(str, bad)) or ("none" if not targets else by),
-            allowed="numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5, of latency or flops",
-            next_step="correct --latency or --flops",
+            "The targets of a sweep over sizes are sizes of the file."
+            if sizes
+            else "The targets of a sweep are shares of the dense model.",
+            got=", ".join(map(str, bad)) or ("none" if not found else by),
+            allowed=f"each {ALLOWED}"
+            if sizes
+            else "numbers between 0 and 1, e.g. 0.8,0.7,0.6,0.5, of latency or flops",
+            next_step="correct --size" if sizes else "correct --latency or --flops",
         )
-    return sorted(set(targets), reverse=True)
+    return sorted(found, reverse=True)

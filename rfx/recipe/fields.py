@@ -53,6 +53,7 @@ class About:
         form: how the text of the command line becomes its value.
         metavar: what stands for the value in `--help`.
         names: the kind of the registry whose names are allowed.
+        takes: what a text has to be, in words.
         internal: it is part of the document, and not an option.
         also: other keys that get the same value when it is given on the command line.
         alternatives: the keys of this section exclude each other: one that is given on the command
@@ -66,6 +67,7 @@ class About:
     form: Form = "one"
     metavar: str = ""
     names: str = ""
+    takes: str = ""
     internal: bool = False
     also: tuple[str, ...] = ()
     alternatives: bool = False
@@ -82,6 +84,7 @@ def option(
     form: Form = "one",
     metavar: str = "",
     names: str = "",
+    takes: str = "",
     internal: bool = False,
     also: tuple[str, ...] = (),
     alternatives: bool = False,
@@ -106,6 +109,7 @@ def option(
         "form": form,
         "metavar": metavar,
         "names": names,
+        "takes": takes,
         "internal": internal,
         "also": list(also),
         "alternatives": alternatives,
@@ -174,20 +178,34 @@ class Setting:
         return tuple(map(str, get_args(self.kind))) if get_origin(self.kind) is Literal else ()
 
     @property
-    def limits(self) -> str:
-        """The range of the number in words, e.g. "between 0 and 1, exclusive"; empty without."""
-        found = {
+    def range(self) -> dict[str, float]:
+        """The limits of the number by their names: ge, gt, le, lt."""
+        return {
             name: getattr(m, name)
             for m in self.field.metadata
             for name in ("ge", "gt", "le", "lt")
             if getattr(m, name, None) is not None
         }
+
+    @property
+    def limits(self) -> str:
+        """The range of the number in words, e.g. "between 0 and 1, exclusive", or what a text has
+        to be; empty where anything goes."""
+        found = self.range
+        if self.about.takes:
+            return self.about.takes
         if "gt" in found and "lt" in found:
-            return f"between {found['gt']:g} and {found['lt']:g}, exclusive"
+            return f"between {_plain(found['gt'])} and {_plain(found['lt'])}, exclusive"
         if "ge" in found and "le" in found:
-            return f"{found['ge']:g} to {found['le']:g}"
-        words = {"ge": "{:g} or more", "gt": "above {:g}", "le": "{:g} or less", "lt": "below {:g}"}
-        return ", ".join(words[name].format(value) for name, value in found.items())
+            return f"{_plain(found['ge'])} to {_plain(found['le'])}"
+        if "gt" in found and "le" in found:
+            return f"above {_plain(found['gt'])} and at most {_plain(found['le'])}"
+        words = {"ge": "{} or more", "gt": "above {}", "le": "{} or less", "lt": "below {}"}
+        return ", ".join(words[name].format(_plain(value)) for name, value in found.items())
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def about(field: FieldInfo) -> About:

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from rfx.core import migrate
+from rfx.core.bounded import as_path, deeper, read_text
 from rfx.core.errors import UsageError
-from rfx.recipe.mistakes import EVERY_KEY, validated
+from rfx.core.recognised import RECIPE, told_apart
+from rfx.core.values import kind_of, short
+from rfx.recipe.document import MOST_DEPTH, MOST_MB, parse_yaml
+from rfx.recipe.mistakes import EVERY_KEY, lines_known, validated
 from rfx.recipe.spec import GIVEN, Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -45,6 +49,28 @@ def make_recipe(
         UsageError: unknown keys, wrong types, values out of range. Every mistake is named with its
             place, what was got and what is allowed.
     """
+    if not isinstance(data, Mapping):
+        raise UsageError(
+            f"{where} is not valid: it holds no keys.",
+            got=kind_of(data),
+            allowed="a mapping of keys",
+            next_step=EVERY_KEY,
+        )
+    if deeper(data, 2 * MOST_DEPTH):
+        raise UsageError(
+            f"{where} is not valid: it is nested too deep.",
+            got=f"more than {2 * MOST_DEPTH} keys within each other",
+            allowed="a mapping of keys, as in docs/pages/reference/recipes.md",
+            next_step=EVERY_KEY,
+        )
+    strange = [key for key in data if not isinstance(key, str)]
+    if strange:
+        raise UsageError(
+            f"{where} is not valid: a key is not a text.",
+            got=f"{kind_of(strange[0])}: {short(strange[0])}",
+            allowed="keys such as model, data and budget",
+            next_step=f"correct it; {EVERY_KEY}",
+        )
     current = migrate.recipe(data, where)
     if origin:
         current.pop("origin", None)
@@ -61,35 +87,40 @@ def read_recipe(path: str | Path, *, model: type[R] | None = None) -> R | Recipe
     Raises:
         UsageError: no such file, not YAML, or not a valid recipe.
     """
-    import yaml
-
     bundled = bundled_recipes()
-    ours = str(path) in bundled
-    file = bundled[str(path)] if ours else Path(path)
-    if not file.is_file():
+    ours = isinstance(path, str) and path in bundled
+    allowed = "a YAML or JSON file, or one of " + ", ".join(bundled)
+    file = bundled[str(path)] if ours else as_path(path, "recipe", allowed)
+    if not _there(file):
         raise UsageError(
             "The recipe file does not exist.",
-            got=str(path),
-            allowed="a YAML file, or one of " + ", ".join(bundled),
-            next_step="correct the path",
-        )
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} is not readable as YAML.",
-            got=str(error).replace("\n", " "),
-            next_step="correct the file",
-        ) from None
-    if not isinstance(data, Mapping):
-        raise UsageError(
-            f"{file} does not hold a recipe.",
-            got=type(data).__name__,
-            allowed="a mapping of keys",
-            next_step=f"correct the file; {EVERY_KEY}",
+            got=short(str(path), 300, bare=True),
+            allowed=allowed,
+            next_step=f"give its name alone: {file.stem}"
+            if file.stem in bundled
+            else "correct the path",
         )
     origin = f"the recipe {path} of rfx" if ours else f"the file {path}"
-    return _relative_to(make_recipe(data, str(file), origin, model=model or Recipe), file.parent)
+    with told_apart(file, RECIPE):
+        text = read_text(file, what="recipe", most_mb=MOST_MB, allowed=allowed)
+        document = parse_yaml(text, str(file))
+        if not isinstance(document.data, Mapping):
+            raise UsageError(
+                f"{file} does not hold a recipe.",
+                got=kind_of(document.data),
+                allowed="a mapping of keys",
+                next_step=f"correct the file; {EVERY_KEY}",
+            )
+        with lines_known(document.lines):
+            recipe = make_recipe(document.data, str(file), origin, model=model or Recipe)
+    return _relative_to(recipe, file.parent)
+
+
+def _there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _relative_to(recipe: R, folder: Path) -> R:
@@ -101,6 +132,6 @@ def _relative_to(recipe: R, folder: Path) -> R:
             ("data.train", recipe.data.train),
             ("data.eval", recipe.data.eval),
         )
-        if value and not Path(value).is_absolute() and (folder / value).exists()
+        if value and not Path(value).is_absolute() and _there(folder / value)
     }
     return recipe.changed(found, {k: recipe.origin[k] for k in found}) if found else recipe

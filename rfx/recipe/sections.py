@@ -4,10 +4,15 @@ on the command line (see `rfx.recipe.fields`): adding an option is adding a fiel
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from rfx.core.limits import MOST_FILE_MB
+from rfx.core.sizes import ALLOWED, exact_size, parse_size
 from rfx.recipe.fields import FrozenDict, Table, option
 from rfx.recipe.section import Section
+
+# Far above what anybody runs, and below what makes arithmetic or memory fail without a word.
+MOST_BATCH, MOST_TOKENS, MOST_ROWS, MOST_SEED = 65_536, 1_048_576, 1_000_000_000, 2**63 - 1
 
 
 class DataSpec(Section):
@@ -36,7 +41,8 @@ class DataSpec(Section):
     columns: Table[str, str] = option(
         FrozenDict,
         """Where a column has another name than its role: text, text_pair, label, tokens, tags,
-        question, context or answers. On the command line once for each column, e.g.
+        question, context or answers. A name holds for both files, the examples to calibrate on and
+        those to evaluate on. On the command line once for each column, e.g.
         --column text=review.""",
         cli="--column",
         form="pairs",
@@ -58,6 +64,7 @@ class DataSpec(Section):
         unit="examples",
         unset="all",
         ge=1,
+        le=MOST_ROWS,
     )
     limit_eval: int | None = option(
         None,
@@ -66,23 +73,101 @@ class DataSpec(Section):
         unit="examples",
         unset="all",
         ge=1,
+        le=MOST_ROWS,
+    )
+    strict: bool = option(
+        False,
+        """Refuse evaluation data in which any text or label is missing, or a text has several
+        labels. Otherwise up to one row in a hundred may lack one, and such rows and the texts with
+        several labels are left out, and counted.""",
+        cli="--strict",
+    )
+    max_mb: float = option(
+        1024,
+        "Largest file of examples that is read. Of a compressed one, what it unpacks to counts.",
+        cli="--max-data-mb",
+        unit="MB",
+        gt=0,
+        le=MOST_FILE_MB,
+        allow_inf_nan=False,
     )
 
 
 class WorkloadSpec(Section):
     """What is timed. Latency is measured without padding: give the sizes that you serve."""
 
-    batch: int = option(1, "Examples that run at once.", cli="--batch", unit="examples", ge=1)
-    sequence: int = option(
-        128, "Length of each timed example.", cli="--sequence", unit="tokens", ge=1
+    batch: int = option(
+        1,
+        "Examples that run at once.",
+        cli="--batch",
+        unit="examples",
+        ge=1,
+        le=MOST_BATCH,
     )
-    threads: int = option(1, "CPU threads of the runtime.", cli="--threads", unit="threads", ge=1)
+    sequence: int = option(
+        128,
+        "Length of each timed example.",
+        cli="--sequence",
+        unit="tokens",
+        ge=1,
+        le=MOST_TOKENS,
+    )
+    threads: int = option(
+        1,
+        "CPU threads of the runtime.",
+        cli="--threads",
+        unit="threads",
+        ge=1,
+        le=1024,
+    )
     precision: str = option(
         "fp32",
-        """Number format of the matrix products in the ONNX file. Not every runtime and device has
-        each of them.""",
+        """Number format of the matrix products in the ONNX file; int8 prunes and quantizes in one,
+        and its latency budget is a share of the dense fp32 latency. Not every runtime and device
+        has each of them. With auto, prune-export tries fp32 and int8, and takes what stays nearest
+        to the dense model.""",
         cli="--precision",
         names="precision",
+    )
+
+
+class QuantizationSpec(Section):
+    """How a file of a quantized precision is made. The others have no use for these keys."""
+
+    keep_fp32: tuple[str, ...] = option(
+        (),
+        """A site whose products stay in fp32, such as layer.0.ffn; it may be given several times.
+        The plan lists the names of the sites.""",
+        cli="--keep-fp32",
+        form="repeated",
+        metavar="SITE",
+        group="workload",
+    )
+    cpu_portable: bool = option(
+        False,
+        """Let quantized weights keep to 7 bits whatever this CPU has, so that the file gives the
+        same labels on x86 CPUs without VNNI. Without it rfx takes 8 bits where this CPU sums
+        products in 32 bits.""",
+        cli="--cpu-portable",
+        group="workload",
+    )
+    by_site: bool = option(
+        False,
+        """Measure what quantizing costs at each site: every site alone, on calibration examples.
+        It takes some seconds, and is done without being asked for where a limit needs it.""",
+        cli="--quantization-by-site",
+        group="workload",
+    )
+    examples: int = option(
+        128,
+        """How many calibration examples the scales of activations are chosen by, where the
+        quantizer of the runtime chooses them beforehand. For ort they are computed while the model
+        runs, and this key says nothing.""",
+        cli="--quantization-examples",
+        unit="examples",
+        ge=32,
+        le=300,
+        group="workload",
     )
 
 
@@ -100,6 +185,7 @@ class EngineSpec(Section):
         unit="examples",
         unset="the batch of the workload",
         ge=1,
+        le=MOST_BATCH,
     )
     max_sequence: int | None = option(
         None,
@@ -108,6 +194,7 @@ class EngineSpec(Section):
         unit="tokens",
         unset="the longer of the workload's sequence and max_length",
         ge=1,
+        le=MOST_TOKENS,
     )
     workspace_mb: int | None = option(
         None,
@@ -116,6 +203,7 @@ class EngineSpec(Section):
         unit="MB",
         unset="as much as TensorRT chooses",
         ge=1,
+        le=1_000_000,
     )
     builder_level: int | None = option(
         None,
@@ -151,7 +239,7 @@ class CalibrationSpec(Section):
     """The examples by which units are scored and weights are fitted."""
 
     examples: int = option(
-        2048, "How many examples are drawn.", cli="--examples", unit="examples", ge=8
+        2048, "How many examples are drawn.", cli="--examples", unit="examples", ge=8, le=MOST_ROWS
     )
     batch: int = option(
         32,
@@ -159,15 +247,16 @@ class CalibrationSpec(Section):
         cli="--calibration-batch",
         unit="examples",
         ge=1,
+        le=MOST_BATCH,
     )
-    seed: int = option(0, "Seed of the drawing. The option --seed sets it too.", ge=0)
+    seed: int = option(0, "Seed of the drawing. The option --seed sets it too.", ge=0, le=MOST_SEED)
 
 
 class Budget(Section):
     """How much the pruned model may cost. Give exactly one of the keys.
 
-    Latency is measured on the target. Every other key is the name of a cost that is computed
-    (registry kind "cost").
+    Latency is measured on the target, and the size is that of the finished file. Every key but
+    `latency` is the name of a cost that is computed (registry kind "cost").
     """
 
     latency: float | None = option(
@@ -184,11 +273,26 @@ class Budget(Section):
         gt=0,
         lt=1,
     )
+    size: str | None = option(
+        None,
+        """Size budget: the most that model.onnx may take, e.g. 25MB, in place of a latency budget.
+        It holds for the file at the precision that is asked for.""",
+        cli="--size",
+        metavar="SIZE",
+        takes=ALLOWED,
+    )
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _exact(cls, value: object) -> object:
+        """In one way of writing, so that equal sizes are equal budgets."""
+        return None if value is None else exact_size(parse_size(value))
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
         if len(self._given()) > 1:
-            raise ValueError("give latency or flops, not both")
+            *names, last = type(self).model_fields
+            raise ValueError(f"give only one of {', '.join(names)} and {last}")
         return self
 
     def _given(self) -> list[str]:
@@ -200,15 +304,24 @@ class Budget(Section):
         return next(iter(self._given()), None)
 
     @property
-    def share(self) -> float:
-        """The value of the key that is given, a share of the dense model's cost.
+    def size_bytes(self) -> int | None:
+        """The size that is given, in bytes; None under another budget."""
+        return None if self.size is None else parse_size(self.size)
+
+    def within(self, dense: float) -> float:
+        """What may be spent, in the unit of the cost that is budgeted.
+
+        Args:
+            dense: the dense model's cost, which all budgets but a size are shares of.
 
         Raises:
             ValueError: none is given.
         """
+        if self.size is not None:
+            return float(parse_size(self.size))
         if self.unit is None:
             raise ValueError("there is no budget")
-        return float(getattr(self, self.unit))
+        return float(getattr(self, self.unit)) * dense
 
 
 class Limits(Section):
@@ -219,6 +332,35 @@ class Limits(Section):
         "Largest drop of the metric that passes. One point is one hundredth of the metric.",
         cli="--max-drop",
         unit="points of the metric",
+        unset="not judged",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    min_agreement: float | None = option(
+        None,
+        """Smallest share of the predictions that must be those of the dense model. Of a regression
+        it is the correlation of the two models' predictions.""",
+        cli="--min-agreement",
+        unit="share",
+        unset="halfway between agreement by chance and 1",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
+    allow_weak_baseline: bool = option(
+        False,
+        """Go on where the dense model is no better than a constant answer, or where its labels seem
+        to be in another order than those of the data. It is recorded in the evidence.""",
+        cli="--allow-weak-baseline",
+        group="data",
+    )
+    max_quantization_loss: float | None = option(
+        None,
+        """Largest divergence of the quantized file from the same pruned model in fp32 that passes.
+        Where it is larger, the sites whose quantizing costs most for what it saves are kept in
+        fp32, one after the other.""",
+        cli="--max-quantization-loss",
+        unit="nats of KL",
         unset="not judged",
         ge=0,
         allow_inf_nan=False,

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ValidationError, model_validator
 from typing_extensions import Self
 
-from rfx.recipe.fields import FrozenDict, Table, keys_set, leaves, option, put
+from rfx.core.values import short
+from rfx.recipe.fields import FrozenDict, Table, keys_set, leaves, option, put, settings
 from rfx.recipe.method import MethodSpec
 from rfx.recipe.mistakes import named, validated, where_made
 from rfx.recipe.presets import PRESETS
 from rfx.recipe.section import Section
 from rfx.recipe.sections import (
+    MOST_SEED,
+    MOST_TOKENS,
     Budget,
     CalibrationSpec,
     DataSpec,
     EngineSpec,
     Limits,
+    QuantizationSpec,
     WorkloadSpec,
 )
 
@@ -71,6 +75,7 @@ class Recipe(Section):
         group="task",
         unit="tokens",
         ge=2,
+        le=MOST_TOKENS,
     )
     task_options: Table[str, Any] = option(
         FrozenDict,
@@ -84,6 +89,23 @@ class Recipe(Section):
     data: DataSpec = option(DataSpec, "Where the labelled examples are.", group="data")
     exporter: str = option(
         "onnx", "What writes the model for the runtime.", group="target", names="exporter"
+    )
+    opset: int = option(
+        20,
+        "Version of the operators in the ONNX file. Older runtimes read lower ones alone.",
+        cli="--opset",
+        group="target",
+        ge=18,
+        le=20,
+    )
+    ir_version: int = option(
+        10,
+        """Version of the ONNX file's format. Older runtimes read lower ones alone: 10 needs ONNX
+        Runtime 1.18. Opsets 19 and 20 need at least 9.""",
+        cli="--ir-version",
+        group="target",
+        ge=8,
+        le=10,
     )
     quickstart: bool = option(
         False, "Take the model and the data that come with rfx to try it.", group="run"
@@ -100,6 +122,9 @@ class Recipe(Section):
     )
     limits: Limits = option(Limits, "What the result is judged by.", group="limits")
     workload: WorkloadSpec = option(WorkloadSpec, "What is timed.", group="workload")
+    quantization: QuantizationSpec = option(
+        QuantizationSpec, "How a quantized file is made.", group="workload"
+    )
     engine: EngineSpec = option(EngineSpec, "How TensorRT compiles its engine.", group="engine")
     calibration: CalibrationSpec = option(
         CalibrationSpec, "The examples by which units are scored.", group="calibration"
@@ -120,6 +145,7 @@ class Recipe(Section):
         group="run",
         also=("calibration.seed",),
         ge=0,
+        le=MOST_SEED,
     )
     origin: Table[str, str] = option(
         FrozenDict, "Where each value comes from. Filled by rfx.", internal=True
@@ -136,7 +162,7 @@ class Recipe(Section):
         if isinstance(method, str):
             if method not in PRESETS:
                 raise ValueError(
-                    f"method: {method!r} is not a known method; known: {', '.join(PRESETS)}"
+                    f"method: {short(method)} is not a known method; known: {', '.join(PRESETS)}"
                 )
             preset, method = PRESETS[method], {}
         elif isinstance(method, Mapping) and isinstance(method.get("name"), str):
@@ -152,6 +178,15 @@ class Recipe(Section):
             whole["method"] = {**preset.model_dump(), **method}
         whole["origin"] = {**origin, **said} if isinstance(said, Mapping) else said
         return whole
+
+    @model_validator(mode="after")
+    def _versions(self) -> Self:
+        least = 9 if self.opset > 18 else 8
+        if self.ir_version < least:
+            raise ValueError(
+                f"opset {self.opset} needs an ir_version of at least {least}, not {self.ir_version}"
+            )
+        return self
 
     if not TYPE_CHECKING:  # type checkers read the arguments off the fields
 
@@ -210,3 +245,9 @@ class Recipe(Section):
         return self.model_dump(exclude={"origin"}) == other.model_dump(exclude={"origin"})
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def keys_by_option() -> dict[str, str]:
+    """The key of each option of the command line: `rfx.core.errors` says it to who works in
+    Python."""
+    return {s.option: s.key for s in settings(Recipe) if s.option}

@@ -38,6 +38,8 @@ class Capabilities:
     Args:
         device: where it computes.
         precisions: of matrix products that it runs and that are measured on it.
+        quantizer: the name of what makes the files of its quantized precisions (registry kind
+            "quantizer"); None: it has no such precision.
         preference: "auto" takes the runtime with the lowest one of those that run here.
         engine_file: what a compiled engine is called in an output folder; None: it runs the ONNX
             file itself and compiles nothing that is kept.
@@ -47,7 +49,8 @@ class Capabilities:
             their compute capability.
         profiled: an engine takes only sizes within the optimisation profile that it is built with.
         serving: the backend of NVIDIA's Triton server that serves what it runs ("onnxruntime",
-            "tensorrt"), or None. `Runtime.serving_platform` says what is so on this machine.
+            "openvino", "tensorrt"), or None. `Runtime.serving_platform` says what is so on this
+            machine.
         stands_in: the precisions at which it computes what a typed file says on any machine, so
             that accuracy can be measured with it where the target is absent.
         uses_threads: its latency depends on the CPU threads that it is given.
@@ -64,6 +67,7 @@ class Capabilities:
 
     device: Literal["cpu", "gpu"] = "cpu"
     precisions: tuple[str, ...] = ("fp32",)
+    quantizer: str | None = None
     preference: int = 100
     engine_file: str | None = None
     earlier_engine_files: tuple[str, ...] = ()
@@ -235,8 +239,8 @@ class Runtime(ABC):
         return None
 
     def serving_platform(self) -> str | None:
-        """The Triton backend that serves what this runtime builds here ("onnxruntime" for the ONNX
-        file, "tensorrt" for the engine file); None where none does."""
+        """The Triton backend that serves what this runtime builds here ("onnxruntime" and
+        "openvino" for the ONNX file, "tensorrt" for the engine file); None where none does."""
         return self.capabilities.serving
 
     def accepts(self, artefact: Artefact, workload: Workload) -> str | None:
@@ -287,7 +291,10 @@ class Runtime(ABC):
                 device or version, truncated or damaged.
         """
         raise EnvironmentMissingError(
-            f"The runtime {self.name!r} has no engine files.", got=str(path), allowed="an ONNX file"
+            f"The runtime {self.name!r} has no engine files.",
+            got=str(path),
+            allowed="an ONNX file",
+            next_step="load the ONNX file itself",
         )
 
     def kept_engine(self, folder: Path) -> Path | None:

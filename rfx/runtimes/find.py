@@ -72,7 +72,7 @@ def runtime(name: str, options: EngineOptions | None = None) -> Runtime:
             f"The runtime {name!r} cannot run on this machine.",
             got=here.reason,
             allowed=would_run,
-            next_step=here.next_step or None,
+            next_step=here.next_step or "give another --target; `rfx env` says which run here",
         )
     return cls(options)
 
@@ -111,13 +111,20 @@ def stand_in(precision: str) -> Runtime:
         "Without the target at hand, accuracy is measured on the CPU, and no runtime for that "
         "is installed.",
         got=f"none of {', '.join(c.name for c in able)} at {precision}",
-        next_step=f"install one: {able[0].availability().next_step}" if able else None,
+        next_step=f"install one: {able[0].availability().next_step or able[0].name}"
+        if able
+        else "give another --precision: no runtime of rfx computes this one here",
     )
 
 
 def compilers() -> tuple[str, ...]:
     """The names of the runtimes that have engine files, the preferred first."""
     return tuple(c.name for c in _ranked() if c.capabilities.engine_file is not None)
+
+
+def able(precision: str) -> tuple[str, ...]:
+    """The names of the runtimes that run a precision, the preferred first."""
+    return tuple(c.name for c in _ranked() if precision in c.capabilities.precisions)
 
 
 def locators() -> tuple[str, ...]:
@@ -144,7 +151,10 @@ def builder_elsewhere(options: EngineOptions | None = None) -> Runtime:
     for cls in _ranked():
         if cls.capabilities.builds_elsewhere:
             return cls(options)
-    raise EnvironmentMissingError("No runtime compiles for the GPUs of other machines.")
+    raise EnvironmentMissingError(
+        "No runtime compiles for the GPUs of other machines.",
+        next_step="build on a machine with the GPU, where TensorRT for RTX is installed",
+    )
 
 
 def runtimes_report() -> list[RuntimeStatus]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from functools import lru_cache
 from importlib import metadata
@@ -14,6 +15,8 @@ import numpy as np
 from rfx.core.environment import cpu_model
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
 from rfx.core.registry import register
+from rfx.core.streams import native_errors_dropped
+from rfx.core.text import one_line
 from rfx.core.workload import Workload
 from rfx.runtimes.base import Arrays, Availability, BoundRun, Capabilities, Engine, Runtime
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
     import openvino
 
 INSTALL = "pip install 'rfx-exporter[openvino]'"
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+# By precision. Of a quantized file, what is not quantized stays in fp32: left to itself the plugin
+# computes it in bf16 on CPUs that have it, and is compared with a dense model in fp32.
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 
 
 @register("runtime", "openvino")
@@ -37,8 +42,10 @@ class OpenVino(Runtime):
     clock: ClassVar[str] = "process CPU time"
     capabilities: ClassVar[Capabilities] = Capabilities(
         device="cpu",
-        precisions=("fp32", "fp16", "bf16"),
+        precisions=("fp32", "fp16", "bf16", "int8"),
+        quantizer="nncf",
         preference=50,
+        serving="openvino",
         stands_in=("fp32", "fp16", "bf16"),
         uses_threads=True,
         smooth=True,
@@ -51,9 +58,7 @@ class OpenVino(Runtime):
         try:
             _core()
         except Exception as error:  # a half-installed wheel fails in many ways
-            return Availability(
-                False, f"openvino cannot be used ({type(error).__name__}: {error})", INSTALL
-            )
+            return Availability(False, f"openvino cannot be used ({first_line(error)})", INSTALL)
         return Availability(True)
 
     def version(self) -> str:
@@ -87,22 +92,31 @@ class OpenVino(Runtime):
             )
         path = Path(onnx_path)
         if not path.is_file():
-            raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
+            raise UsageError(
+                "The ONNX file does not exist.",
+                got=str(path),
+                allowed="an ONNX file",
+                next_step="correct the path",
+            )
         hint, able = HINTS[workload.precision], computes_in()
-        if workload.precision != "fp32" and workload.precision.upper() not in able:
+        if hint != "f32" and workload.precision.upper() not in able:
             raise EnvironmentMissingError(
                 "This CPU does not compute in this precision, so that it would be no faster.",
                 got=workload.precision,
-                allowed=", ".join(p for p in HINTS if p == "fp32" or p.upper() in able),
+                allowed=", ".join(
+                    p for p, h in HINTS.items() if p == "fp32" or (h != "f32" and p.upper() in able)
+                ),
                 next_step="use --precision fp32",
             )
         core = _core()
         try:
-            model = core.read_model(str(path))
+            # Its other readers, of TensorFlow for one, print what they have against an ONNX file.
+            with native_errors_dropped():
+                model = core.read_model(str(path))
         except Exception as error:  # RuntimeError and its kin, by version
             raise UsageError(
                 f"OpenVINO cannot read {path}.",
-                got=first_line(error),
+                got=sentence(error),
                 allowed="a valid ONNX file",
                 next_step="export it again",
             ) from error
@@ -120,7 +134,7 @@ class OpenVino(Runtime):
         except Exception as error:
             raise EnvironmentMissingError(
                 f"{self.version()} cannot compile {path}.",
-                got=first_line(error),
+                got=sentence(error),
                 next_step="install a newer openvino",
             ) from error
         return OpenVinoEngine(compiled, wall_clock=workload.threads > 1)
@@ -148,6 +162,10 @@ class OpenVinoEngine(Engine):
         self.input_names = tuple(i.get_any_name() for i in compiled.inputs)
         self.output_names = tuple(o.get_any_name() for o in compiled.outputs)
         self._request: openvino.InferRequest | None = None
+        # All requests of a compiled model share one graph, which goes on pointing at the tensors of
+        # the request that ran last, also after it is gone: the next run of another request would
+        # read and write freed memory. So they live as long as the engine.
+        self._bound: list[OpenVinoBoundRun] = []
 
     @property
     def compiled(self) -> openvino.CompiledModel:
@@ -179,12 +197,15 @@ class OpenVinoEngine(Engine):
         """Place the inputs once. Raises UsageError as `run`."""
         fed = self._fed(inputs)
         try:
-            return OpenVinoBoundRun(self.compiled.create_infer_request(), fed, self._wall_clock)
+            bound = OpenVinoBoundRun(self.compiled.create_infer_request(), fed, self._wall_clock)
         except RuntimeError as error:
             raise _run_error(error, fed) from error
+        self._bound.append(bound)
+        return bound
 
     def close(self) -> None:
         self._request = None
+        self._bound = []
         self._compiled = None
 
     def _fed(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -196,6 +217,7 @@ class OpenVinoEngine(Engine):
                 "The model needs inputs that were not given.",
                 got=", ".join(inputs) or "none",
                 allowed=", ".join(self.input_names),
+                next_step="feed every input that the model has, by its name",
             )
         asked = {
             i.get_any_name(): (i.get_partial_shape(), np.dtype(i.get_element_type().to_dtype()))
@@ -213,6 +235,7 @@ class OpenVinoEngine(Engine):
                     "An input has another type or shape than the model asks for.",
                     got=f"{name} {array.dtype}{list(array.shape)}",
                     allowed=f"{dtype}{shape}",
+                    next_step="give the input in this type and shape",
                 )
             fed[name] = array
         return fed
@@ -242,8 +265,29 @@ class OpenVinoBoundRun(BoundRun):
         return (self._clock() - start) * 1e-6
 
 
+# How OpenVINO's messages begin before they say what is wrong: one line for each C++ function.
+_FRAME = re.compile(
+    r"^(Exception from \S+:\d+:|Check '.*' failed at \S+:\d+:|FrontEnd API failed with \w+:|"
+    r"While validating .*|Model wasn't fully converted\..*|Summary:|-- .* with a message:)\s*$"
+)
+
+
+def sentence(error: BaseException) -> str:
+    """What an exception of OpenVINO's says, without the functions that it came through."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    useful = [line for line in lines if line and not _FRAME.match(line)]
+    if not useful:
+        return first_line(error)
+    # "... Check 'a == b' failed at src/x.cpp:1:" ends where the sentence begins in the next line.
+    shown = useful[0] if not useful[0].endswith(":") else " ".join(useful[:2])
+    shown = re.sub(r"\s*Check '.*' failed at \S+:\d+:", ":", shown)
+    return one_line(shown.removeprefix("-- "), 300)
+
+
 def _run_error(error: Exception, inputs: dict[str, np.ndarray]) -> UsageError:
     shapes = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in inputs.items())
     return UsageError(
-        "OpenVINO cannot run the model on these inputs.", got=f"{shapes}: {first_line(error)}"
+        "OpenVINO cannot run the model on these inputs.",
+        got=f"{shapes}: {sentence(error)}",
+        next_step="give inputs of the shapes and types that the model asks for",
     )

@@ -4,10 +4,14 @@ evidence."""
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rfx.tasks.identity import written
 
 if TYPE_CHECKING:
     from rfx.tasks.base import Example, Feature, Task
@@ -85,6 +89,53 @@ def drop_overlap(
     known = {e.hash for e in evaluation}
     kept = [e for e in train if e.hash not in known]
     return kept, len(train) - len(kept)
+
+
+def near_key(example: Example) -> str:
+    """Equal for inputs that differ in case, blanks, punctuation or the form of their characters
+    alone."""
+    return written(_plain(example.inputs))
+
+
+def drop_near_copies(
+    train: Sequence[Example], evaluation: Sequence[Example]
+) -> tuple[list[Example], int]:
+    """`train` without the examples that are nearly those of `evaluation`, and how many those
+    were."""
+    known = {near_key(e) for e in evaluation}
+    kept = [e for e in train if near_key(e) not in known]
+    return kept, len(train) - len(kept)
+
+
+def distinct(examples: Sequence[Example]) -> list[Example]:
+    """The examples without those whose inputs stand in an earlier one."""
+    first: dict[str, Example] = {}
+    for e in examples:
+        first.setdefault(e.hash, e)
+    return list(first.values())
+
+
+def conflicts(examples: Sequence[Example]) -> list[list[Example]]:
+    """The inputs that stand there with different labels: of each all examples that have it."""
+    groups: dict[str, list[Example]] = {}
+    for e in examples:
+        if e.label is not None:
+            groups.setdefault(e.hash, []).append(e)
+    return [g for g in groups.values() if any(e.label != g[0].label for e in g)]
+
+
+def _plain(value: Any) -> Any:
+    """A text in lower case, its words parted by single blanks, without punctuation; and so within
+    lists and tables. A text of nothing but signs stays as it is."""
+    if isinstance(value, str):
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
+        return re.sub(r"[\W_]+", " ", text).strip() or value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        words = [_plain(v) for v in value]
+        return " ".join(words) if all(isinstance(w, str) for w in words) else words
+    return value
 
 
 def run_features(

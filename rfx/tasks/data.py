@@ -2,44 +2,74 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import re
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+import codecs
+from collections.abc import Collection
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
 
+from rfx.core.bounded import as_path, read_blocks, read_bytes
+from rfx.core.decoding import joined
 from rfx.core.errors import EnvironmentMissingError, UsageError, first_line
+from rfx.core.recognised import EXAMPLES, LINES, refuse_other, told_apart
+from rfx.core.signs import GZIP, head_of, refusal, sign_of
+from rfx.core.values import short
+from rfx.tasks.encoding import decoded
+from rfx.tasks.json_rows import parse_json_rows, parse_lines_or_whole
+from rfx.tasks.parquet import read_parquet
+from rfx.tasks.rows import FORMATS, MAX_MB, NAMES, Note, Row, lines_of, silent
+from rfx.tasks.separated import parse_separated
 
-Row = dict[str, Any]
-FORMATS = (
-    ".jsonl, .json, .csv, .tsv, .parquet, .txt (a text a line; text formats also with .gz), "
-    "SQuAD JSON, or a datasets name such as glue/sst2"
-)
+_WHAT = "file of examples"
+_KINDS = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 
 
 def load_examples(
-    source: str | Path, *, split: str | None = None, limit: int | None = None
+    source: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    max_mb: float = MAX_MB,
+    named: Collection[str] = (),
+    note: Note = silent,
 ) -> list[Row]:
     """Rows of a file or of a split of a dataset, at most `limit` of them.
+
+    Args:
+        max_mb: a larger file, or one that unpacks to more, is refused.
+        named: columns that the user has named: a table that has one of them has a header.
+        note: told how a file was read, where its form is not the plain one.
 
     Raises:
         UsageError: no such file, an unknown format, a broken line (named), no rows.
         EnvironmentMissingError: a `datasets` name or a Parquet file, and what reads it is not
             installed.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = as_path(source, _WHAT, FORMATS)
+    there = _there(path)
+    if there and path.is_dir():
+        refuse_other(path, EXAMPLES)
         raise UsageError(
-            "This is a folder, not a file of examples.", got=str(path), allowed=FORMATS
+            "This is a folder, not a file of examples.",
+            got=str(path),
+            allowed=FORMATS,
+            next_step="name a file in it",
         )
-    if path.is_file():
-        rows = _read_file(path)
-    elif path.suffixes or str(source).startswith((".", "/", "~")):
-        raise UsageError("The file of examples does not exist.", got=str(source), allowed=FORMATS)
+    if there:
+        with told_apart(path, EXAMPLES, LINES, "gzip", "parquet"):
+            rows = _read_file(path, max_mb, named, note)
+        if path.suffix.lower() != ".parquet":
+            for row in rows:  # what stands there is the user's, and no reader's
+                row.pop(NAMES, None)
+    elif path.suffixes or str(source).startswith((".", "/", "~")) or len(str(source)) > 255:
+        far = "://" in str(source)
+        raise UsageError(
+            "Examples are read from files here, not from an address."
+            if far
+            else "The file of examples does not exist.",
+            got=short(source, 300),
+            allowed=FORMATS,
+            next_step="download it first, and give the file" if far else "check the path",
+        )
     else:
         rows = _read_dataset(str(source), split or "train")
     if not rows:
@@ -52,208 +82,98 @@ def load_examples(
     return rows[:limit] if limit else rows
 
 
-def _read_file(path: Path) -> list[Row]:
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder without permission
+        return False
+
+
+def _read_file(path: Path, max_mb: float, named: Collection[str], note: Note) -> list[Row]:
     suffixes = [s.lower() for s in path.suffixes]
-    zipped = bool(suffixes) and suffixes[-1] == ".gz"
-    kind = (
-        (suffixes[-2] if len(suffixes) > 1 else "")
-        if zipped
-        else (suffixes[-1] if suffixes else "")
-    )
-    if kind == ".parquet":
-        return _read_parquet(path)
-    if kind not in (".json", ".jsonl", ".txt", ".csv", ".tsv"):
+    zipped = suffixes[-1:] == [".gz"]
+    kind = next(iter(suffixes[-2:-1] if zipped else suffixes[-1:]), "")
+    if kind not in _KINDS or (zipped and kind == ".parquet"):
+        if path.exists() and not path.is_file() and not path.is_fifo():
+            read_bytes(path, what=_WHAT, most_mb=max_mb, allowed=FORMATS)  # says what it is
+        _refuse_sign(path, kind)
         raise UsageError(
             "The format of this file is not known.",
             got=str(path),
             allowed=FORMATS,
-            next_step="save it as one of these",
+            next_step="give it a name that ends in one of these, or save it as one of them",
         )
-    try:
-        # Lines end at a line feed alone: texts may hold carriage returns (but those of .txt,
-        # below). The mark that Windows begins a file with is no text.
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
-            if zipped
-            else path.open(encoding="utf-8-sig", newline="\n") as stream
-        ):
-            text = stream.read()
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise UsageError(
-            f"{path} cannot be read as UTF-8 text.",
-            got=str(error),
-            allowed=FORMATS,
-            next_step="save it as UTF-8",
-        ) from None
+    _refuse_sign(path, kind)
+    if kind == ".parquet" and path.is_file():
+        return read_parquet(path, path, note, max_mb=max_mb)
+    zipped = _is_zipped(path, zipped, note)
+    blocks = read_blocks(
+        path,
+        what=_WHAT,
+        most_mb=max_mb,
+        allowed=FORMATS,
+        zipped=zipped,
+        option="--max-data-mb",
+    )
+    if kind == ".parquet":
+        return read_parquet(path, BytesIO(joined(blocks)), note, max_mb=max_mb)
+    # Lines end at a line feed alone: texts may hold carriage returns (but those of .txt, below).
+    text = decoded(blocks, path, note, western=kind in (".csv", ".tsv", ".txt"))
     if kind == ".txt":
-        return [
-            {"text": line.strip()}
-            for line in text.split("\n" if "\n" in text.rstrip("\n") else "\r")
-            if line.strip()
-        ]
+        end = "\n" if "\n" in text.rstrip("\n") else "\r"
+        stripped = (line.strip() for line in lines_of(text, end))
+        return [{"text": line} for line in stripped if line]
     if kind in (".csv", ".tsv"):
-        return _parse_separated(path, text, "," if kind == ".csv" else "\t")
-    return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
-
-
-def _parse_separated(path: Path, text: str, separator: str) -> list[Row]:
-    """CSV or TSV; every value stays the text that it is (007), an empty one is None. No row may
-    have more fields than the header: which of them is which nobody can tell."""
-    # GLUE's TSV files have quotes that are text: a row that opens one would swallow those after it.
-    quoting: Literal[0, 3] = (
-        csv.QUOTE_MINIMAL if separator == "," or _quoted(text) else csv.QUOTE_NONE
-    )
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True
-    )
-    before, rows = csv.field_size_limit(max(len(text), 1)), []
-    try:
-        names = next(reader, [])
-        twice = sorted({n for n in names if n and names.count(n) > 1})
-        if twice:
+        if text.startswith('{"') and text.partition("\n")[0].rstrip().endswith("}"):
             raise UsageError(
-                f"{path} has columns of one name.",
-                got=separator.join(names),
-                allowed="a name for every column",
-                next_step="rename or remove one of " + ", ".join(map(repr, twice)),
+                f"{path} holds JSON, not a table.",
+                got=short(text.partition("\n")[0]),
+                allowed=FORMATS,
+                next_step="give it a name that ends in .jsonl",
             )
-        for row in reader:
-            if len(row) > len(names):
-                raise UsageError(
-                    f"Line {reader.line_num} of {path} has {len(row)} fields where the header has "
-                    f"{len(names)}.",
-                    got=f"{separator.join(row)[:120]!r}",
-                    allowed=f"a field for each of {', '.join(names)}",
-                    next_step="put texts that hold a comma in double quotes"
-                    if separator == ","
-                    else "remove the tabs within texts",
-                )
-            if row:
-                # A spreadsheet leaves columns without a name.
-                rows.append({n: v or None for n, v in zip_longest(names, row) if n})
-    except csv.Error as error:
-        raise UsageError(
-            f"{path} cannot be read.",
-            got=f"line {reader.line_num}: {error}",
-            next_step='look at the quotes there: a text is "in quotes", a quote in it is doubled',
-        ) from None
-    finally:
-        csv.field_size_limit(before)
-    return rows
+        return parse_separated(path, text, "," if kind == ".csv" else "\t", note, named)
+    read = parse_lines_or_whole if kind == ".jsonl" else parse_json_rows
+    return read(path, text, note)
 
 
-def _quoted(text: str) -> bool:
-    """Whether a TSV quotes its fields, as its header or every quote at a field's border shows."""
-    opening, closing = (len(re.findall(p, text, re.M)) for p in (r'(?:^|\t)"', r'"(?=\t|$)'))
-    return text.startswith('"') or (
-        opening == closing > 0 and opening + closing == text.count('"') - 2 * text.count('""')
-    )
+def _refuse_sign(path: Path, kind: str) -> None:
+    """Raises UsageError for a file that is something else by its first bytes.
+
+    Args:
+        kind: what its name promises: ".csv".
+    """
+    sign = sign_of(head_of(path))
+    # Texts may begin with what these signs are made of.
+    if sign is None or sign.kind in ("gzip", "bzip2", "gguf", "key"):
+        return
+    if not (sign.kind == "parquet" and kind == ".parquet"):
+        raise refusal(sign, path, FORMATS)
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _is_zipped(path: Path, named: bool, note: Note) -> bool:
+    """Whether a file is compressed, which its bytes say and its name may deny.
+
+    Args:
+        named: whether its name ends in .gz.
+    """
+    head = head_of(path)
+    if head.startswith(GZIP):
+        if not named:
+            note(f"{path.name} is compressed by gzip, though its name does not end in .gz")
+        return True
+    if named and _is_plain(head):
+        note(f"{path.name} is not compressed, though its name ends in .gz")
+        return False
+    return named
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether the first bytes of a file are text in UTF-8."""
     try:
-        import pandas
-        import pyarrow  # noqa: F401  # pandas reads Parquet with it and imports it only then
-    except ImportError as error:
-        raise EnvironmentMissingError(
-            "Parquet files need pandas and pyarrow.",
-            got=f"{path}: {first_line(error)}",
-            allowed=FORMATS,
-            next_step='pip install "rfx-exporter[tables]"',
-        ) from None
-    try:
-        frame = pandas.read_parquet(path)
-    except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise UsageError(
-            f"{path} cannot be read.",
-            got=first_line(error),
-            next_step="write it again: pandas.read_parquet must read it",
-        ) from None
-    return [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    """Python values in place of NumPy's, so that rows of every format are alike."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
-
-
-def _parse_lines(path: Path, text: str) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        # Not splitlines: texts may hold U+0085 or U+2028.
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(
-                f"Line {number} of {path} is not JSON.",
-                got=f"{line[:80]!r} ({error})",
-                next_step=f"correct line {number}",
-            ) from None
-        if not isinstance(row, dict):
-            raise UsageError(
-                f"Line {number} of {path} is not an object.",
-                got=line[:80],
-                allowed='{"text": ..., "label": ...}',
-                next_step=f"correct line {number}",
-            )
-        rows.append(row)
-    return rows
-
-
-def _parse_json(path: Path, text: str) -> list[Row]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{path} is not JSON.", got=str(error), next_step="one object a line? call it .jsonl"
-        ) from None
-    if isinstance(data, dict) and isinstance(data.get("data"), list):
-        if data["data"] and isinstance(data["data"][0], dict) and "paragraphs" in data["data"][0]:
-            return _squad(path, data["data"])
-        data = data["data"]
-    if not isinstance(data, list) or not all(isinstance(r, dict) for r in data):
-        raise UsageError(
-            f"{path} holds no list of examples.",
-            got=type(data).__name__,
-            allowed="a list of objects, or SQuAD JSON",
-            next_step="put the examples into one list",
-        )
-    return data
-
-
-def _squad(path: Path, articles: Sequence[Mapping]) -> list[Row]:
-    """Official SQuAD JSON (v1.1 and v2.0), one row a question."""
-    rows = []
-    try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    answers = [] if qa.get("is_impossible") else qa["answers"]
-                    rows.append(
-                        {
-                            "id": str(qa["id"]),
-                            "question": qa["question"],
-                            "context": paragraph["context"],
-                            "answers": {
-                                "text": [a["text"] for a in answers],
-                                "answer_start": [int(a["answer_start"]) for a in answers],
-                            },
-                        }
-                    )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is not SQuAD JSON.",
-            got=f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error),
-            allowed="data[].paragraphs[].{context, qas[].{id, question, answers[].{text, "
-            "answer_start}}}",
-        ) from None
-    return rows
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(sign.isprintable() or sign in "\t\r\n\ufeff" for sign in text)
 
 
 def _read_dataset(name: str, split: str) -> list[Row]:
@@ -286,7 +206,7 @@ def _read_dataset(name: str, split: str) -> list[Row]:
             allowed=FORMATS,
             next_step="check the path; offline, give a local file",
         ) from None
-    rows = [dict(r) for r in data]
+    rows = [{k: v for k, v in r.items() if k != NAMES} for r in data]
     features = getattr(data, "features", {})
     for (
         column,
@@ -297,5 +217,5 @@ def _read_dataset(name: str, split: str) -> list[Row]:
         )
         if names:
             for row in rows:
-                row.setdefault("__names__", {})[column] = names
+                row.setdefault(NAMES, {})[column] = names
     return rows

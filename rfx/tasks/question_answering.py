@@ -12,8 +12,10 @@ import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
-from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.columns import column, field, must_have, text_of, unlabelled
+from rfx.core.values import short
+from rfx.tasks.base import Constant, Example, Feature, Task
+from rfx.tasks.columns import column, field, missing, must_have, text_of
+from rfx.tasks.gaps import Gaps
 from rfx.tasks.metrics import bootstrap_ratio
 
 
@@ -61,14 +63,24 @@ class QuestionAnswering(Task):
     ) -> list[Example]:
         question, context = (must_have(rows, r, self.columns) for r in ("question", "context"))
         answers = column(rows, "answers", self.columns, required=need_labels)
-        bare = not need_labels and unlabelled(rows, answers)
+        self.taken = {"question": question, "context": context, "answers": answers}
+        bare = not need_labels and all(missing(field(row, answers)) for row in rows)
+        gaps = Gaps(len(rows), judged=need_labels, strict=self.strict)
         out = []
         for number, row in enumerate(rows, 1):
-            text = text_of(row, context, number)
-            given = None if bare else self._answers(field(row, answers), text, number)
-            out.append(
-                Example({"question": text_of(row, question, number), "context": text}, given)
-            )
+            asked, text = text_of(row, question, number), text_of(row, context, number)
+            if asked is None or text is None:
+                gaps.add(number, repr(question if asked is None else context))
+                continue
+            given = None
+            if not bare:
+                value = field(row, answers)
+                if missing(value):
+                    gaps.add(number, "answers")
+                    continue
+                given = self._answers(value, text, number)
+            out.append(Example({"question": asked, "context": text}, given, row=number))
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
         unanswerable = any(e.label is not None and not e.label["text"] for e in out)
         if self._asked is None:
             self.version_2 = self.version_2 or unanswerable
@@ -80,6 +92,15 @@ class QuestionAnswering(Task):
                 next_step="set version_2: true in task_options",
             )
         return out
+
+    def one_label(self, labels: Sequence[Any]) -> Any:
+        """All the answers, each of which is right. Whether there is an answer must be the same."""
+        if any(bool(label["text"]) != bool(labels[0]["text"]) for label in labels):
+            return None
+        pairs = dict.fromkeys(
+            pair for label in labels for pair in zip(label["text"], label["answer_start"])
+        )
+        return {"text": [t for t, _ in pairs], "answer_start": [s for _, s in pairs]}
 
     @staticmethod
     def _answers(value: Any, context: str, number: int) -> dict[str, list]:
@@ -97,19 +118,20 @@ class QuestionAnswering(Task):
             or not all(isinstance(value.get(k), (list, tuple)) for k in ("text", "answer_start"))
             or len(value["text"]) != len(value["answer_start"])
             or not all(isinstance(t, str) for t in value["text"])
-            or not all(isinstance(s, (int, float)) and s == s for s in value["answer_start"])
+            or not all(_is_place(s) for s in value["answer_start"])
         ):
             raise UsageError(
                 f"Row {number} has no answers.",
-                got=repr(value)[:100],
+                got=short(value, 100, bare=True),
                 allowed="{text: [...], answer_start: [...]}",
+                next_step=f"correct row {number}",
             )
         texts, starts = list(value["text"]), [int(s) for s in value["answer_start"]]
         for text, start in zip(texts, starts):
             if start < 0 or context[start : start + len(text)] != text:
                 raise UsageError(
                     f"An answer of row {number} does not stand in its context where it says.",
-                    got=f"{text!r} at {start}",
+                    got=f"{short(text, 500)} at {short(start, 500, bare=True)}",
                     next_step="correct answer_start (in characters)",
                 )
         return {"text": texts, "answer_start": starts}
@@ -222,7 +244,7 @@ class QuestionAnswering(Task):
         return best, context[offsets[where[0]][0] : offsets[where[1]][1]]
 
     def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
-        return float(self._parts(predictions, examples)[:, 0].mean())
+        return float(self._parts(predictions, examples)[:, 0].mean()) if examples else np.nan
 
     def bootstrap(
         self,
@@ -236,6 +258,17 @@ class QuestionAnswering(Task):
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, lambda s: s[0] / s[1], resamples, seed)
 
+    def constant(self, examples: Sequence[Example]) -> Constant | None:
+        return Constant("'no answer'", [""] * len(examples))
+
+    def perfect(self, examples: Sequence[Example]) -> list[Any]:
+        return [next(iter(e.label["text"]), "") for e in examples]
+
+    def right(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray | None:
+        if self.metric_name != "exact_match":
+            return None
+        return self._parts(predictions, examples)[:, 0] == 1
+
     def _parts(self, predictions: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
         """Score of each example and 1: float64 [examples, 2]."""
         score = squad_f1 if self.metric_name == "f1" else squad_exact
@@ -244,6 +277,11 @@ class QuestionAnswering(Task):
             for p, e in zip(predictions, examples)
         ]
         return np.stack([np.asarray(rows, dtype=np.float64), np.ones(len(rows))], axis=1)
+
+
+def _is_place(value: Any) -> bool:
+    """Whether a value is a whole number, which JSON's 1e999, an infinity, is not."""
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def _span(

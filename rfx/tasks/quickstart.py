@@ -130,12 +130,13 @@ def fine_tune(base: Path, rows: list[dict], out: Path, progress: Progress, seed:
     transformers.utils.logging.set_verbosity_error()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             base,
             num_labels=len(LABELS),
             id2label=dict(enumerate(LABELS)),
             label2id={n: i for i, n in enumerate(LABELS)},
+            trust_remote_code=False,
         )
         batches = _batches(tokenizer, rows, seed)
         train(

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rfx.core.errors import UsageError
+from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.registry import register
-from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.columns import ROLES, column, field, missing, must_have, text_of, unlabelled
-from rfx.tasks.metrics import CLASSIFICATION, REGRESSION, bootstrap_labels
+from rfx.core.values import short
+from rfx.tasks.base import Constant, Example, Feature, Task
+from rfx.tasks.columns import column, field, must_have, plain_name, text_of, written_as
+from rfx.tasks.gaps import Gaps
+from rfx.tasks.heads import check_head, check_names
+from rfx.tasks.intervals import most_of
+from rfx.tasks.labels import (
+    columns_of_labels,
+    names_in,
+    no_label,
+    refuse_several,
+    refuse_signs,
+    unknown_label,
+)
+from rfx.tasks.metrics import (
+    CLASSIFICATION,
+    CONFUSION_METRICS,
+    REGRESSION,
+    bootstrap_labels,
+    bootstrap_numbers,
+    confusion,
+    moved,
+)
+
+LARGEST = float(np.finfo(np.float32).max)  # of numbers that a model computes with
+TRIED = 32  # constant answers; the rarer classes score less
+# The usual name of a first text -> those of the second one, the likeliest first. Without a name of
+# these beside it, a text has no second one.
+PAIRS = {
+    "sentence1": ("sentence2",),
+    "premise": ("hypothesis",),
+    "question1": ("question2",),
+    "question": ("sentence", "passage"),
+    "text": ("text_pair",),
+}
 
 
 @register("task", "text-classification")
@@ -37,6 +70,7 @@ class TextClassification(Task):
     ) -> None:
         super().__init__(tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more)
         self.regression = num_labels == 1
+        self.joined = "the mean of them" if self.regression else ""
         fitting = tuple(REGRESSION if self.regression else CLASSIFICATION)
         self.metric_name = metric or fitting[0]
         if self.metric_name not in fitting:
@@ -44,70 +78,124 @@ class TextClassification(Task):
                 f"{self.metric_name} is no metric for a model with {num_labels} output(s).",
                 got=metric,
                 allowed=", ".join(fitting),
+                next_step="give one of these with --metric, or none for the usual one",
             )
         if self.metric_name == "f1" and num_labels != 2:
             raise UsageError(
                 "f1 is the F1 of class 1 of two.",
                 got=f"{num_labels} classes",
                 allowed="f1_macro, accuracy, matthews",
+                next_step="give one of these with --metric",
             )
 
     def examples(
         self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
     ) -> list[Example]:
-        text = must_have(rows, "text", self.columns)
-        if "text" not in self.columns and {"question", "sentence"} <= set(rows[0]):
-            text = "question"  # QNLI's pair, where a lone `sentence` would be the text
-        # Without another column of a known pair there is no pair.
-        pair = column(rows, "text_pair", self.columns, required=False, exclude=(text,))
-        if pair is not None and "text_pair" not in self.columns and not _is_pair(text, pair):
-            pair = None
-        label = column(rows, "label", self.columns, required=need_labels)
-        names = rows[0].get("__names__", {}).get(label)
-        bare = not need_labels and unlabelled(rows, label)
+        text, pair = self._texts(rows)
+        label = self._label_column(rows, text, need_labels)
+        self.taken = {"text": text, "text_pair": pair, "label": label}
+        values = [field(row, label) for row in rows]
+        names = names_in(rows, label, self.label_names)
+        bare = not need_labels and all(self._none(v) for v in values)
+        if not (bare or self.regression):
+            refuse_signs(values, self.label_names, str(label), explained=names is not None)
+        gaps = Gaps(len(rows), judged=need_labels, strict=self.strict)
         out = []
-        for number, row in enumerate(rows, 1):
+        for number, (row, value) in enumerate(zip(rows, values), 1):
             inputs = {"text": text_of(row, text, number)}
             if pair is not None:
                 inputs["text_pair"] = text_of(row, pair, number)
-            out.append(
-                Example(
-                    inputs,
-                    None if bare else self._label(field(row, label), str(label), number, names),
-                )
-            )
+            lacking = [c for c, t in zip((text, pair), inputs.values()) if t is None]
+            if lacking:
+                gaps.add(number, repr(lacking[0]))
+            elif bare:
+                out.append(Example(inputs, row=number))
+            elif self._none(value):
+                gaps.add(number, "label")
+            else:
+                target = self._label(value, str(label), number, names, values)
+                out.append(Example(inputs, target, row=number))
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
         return out
 
+    def _texts(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+        """The columns of the text and of the second text, if there is one."""
+        there = list(dict.fromkeys(name for row in rows for name in row))
+        text = must_have(rows, "text", self.columns)
+        question = written_as(there, "question")
+        if "text" not in self.columns and question and written_as(there, "sentence"):
+            text = question  # QNLI's pair, where a lone `sentence` would be the text
+        if "text_pair" in self.columns:
+            return text, column(rows, "text_pair", self.columns)
+        others = [c for c in there if c != text]
+        seconds = PAIRS.get(plain_name(text), ())
+        return text, next((c for name in seconds if (c := written_as(others, name))), None)
+
+    def _label_column(
+        self, rows: Sequence[Mapping[str, Any]], text: str, needed: bool
+    ) -> str | None:
+        named = "label" in self.columns
+        found = column(rows, "label", self.columns, required=needed and named, exclude=[text])
+        if found is None and needed:
+            several = columns_of_labels(rows, text)
+            if len(several) > 1:
+                raise UnsupportedModelError(
+                    "These look like several labels of a text, one in each column (multi-label "
+                    "classification), which rfx does not support yet.",
+                    got=f"columns {short(', '.join(several), 500, bare=True)}",
+                    allowed="one label for each text",
+                    next_step="name the column of one label with --column label=NAME",
+                )
+            must_have(rows, "label", self.columns)
+        return found
+
+    def _none(self, value: Any) -> bool:
+        return no_label(value, self.label_names, real=self.regression)
+
     def _label(
-        self, value: Any, name: str, number: int, names: Sequence[str] | None
+        self,
+        value: Any,
+        name: str,
+        number: int,
+        names: Sequence[str] | None,
+        values: Sequence[Any],
     ) -> int | float:
-        if missing(value):
-            raise UsageError(
-                f"Row {number} has no label.",
-                got=f"{name}: {value!r}",
-                next_step="remove it or label it",
-            )
+        refuse_several(value, name, number)
         if self.regression:
             try:
                 real = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 real = math.nan
-            if not math.isfinite(real):
+            if not abs(real) <= LARGEST:  # NaN is not either
+                no = "too large a number" if math.isfinite(real) else "not a number"
                 raise UsageError(
-                    f"The label of row {number} is not a number.",
-                    got=f"{name}: {value!r}",
-                    allowed="finite numbers: this model has one output, a regression",
+                    f"The label of row {number} is {no}.",
+                    got=f"{name}: {short(value, 500, bare=True)}",
+                    allowed="finite numbers of 32 bits: this model has one output, a regression",
+                    next_step="correct the label, or give the data of this model",
                 )
             return real
-        index = self.class_index(value, names)
+        index = self.label_index(value, names)
         if index is None:
-            raise UsageError(
-                f"The label of row {number} is not one of the model's.",
-                got=f"{name}: {value!r}",
-                allowed=self.classes_allowed(),
-                next_step="correct it, or name the labels in the model's order with --labels",
+            raise unknown_label(
+                value, name, number, values, self.num_labels, self.classes_allowed()
             )
         return index
+
+    def one_label(self, labels: Sequence[Any]) -> Any:
+        """The mean of numbers: raters differ, and none of them is wrong. Classes exclude one
+        another."""
+        if not self.regression:
+            return None
+        return math.fsum(labels) / len(labels)  # in whatever order they stand
+
+    @classmethod
+    def check_model(cls, config: Any) -> None:
+        check_head(config)
+
+    @classmethod
+    def check_names(cls, config: Any) -> None:
+        check_names(config)
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         texts = [e.inputs["text"] for e in examples]
@@ -174,22 +262,54 @@ class TextClassification(Task):
         resamples: int = 1000,
         seed: int = 0,
     ) -> np.ndarray:
-        if self.regression:
-            return super().bootstrap(first, second, examples, resamples=resamples, seed=seed)
         true = [e.label for e in examples]
+        if self.regression:
+            return bootstrap_numbers(self.metric_name, first, second, true, resamples, seed)
         return bootstrap_labels(
             self.metric_name, first, second, true, self.num_labels, resamples, seed
         )
 
+    def constant(self, examples: Sequence[Example]) -> Constant | None:
+        n = len(examples)
+        if self.regression:
+            return Constant("one and the same number", [0.0] * n)
+        common = Counter(int(e.label) for e in examples).most_common(TRIED)
+        best = max(
+            (c for c, _ in common),
+            key=lambda c: _order(self.metric([c] * n, examples)),
+            default=0,
+        )
+        return Constant(repr(self.model_name(best)), [best] * n)
 
-def _is_pair(first: str, second: str) -> bool:
-    """Whether two columns are the two texts of one example, and not a text and something else."""
-    known = {
-        ("sentence1", "sentence2"),
-        ("premise", "hypothesis"),
-        ("question1", "question2"),
-        ("question", "sentence"),
-        ("text", "text_pair"),
-        ("question", "passage"),
-    }
-    return (first, second) in known and first in ROLES["text"]
+    def classes(
+        self, predictions: Sequence[Any], examples: Sequence[Example]
+    ) -> tuple[list[int], list[int]] | None:
+        if self.regression:
+            return None
+        return list(predictions), [int(e.label) for e in examples]
+
+    def right(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray | None:
+        if self.metric_name != "accuracy":
+            return None
+        return np.asarray([p == e.label for p, e in zip(predictions, examples)])
+
+    def extremes(
+        self, predictions: Sequence[Any], differs: np.ndarray, examples: Sequence[Example]
+    ) -> tuple[float, float]:
+        """For metrics of classes the bound is that of each class: F1 hangs on the positives, which
+        may be few."""
+        if self.regression:
+            return super().extremes(predictions, differs, examples)
+        true = np.asarray([e.label for e in examples])
+        of = [
+            (int(differs[true == c].sum()), int((true == c).sum())) for c in range(self.num_labels)
+        ]
+        shares = np.asarray([most_of(k, n) - k / n if n else 0.0 for k, n in of])
+        counts = confusion(predictions, true.tolist(), self.num_labels)
+        value = CONFUSION_METRICS[self.metric_name]
+        return value(moved(counts, shares, False)), value(moved(counts, shares, True))
+
+
+def _order(value: float) -> float:
+    """A metric for comparing; what is not defined comes last."""
+    return value if math.isfinite(value) else -math.inf

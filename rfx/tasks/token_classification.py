@@ -3,17 +3,24 @@ tag."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.registry import register
-from rfx.tasks.base import Example, Feature, Task
-from rfx.tasks.columns import column, must_have, unlabelled
+from rfx.core.values import short
+from rfx.tasks.base import Constant, Example, Feature, Task
+from rfx.tasks.columns import column, field, missing, must_have, refuse_halves
+from rfx.tasks.gaps import Gaps
+from rfx.tasks.heads import check_names
+from rfx.tasks.labels import names_in, unknown_tag
 from rfx.tasks.metrics import bootstrap_ratio
 
+TRIED = 16  # constant tags; the rarer ones score less
 IGNORED = -100  # the label of pieces that carry no tag
 
 
@@ -34,47 +41,54 @@ class TokenClassification(Task):
     ) -> list[Example]:
         tokens = must_have(rows, "tokens", self.columns)
         tags = column(rows, "tags", self.columns, required=need_labels)
-        names = rows[0].get("__names__", {}).get(tags)
-        bare = not need_labels and unlabelled(rows, tags)
+        self.taken = {"tokens": tokens, "tags": tags}
+        names = names_in(rows, tags, self.label_names)
+        bare = not need_labels and all(missing(field(row, tags)) for row in rows)
+        gaps = Gaps(len(rows), judged=need_labels, strict=self.strict)
         out = []
         for number, row in enumerate(rows, 1):
-            words, labels = row.get(tokens), None if tags is None else row.get(tags)
-            if isinstance(words, str):  # CSV: words and tags separated by blanks
-                words = words.split()
-            if bare and isinstance(words, (list, tuple)) and words:
-                out.append(Example({"tokens": [str(w) for w in words]}))
+            words, labels = _words(row.get(tokens), tokens, number), field(row, tags)
+            if not words:
+                gaps.add(number, repr(tokens))
+                continue
+            if bare:
+                out.append(Example({"tokens": words}, row=number))
+                continue
+            if missing(labels):
+                gaps.add(number, repr(tags))
                 continue
             if isinstance(labels, str):
                 labels = labels.split()
-            if (
-                not isinstance(words, (list, tuple))
-                or not isinstance(labels, (list, tuple))
-                or not words
-            ):
+            if not isinstance(labels, (list, tuple)):
                 raise UsageError(
-                    f"Row {number} has no words or no tags.",
-                    got=f"{tokens}: {words!r:.60}, {tags}: {labels!r:.60}",
-                    allowed="two lists of one length",
+                    f"The tags of row {number} are no list.",
+                    got=f"{tags}: {short(labels, 500, bare=True)}",
+                    allowed="two lists of one length, or texts with blanks between the words",
+                    next_step=f"correct row {number}, or name the columns with --column",
                 )
             if len(words) != len(labels):
                 raise UsageError(
                     f"Row {number} has {len(words)} words and {len(labels)} tags.",
                     allowed="one tag a word",
+                    next_step=f"correct row {number}",
                 )
-            ids = [self._tag(t, number, names) for t in labels]
-            out.append(Example({"tokens": [str(w) for w in words]}, ids))
+            ids = [self.label_index(t, names) for t in labels]
+            if None in ids:
+                raise unknown_tag(
+                    labels[ids.index(None)],
+                    str(tags),
+                    number,
+                    _every(rows, tags),
+                    self.num_labels,
+                    self.classes_allowed(),
+                )
+            out.append(Example({"tokens": words}, ids, row=number))
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
         return out
 
-    def _tag(self, value: Any, number: int, names: Sequence[str] | None) -> int:
-        index = self.class_index(value, names)
-        if index is None:
-            raise UsageError(
-                f"A tag of row {number} is not one of the model's.",
-                got=repr(value),
-                allowed=self.classes_allowed(),
-                next_step="correct it, or name the tags in the model's order with --labels",
-            )
-        return index
+    @classmethod
+    def check_names(cls, config: Any) -> None:
+        check_names(config)
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         words = [e.inputs["tokens"] for e in examples]
@@ -157,6 +171,26 @@ class TokenClassification(Task):
         a, b = self._parts(first, examples), self._parts(second, examples)
         return bootstrap_ratio(a, b, _value(self.metric_name), resamples, seed)
 
+    def constant(self, examples: Sequence[Example]) -> Constant | None:
+        """The tag that scores best if every word has it."""
+        common = Counter(tag for e in examples for tag in e.label).most_common(TRIED)
+        best, most = None, -math.inf
+        for tag, _ in common:
+            predictions = [[tag] * len(e.label) for e in examples]
+            value = self.metric(predictions, examples)
+            if best is None or value > most:
+                best, most = Constant(repr(self.model_name(tag)), predictions), value
+        return best
+
+    def classes(
+        self, predictions: Sequence[Any], examples: Sequence[Example]
+    ) -> tuple[list[int], list[int]] | None:
+        return list(self.answers(predictions)), [tag for e in examples for tag in e.label]
+
+    def answers(self, predictions: Sequence[Any]) -> Sequence[Any]:
+        """Every tag of every example."""
+        return [tag for tags in predictions for tag in tags]
+
     def _parts(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
         """Counts an example, float64 [examples, 3]: right, predicted, true (for accuracy: right,
         words, words)."""
@@ -194,7 +228,47 @@ class TokenClassification(Task):
         )
 
 
+def _every(rows: Sequence[Mapping[str, Any]], tags: str | None) -> Iterator[Any]:
+    """Every tag of every row."""
+    for row in rows:
+        found = field(row, tags)
+        found = found.split() if isinstance(found, str) else found
+        yield from found if isinstance(found, (list, tuple)) else ()
+
+
+def _words(value: Any, name: str, number: int) -> list[str]:
+    """The words of a row; none where there are none.
+
+    Raises:
+        UsageError: they are no words.
+    """
+    if missing(value):
+        return []
+    if isinstance(value, str):  # CSV: words separated by blanks
+        value = value.split()
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(
+            f"{name!r} of row {number} is no list of words.",
+            got=short(value, 500, bare=True),
+            allowed="a list of texts, or a text with blanks between the words",
+            next_step=f"correct row {number}, or name the column with --column tokens=NAME",
+        )
+    words = []
+    for word in value:
+        if missing(word) or isinstance(word, (list, tuple, dict, bytes)):
+            raise UsageError(
+                f"A word of row {number} is no text.",
+                got=f"{name}: {short(word, 500, bare=True)}",
+                allowed="texts",
+                next_step=f"correct row {number}",
+            )
+        refuse_halves(str(word), name, number)
+        words.append(str(word))
+    return words
+
+
 def _value(metric: str) -> Callable[[np.ndarray], float]:
+    """The metric of summed counts; NaN where there is nothing to be found."""
     if metric == "accuracy":
-        return lambda s: float(s[0] / s[1]) if s[1] else 0.0
-    return lambda s: float(2 * s[0] / (s[1] + s[2])) if s[1] + s[2] else 0.0
+        return lambda s: float(s[0] / s[1]) if s[1] else math.nan
+    return lambda s: float(2 * s[0] / (s[1] + s[2])) if s[2] else math.nan

@@ -48,7 +48,7 @@ def quick():
     """A smaller model and shorter measurements, for the tests that measure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effort, "SECONDS", (0.1, 0.5))
-        patch.setattr(effort, "ANCHOR_SECONDS", 0.1)
+        patch.setattr(effort, "ANCHOR_SECONDS", 0.04)
         patch.setattr(effort, "MIN_ROUNDS", 4)
         patch.setitem(gpu.SHAPES, "tiny", (BlockShape(64, 2, 32, 128), 2))
         yield

@@ -2,10 +2,11 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
-from benchmarks.results_file import plain_name, read_results, write_results
+from benchmarks.results_file import plain_name, read_results, write_part, write_results
 
 
 def test_the_suffix_says_whether_a_file_is_compressed(tmp_path):
@@ -33,3 +34,16 @@ def test_the_same_results_give_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 0.0)
     write_results(tmp_path / "b.json.gz", {"n": 1})
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
+
+
+def test_a_part_says_when_and_where_it_was_counted_and_leaves_the_others(tmp_path):
+    file = tmp_path / "results" / "a.json"
+    write_part(file, "fuzz", {"csv": 1})
+    write_results(file, read_results(file) | {"environment": {"cpu": "of one part alone"}})
+    write_part(file, "kills", {"build": 2, "sweep": 3}, of=["build"])
+    write_part(file, "kills", {}, of=[])  # no job ran here
+    found = read_results(file)
+    assert set(found) == {"fuzz", "kills", "made"} and found["fuzz"] == {"csv": 1}
+    assert set(found["made"]) == {"fuzz", "kills/build"}
+    assert set(found["made"]["fuzz"]) == {"day", "system", "cpu", "python"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["made"]["fuzz"]["day"])

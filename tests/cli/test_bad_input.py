@@ -54,7 +54,7 @@ def test_empty_data(call, tmp_path):
     assert code == 2
 
 
-@pytest.mark.parametrize("label", [float("nan"), 2, -1, "nonsense", None])
+@pytest.mark.parametrize("label", [2, -2, "nonsense"])
 def test_labels_that_cannot_be(call, tmp_path, label):
     rows = sentences(30, 5)
     rows[7]["label"] = label
@@ -200,6 +200,15 @@ def test_weights_that_are_damaged_or_only_a_pointer(call, trained, tmp_path):
         file.write_bytes(file.read_bytes()[:1000] if content is None else content)
         code, text = call(model=tmp_path / name)
         assert code == 2 and "does not load" in text
+        assert ("git lfs pull" in text) == (name == "pointer")
+
+
+def test_examples_that_are_only_a_pointer(call, tmp_path):
+    for name in ("eval.jsonl", "eval.json"):
+        file = tmp_path / name
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+        code, text = call(evaluation=file)
+        assert code == 2 and "git lfs pull" in text and name in text
 
 
 def test_a_model_without_its_tokenizer(call, trained, tmp_path):
@@ -245,7 +254,9 @@ def test_a_value_out_of_range_names_its_option(trained, cache):
         )
     result = run("prune-export", trained["model"], "--latency", "0.7", "--flops", "0.5")
     assert (
-        result.exit_code == 2 and "not both" in result.output and "Value error" not in result.output
+        result.exit_code == 2
+        and "only one of" in result.output
+        and "Value error" not in result.output
     )
 
 
@@ -388,7 +399,10 @@ def test_a_users_file_in_an_output_is_never_lost(call, warm, tmp_path):
     assert code == 2 and "notes.txt" in text and (out / "model" / "notes.txt").read_text() == "mine"
     (out / "model" / "notes.txt").unlink()
     served = next((out / "triton").iterdir()) / "1"
-    (served / "model.plan").write_bytes(b"an engine that `rfx build` let Triton serve")
+    (served / "model.plan").write_bytes(b"not an engine that `rfx build` has recorded")
+    code, text = call(out=out)
+    assert code == 2 and "model.plan (added)" in text
+    (served / "model.plan").unlink()
     assert call(out=out)[0] == 0
 
 
@@ -398,7 +412,7 @@ def test_an_option_that_is_none_is_one_json_object_too(monkeypatch, capsys):
     for args, said in (
         (["gate", "x", "--max-drop", "abc"], "--max-drop"),
         (["gate", "--nonsense"], "--nonsense"),
-        (["gate", "no.json"], "no evidence"),
+        (["gate", "no.json"], "cannot be read"),
     ):
         monkeypatch.setattr(sys, "argv", ["rfx", *args, "--json"])
         with pytest.raises(SystemExit) as ended:
@@ -449,3 +463,15 @@ def test_a_missing_package_is_named(trained, monkeypatch):
     monkeypatch.setattr(rfx.pipeline.plan, "plan", gone)
     result = run("plan", trained["model"], "--flops", "0.5")
     assert result.exit_code == 4 and "needs torch" in result.output
+
+
+@pytest.mark.parametrize("command", ["plan", "prune-export", "profile"])
+def test_an_empty_name_of_a_model_is_not_the_quickstart(command):
+    result = run(command, "", *(() if command == "profile" else ("--flops", "0.5")))
+    assert result.exit_code == 2 and "The name of the model is empty." in result.output
+
+
+def test_a_plan_asks_for_the_sites_that_are_kept_too(trained, cache):
+    named = given(trained, task="text-classification", flops=0.5)
+    result = run("plan", *named, "--precision", "int8", "--keep-fp32", "layer.9.ffn")
+    assert result.exit_code == 2 and "There is no such site to keep in fp32." in result.output

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from rfx.cli.app import build_app
 from rfx.cli.jobs import PLAN, PROFILE, PRUNE_EXPORT, SHAPES, SWEEP
 from rfx.cli.options import Asked, Shown, with_options
-from rfx.cli.session import recipe_of, shares_of
+from rfx.cli.session import recipe_of, targets_of
 from rfx.core.errors import UsageError
 from rfx.recipe.fields import option, settings
 from rfx.recipe.read import make_recipe, read_recipe
 from rfx.recipe.reference import recipe_table
 from rfx.recipe.spec import Recipe
+from tests.commands import run
 
 WIDE = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
@@ -152,12 +153,23 @@ def test_without_a_recipe_the_quickstart_is_taken():
     assert not recipe_of(asked_by("--model", "m")).quickstart
 
 
+def test_two_models_are_refused_and_a_model_goes_on_top_of_a_recipe_alone(tmp_path):
+    for source in ("nope_dir", "someone/other"):
+        with pytest.raises(UsageError, match="Two models are named") as error:
+            recipe_of(asked_by(source, "--model", "tiny"))
+        assert source in error.value.got and "tiny in --model" in error.value.got
+    refused = run("plan", "nope_dir", "--model", tmp_path, "--flops", "0.5")
+    assert refused.exit_code == 2 and "nope_dir" in refused.output
+    assert recipe_of(asked_by("tiny", "--model", "tiny")).model == "tiny"
+    assert recipe_of(asked_by("quickstart", "--model", "tiny")).model == "tiny"
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
         (["--column", "text"], "--column"),
         (["--task-option", "=3"], "--task-option"),
-        (["--latency", "0.5", "--flops", "0.5"], "not both"),
+        (["--latency", "0.5", "--flops", "0.5"], "only one of"),
         (["--method", "magic"], "kwon-reference"),
         (["--builder-level", "6"], "0 to 5"),
     ],
@@ -170,8 +182,21 @@ def test_what_cannot_be_read_names_its_option(args, said):
 
 def test_a_sweep_takes_lists():
     asked = asked_by("m", "--flops", "0.8,0.5", shown=SWEEP)
-    assert shares_of(asked) == ("flops", [0.8, 0.5])
+    assert targets_of(asked) == ("flops", [0.8, 0.5])
     assert recipe_of(asked.without("budget.flops")).budget.flops is None
-    assert shares_of(asked_by("m", shown=SWEEP))[0] == "latency"
-    with pytest.raises(UsageError, match="not numbers"):
-        shares_of(asked_by("m", "--latency", "a,b", shown=SWEEP))
+    assert targets_of(asked_by("m", shown=SWEEP))[0] == "latency"
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "got", "next_step"),
+    [
+        ("--latency", "0.8,a,b", "a in --latency", "correct --latency"),
+        ("--flops", "50%, 0.7", "50% in --flops", "write 0.5 in place of it"),
+        ("--flops", "0.7,60 %", "60 % in --flops", "write 0.6 in place of it"),
+        ("--latency", "0.7;0.6", "0.7;0.6 in --latency", "correct --latency"),
+    ],
+)
+def test_a_target_of_a_sweep_that_is_no_number_is_named(option, text, got, next_step):
+    with pytest.raises(UsageError, match="not a number") as error:
+        targets_of(asked_by("m", option, text, shown=SWEEP))
+    assert error.value.got == got and error.value.next_step == next_step

@@ -113,8 +113,37 @@ def test_env_names_the_instruction_sets():
     assert line in CliRunner().invoke(app, ["env"]).stdout
 
 
+@pytest.mark.parametrize(
+    ("products", "said"),
+    [
+        ("wide", "INT8 pays on this CPU:"),
+        ("saturating", "INT8 may pay on this CPU:"),
+        ("none", "INT8 is not known to pay on this CPU:"),
+    ],
+)
+def test_env_says_whether_int8_pays_here(monkeypatch, products, said):
+    from rfx.core import environment
+
+    monkeypatch.setattr(environment, "int8_products", lambda: products)
+    facts = json.loads(CliRunner().invoke(app, ["env", "--json"]).stdout)["environment"]
+    assert facts["int8_products"] == products
+    out = CliRunner().invoke(app, ["env"]).stdout
+    assert said in out and "--precision int8" in out and "int8_products" not in out
+
+
 def test_colours_obey_no_color(monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
     Terminal().error("plain")
     assert "\x1b[3" not in capsys.readouterr().err
+
+
+def test_json_has_nothing_that_a_terminal_or_a_ci_service_obeys(capsys):
+    from rfx.cli.session import print_json
+
+    said = {"label": "a##[error]b\x9b31m \u202ec \x1b[2J", "text": "naïve – 你好"}
+    print_json(said)
+    out = capsys.readouterr().out
+    assert json.loads(out) == said and "naïve – 你好" in out
+    assert not {"\x9b", "\u202e", "\x1b"} & set(out)
+    assert "##[" not in out

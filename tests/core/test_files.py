@@ -10,67 +10,17 @@ from pathlib import Path
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.core.files import atomic_dir, atomic_write_text, require_file_place, require_place
+from rfx.core.files import (
+    as_path,
+    atomic_write_text,
+    require_file_place,
+    require_place,
+)
+from rfx.core.folders import atomic_dir
 
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
-
-
-def test_a_folder_appears_whole(tmp_path):
-    with atomic_dir(tmp_path / "a" / "b" / "out") as new:
-        (new / "x").write_text("1")
-        assert not (tmp_path / "a" / "b" / "out").exists()
-    assert names(tmp_path / "a" / "b") == ["out"] and names(tmp_path / "a" / "b" / "out") == ["x"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_folder_that_fails_is_not_there_and_an_old_one_stays(tmp_path, error):
-    with pytest.raises(error), atomic_dir(tmp_path / "a" / "b" / "out") as new:
-        (new / "x").write_text("1")
-        raise error
-    assert names(tmp_path) == []
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
-    with pytest.raises(error), atomic_dir(tmp_path / "out") as new:
-        raise error
-    assert names(tmp_path) == ["out"] and (tmp_path / "out" / "old").read_text() == "old"
-    with atomic_dir(tmp_path / "out") as new:
-        (new / "x").write_text("1")
-    assert names(tmp_path / "out") == ["x"] and names(tmp_path) == ["out"]
-
-
-def test_an_exchange_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
-    rename = Path.rename
-
-    def fails(self, target):
-        if ".new-" in self.name:
-            raise OSError(28, "No space left on device", str(target))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(OSError), atomic_dir(tmp_path / "out") as new:
-        (new / "x").write_text("1")
-    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
-
-
-def test_a_mount_point_is_filled_in_place(tmp_path, monkeypatch):
-    """As the volume of a container: the folder itself cannot be renamed."""
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
-    inode = out.stat().st_ino
-    monkeypatch.setattr(Path, "is_mount", lambda self: self == out)
-    with pytest.raises(ValueError), atomic_dir(out) as new:
-        raise ValueError
-    assert names(out) == ["old"]
-    with atomic_dir(out) as new:
-        (new / "x").write_text("1")
-        (new / "d").mkdir()
-        (new / "d" / "y").write_text("2")
-    assert names(out) == ["d", "x"] and out.stat().st_ino == inode
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -145,3 +95,89 @@ def test_a_redirected_stream_keeps_what_it_has(tmp_path):
         )
         subprocess.run([sys.executable, "-c", program], stdout=stream, check=True)
     assert log.read_text() == "before\ntable\n"
+
+
+@pytest.mark.parametrize("path", [None, 3, b"out", "", "a\0b", "a\ud800b", ["out"]])
+def test_what_is_no_path_is_refused(path):
+    for ask in (as_path, require_place, require_file_place):
+        with pytest.raises(UsageError, match="not a path"):
+            ask(path)
+    with pytest.raises(UsageError, match="not a path"), atomic_dir(path):
+        pass
+    with pytest.raises(UsageError) as error:
+        as_path(path)
+    # As it was given, not the name of its type.
+    assert error.value.got == ("nothing" if path is None else repr(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/proc/x", "no place for files"),
+        ("/proc/self/x/y", "no place for files"),
+        ("/sys/x", "no place for files"),
+        ("/dev/x", "no place for files"),
+        ("/dev/null", "no place for files|Not a directory"),
+        ("n" * 256, "name too long"),
+        ("n" * 250, "name too long"),  # of a name that is a little longer while it is made
+        ("/".join(["folder"] * 1000), "name too long"),
+        ("x" * 2_000_000, "name too long"),
+        ("file/out", "Not a directory"),
+        ("loop", "Not a directory|Too many"),
+    ],
+)
+def test_a_special_place_is_refused_before_any_work(tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("loop").symlink_to("loop")
+    before = names(tmp_path)
+    with pytest.raises(UsageError, match=said) as refused:
+        require_place(path)
+    assert len(refused.value.render()) < 1000 and refused.value.next_step
+    assert names(tmp_path) == before
+    with pytest.raises(UsageError), atomic_dir(path):
+        pass
+    assert names(tmp_path) == before
+
+
+def test_a_read_only_disk_is_refused_before_any_work(tmp_path, monkeypatch):
+    """Permissions say nothing there: only trying does."""
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", str(tmp_path))
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    for ask in (require_place, require_file_place):
+        with pytest.raises(UsageError, match="Read-only"):
+            ask(tmp_path / "out")
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path):
+    file = tmp_path / "table.json"
+    for text, replaced in (("table", True), ("", True), ("thesis", False)):
+        file.write_text(text)
+        ask = {"ours": lambda f: f.read_text() == "table", "kind": "a table of rfx"}
+        if replaced:
+            require_file_place(file, **ask)
+        else:
+            with pytest.raises(UsageError, match=r"table.json[\s\S]*a table of rfx"):
+                require_file_place(file, **ask)
+    require_file_place(tmp_path / "new.json", **ask)
+
+    def cannot_read(_):
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "not text")
+
+    with pytest.raises(UsageError, match="another kind"):
+        require_file_place(file, ours=cannot_read, kind="a table")
+    assert file.read_text() == "thesis"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    from tests.kills import killed_at
+
+    moment = 0
+    while killed_at(moment := moment + 1, lambda: atomic_write_text(tmp_path / "x", "new")):
+        assert not (tmp_path / "x").exists() or (tmp_path / "x").read_text() in ("old", "new")
+        atomic_write_text(tmp_path / "x", "old")
+        assert names(tmp_path) == ["x"], moment
+    assert moment > 4 and (tmp_path / "x").read_text() == "new"

@@ -98,7 +98,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(install):
     with pytest.raises(UsageError) as caught:
         registry.find("family", "qqqq")
     assert caught.value.what == "There is no model family of this name."
-    assert caught.value.next_step is None
+    assert caught.value.next_step == "give one of the names that are allowed"
 
 
 def test_two_packages_with_one_name_are_both_named_and_only_where_it_is_asked_for(install):

@@ -1,8 +1,10 @@
 """The store finds what it kept, and throws away what is corrupt."""
 
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import pytest
 
 from rfx.core.errors import UsageError
 from rfx.core.store import Store
+from tests.kills import in_a_copy
+
+KEPT, HALF, K = (c * 24 for c in "0af")  # keys as `Store.key` gives them
 
 
 @pytest.fixture
@@ -108,11 +113,50 @@ def test_a_second_process_says_that_it_waits(store):
     assert said == ["waiting", "had it"]
 
 
-def test_old_scratch_is_cleared(store):
-    old, new = store.scratch("a"), store.scratch("a")
-    os.utime(old, (1, 1))
-    newest = store.scratch("a")
-    assert not old.exists() and new.exists() and newest.exists() and len({new, newest}) == 2
+def test_leftovers_of_a_killed_process_are_swept_and_those_of_a_living_one_stay(store):
+    """Scratch folders, half-written entries and old lock files."""
+    store.put_json("x", KEPT, 1)
+    mine = store.scratch("mine")
+
+    def half_written() -> None:
+        theirs = Store(store.root)
+        (theirs.scratch("theirs") / "big").write_text("big")
+        with theirs._lock("x", K):
+            theirs.put_folder("x", HALF, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+    _, status = os.waitpid(in_a_copy(half_written), 0)
+    assert os.WIFSIGNALED(status)
+    assert len(names(store.root / "scratch")) == 2 and len(names(store.root / "x")) == 2
+    assert Store(store.root).sweep() == 2
+    assert names(store.root / "scratch") == [mine.name] and names(store.root / "x") == [KEPT]
+    assert f"x-{K}.lock" in names(store.root / "locks")  # somebody may want it in a moment
+    for lock in (store.root / "locks").iterdir():
+        os.utime(lock, (1, 1))
+    with store._lock("x", KEPT):
+        os.utime(store.root / "locks" / f"x-{KEPT}.lock", (1, 1))
+        assert store.sweep() > 0 and names(store.root / "locks") == [f"x-{KEPT}.lock"]
+    assert store.get_json("x", KEPT) == 1 and store.said == []
+
+
+@pytest.mark.parametrize("able", [True, False], ids=["in one step", "by two renames"])
+def test_readers_and_writers_of_one_entry_lose_nothing(store, monkeypatch, able):
+    """What a reader takes for corrupt while it is exchanged is not: it was good, and stays."""
+    if not able:
+        monkeypatch.setattr("rfx.core.exchange.exchange", lambda *_: False)
+    store.put_json("x", "k", [-1] * 1000)
+
+    def hammer(number: int) -> None:
+        said: list[str] = []
+        own = Store(store.root, warn=said.append)
+        for turn in range(200):
+            if (turn + number) % 2:
+                own.put_json("x", "k", [turn] * 1000)
+            found = own.get_json("x", "k")
+            assert found and len(set(found)) == 1 and not said, f"{turn}: {found!r:.40} {said}"
+
+    processes = [in_a_copy(partial(hammer, number)) for number in range(2)]
+    assert [os.waitpid(p, 0)[1] for p in processes] == [0, 0]
+    assert store.get_json("x", "k") and names(store.root / "x") == ["k"] and store.said == []
 
 
 def test_the_root_can_be_named(monkeypatch, tmp_path):
@@ -127,3 +171,14 @@ def test_a_root_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="RFX_CACHE"):
         Store(tmp_path / "file")
+
+
+def test_a_cache_in_a_users_folder_takes_nothing_of_theirs(tmp_path):
+    theirs = ["scratch/mydata/thesis.txt", "locks/important.txt", "locks/a.lock", "photos/.a.new-2"]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, (0, 0))
+    os.utime(tmp_path / "scratch" / "mydata", (0, 0))
+    Store(tmp_path).sweep()
+    assert all((tmp_path / name).read_text() == "mine" for name in theirs)

@@ -2,7 +2,7 @@
 file."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 import rfx.cost.curves as algebra
 import rfx.cost.groups as groups
+from rfx.core import environment
 from rfx.core.errors import UsageError
 from rfx.core.plan import Plan
 from rfx.core.progress import Silent
@@ -29,6 +30,7 @@ from rfx.models.shrink import shrink
 from rfx.runtimes.base import Capabilities, Runtime
 from rfx.runtimes.find import runtime
 from tests.families import make, text_inputs
+from tests.methods.search.problems import make_sites
 
 KEY = TableKey(
     "ort",
@@ -97,14 +99,45 @@ def test_the_anchors_are_met_exactly():
     curves = {"mha": {0: 0.1, 1: 0.5, 2: 1.0}, "ffn": {0: 0.1, 64: 2.0}}
     errors = {k: dict.fromkeys(c, 0.01) for k, c in curves.items()}
     for dense, emptied in ((10.0, 1.0), (8.0, 2.5), (9.0, 0.2)):
-        moved, _, fixed, note = algebra.anchor(curves, errors, 3, (2, 64), dense, emptied)
+        moved, _, fixed, _, note = algebra.anchor(curves, errors, 3, (2, 64), dense, emptied, {})
         assert fixed >= -1e-12
         assert fixed + 3 * (moved["mha"][2] + moved["ffn"][64]) == pytest.approx(dense)
         assert fixed + 3 * (moved["mha"][0] + moved["ffn"][0]) == pytest.approx(emptied)
         assert note["anchor_factor"] == pytest.approx((dense - emptied) / (3 * 2.8))
     # An empty model slower than the dense one.
-    noise = algebra.anchor(curves, errors, 3, (2, 64), 1.0, 1.1)
-    assert noise[0] == curves and noise[3]["anchor_factor"] is None
+    noise = algebra.anchor(curves, errors, 3, (2, 64), 1.0, 1.1, {})
+    assert noise[0] == curves and noise[4]["anchor_factor"] is None
+
+
+def test_what_a_last_layer_costs_where_it_computes_one_position_is_met_too():
+    curves = {"mha": {0: 0.1, 1: 0.5, 2: 1.0}, "ffn": {0: 0.1, 64: 2.0}}
+    errors = {k: dict.fromkeys(c, 0.01) for k, c in curves.items()}
+    partial = {"mha": (1, 0.4 * 5 / 9, 1), "ffn": (1, 0.1, 0)}  # of 0.9 ms, 0.5 above one head
+    moved, _, fixed, shares, note = algebra.anchor(curves, errors, 3, (2, 64), 10.0, 1.0, partial)
+    assert note["anchor_factor"] == pytest.approx((10.0 - 1.0 - 0.5) / (2 * 2.8))
+    made = table(
+        costs_ms=moved,
+        fixed_ms=fixed,
+        shares={"layer.2.mha": shares["mha"]} | {"layer.2.ffn": shares["ffn"]},
+    )
+    full = {"mha": 2, "ffn": 64}
+
+    def ms(**counts):
+        sites = make_sites(layers=3, heads=2, filters=64)
+        kept = {s.name: full[s.kind.value] for s in sites}
+        return made.predict_ms(sites, kept | {n.replace("_", "."): k for n, k in counts.items()})
+
+    assert ms() == pytest.approx(10.0)
+    assert ms() - ms(layer_2_mha=0) == pytest.approx(0.4)
+    assert ms() - ms(layer_2_ffn=0) == pytest.approx(0.1)
+    # A clock's noise is no gain, and where all sites are partial ones they keep the stacks' scale.
+    noisy = algebra.anchor(curves, errors, 3, (2, 64), 10.0, 1.0, {"ffn": (1, -0.2, 0)})
+    assert noisy[3] == {"ffn": algebra.LEAST}
+    alone = algebra.anchor(
+        curves, errors, 1, (2, 64), 2.0, 1.0, {"mha": (1, 0.45, 0), "ffn": (1, 0.19, 0)}
+    )
+    assert alone[3] == {"mha": pytest.approx(0.5), "ffn": pytest.approx(0.1)}
+    assert alone[4]["anchor_factor"] is None and alone[2] == pytest.approx(2.0 - 0.2 - 0.45 - 0.19)
 
 
 def test_a_prediction_is_the_sum_over_sites():
@@ -269,6 +302,20 @@ def test_a_corrupt_cached_table_is_said_and_measured_again(small, tmp_path):
     assert measure(store)[1]
 
 
+def test_a_cached_table_of_a_cpu_with_other_instruction_sets_is_not_taken(
+    small, tmp_path, monkeypatch
+):
+    measure, _, _ = small
+    store = Store(tmp_path)
+    devices = []
+    for flags in ({"avx2", "avx512f"}, {"avx2", "avx512f", "avx512_vnni"}):
+        monkeypatch.setattr(environment, "_cpu", lambda flags=flags: ("A CPU", flags))
+        table, cached = measure(store)
+        assert not cached and measure(store) == (table, True)
+        devices.append(table.key.device)
+    assert devices == ["A CPU (avx2, avx512f)", "A CPU (avx2, avx512f, avx512_vnni)"]
+
+
 def test_an_interrupted_measurement_resumes(small, tmp_path, monkeypatch):
     measure, _, _ = small
     monkeypatch.setattr(Runtime, "group_bytes", lambda self: 0)  # two points a group
@@ -431,11 +478,12 @@ def test_widths_that_a_larger_one_undercuts_are_never_chosen():
         0.1,
         2,
     )
-    assert table.choices("mha") == {0: 0.0, 3: 0.4, 4: 0.6} and table.choices("ffn") == {
-        0: 0.1,
-        128: 0.3,
-        256: 0.5,
-    }
+    mha, ffn = make_sites(layers=1, heads=4, filters=256)
+    assert table.choices(mha) == {0: 0.0, 3: 0.4, 4: 0.6}
+    assert table.choices(ffn) == {0: 0.1, 128: 0.3, 256: 0.5}
+    part = replace(table, shares={ffn.name: 0.5})
+    assert part.choices(mha) == table.choices(mha)
+    assert part.choices(ffn) == pytest.approx({0: 0.1, 128: 0.2, 256: 0.3})
 
 
 def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
@@ -443,7 +491,7 @@ def test_the_checker_sees_the_first_stack_alone(tmp_path, monkeypatch):
 
     checked = []
     monkeypatch.setattr(precision, "check_converted", lambda model, name: checked.append(name))
-    stacks = Stacks(BlockShape(32, 4, 8, 64), "fp16", 0)
+    stacks = Stacks(BlockShape(32, 4, 8, 64), Workload.of_text(precision="fp16"), 0)
     for point in ((4, 64), (2, 32), (0, 64)):
         assert stacks.file(point, 2, tmp_path).is_file()
     assert checked == ["fp16"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rfx.core.errors import ExitCode, UsageError
+from rfx.evidence.check import check
 from rfx.evidence.gates import (
     accuracy_gate,
-    check,
     exit_code,
     judge,
     latency_gate,
@@ -65,8 +65,6 @@ def test_accuracy_is_judged_in_points():
     assert accuracy_gate(make_accuracy(0.5, 0.4), 1.0).outcome == "pass"
     assert accuracy_gate(make_accuracy(0.5, 0.6), 1.0).outcome == "inconclusive"
     assert accuracy_gate(make_accuracy(2.0, 0.6), 1.0).outcome == "fail"
-    assert accuracy_gate(make_accuracy(2.0, 0.6), None).outcome == "pass"
-    assert accuracy_gate(make_accuracy(pruned=math.nan, drop=math.nan), None).outcome == "fail"
 
 
 def test_proofs_fail_on_any_mismatch_and_on_numbers_that_are_not():
@@ -102,6 +100,7 @@ def test_new_limits_judge_old_numbers():
         "shrunk": "pass",
         "same": "pass",
         "accuracy": "inconclusive",
+        "agreement": "pass",
         "latency": "fail",
     }
     assert {g.outcome for g in check(make_evidence())} == {"pass"}
@@ -126,6 +125,48 @@ def test_a_baseline_must_not_be_better():
     assert gates(slower, same, max_regression=4.0)["baseline-accuracy"] == "pass"
     near = make_evidence(accuracy=make_accuracy(0.6, predictions_hash="bbbb"))
     assert gates(near, same)["baseline-accuracy"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "outcome"),
+    [
+        ((math.nan, math.nan), (math.nan, math.nan), "inconclusive"),
+        ((math.nan, 0.9), (math.nan, 0.8), "inconclusive"),
+        ((0.9, math.nan), (0.9, math.nan), "inconclusive"),
+        ((0.9, math.nan), (0.9, 0.89), "fail"),  # this model alone gives no metric
+        ((0.9, 0.89), (0.9, math.nan), "inconclusive"),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_metrics_that_are_no_numbers_are_no_verdict_against_a_baseline(ours, theirs, outcome, same):
+    def evidence(dense, pruned, name):
+        drop = 100 * (dense - pruned)
+        interval = (drop - 0.1, drop + 0.1)
+        return make_evidence(
+            accuracy=make_accuracy(
+                dense=dense, pruned=pruned, drop=drop, interval=interval, predictions_hash=name
+            )
+        )
+
+    one, other = evidence(*ours, "aaaa"), evidence(*theirs, "aaaa" if same else "bbbb")
+    (found,) = (g for g in check(one, baseline=other) if g.name == "baseline-accuracy")
+    assert found.outcome == outcome and found.value is None and found.interval is None
+    assert "cannot be computed" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "outcome"),
+    [
+        (math.nan, 0.68, "fail"),
+        (math.nan, math.nan, "fail"),
+        (0.68, math.nan, "inconclusive"),
+        (0.68, 0.0, "inconclusive"),
+    ],
+)
+def test_latencies_that_are_no_numbers_are_no_pass_against_a_baseline(ours, theirs, outcome):
+    one, other = (make_evidence(latency=make_latency(ratio)) for ratio in (ours, theirs))
+    (found,) = (g for g in check(one, baseline=other) if g.name == "baseline-latency")
+    assert found.outcome == outcome and found.value is None
 
 
 @pytest.mark.parametrize(

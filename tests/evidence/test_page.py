@@ -213,7 +213,7 @@ def test_text_is_legible_in_both_schemes(text, scheme):
         if found["color"]:
             ground = found["background"][1] if found["background"] else "page"
             pairs.add((found["color"][1], ground))
-    panels = grounds - {"pass", "fail", "inconclusive", "no-limit"}
+    panels = grounds - {"pass", "fail", "inconclusive", "not-judged"}
     # Text of the page and its quieter form stand on every panel; text of plots on the page and,
     # as the numbers of bars, on bars.
     pairs |= {(ink, ground) for ink in ("ink", "soft") for ground in panels}

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rfx.cli.app import app
 from rfx.core.errors import UsageError
-from rfx.evidence.gates import check
+from rfx.evidence.check import check
 from rfx.evidence.read import read_curve, read_evidence
 
 KEPT = Path(__file__).parents[1] / "golden" / "schema1"
@@ -26,8 +26,28 @@ def test_evidence_of_schema_1():
     assert new.recipe["limits"] == {"max_drop": 20.0, "min_speedup": None}
     assert new.recipe["workload"]["sequence"] == 16 and "conditions" not in new.recipe
     assert [g.model_dump(mode="json") for g in new.gates] == old["gates"]
-    assert [g.outcome for g in check(new, min_speedup=1.2)] == ["pass"] * 4
-    assert [g.outcome for g in check(new, baseline=new)] == ["pass"] * 6
+    # It does not say how often two models would answer alike by chance: there is no default limit.
+    agreement = {"agreement": "not-judged"}
+    four = dict.fromkeys(("shrunk", "same", "accuracy", "latency"), "pass")
+    six = four | dict.fromkeys(("baseline-accuracy", "baseline-latency"), "pass")
+    assert _outcomes(check(new, min_speedup=1.2)) == four | agreement
+    assert _outcomes(check(new, baseline=new)) == six | agreement
+    assert _outcomes(check(new, min_agreement=0.99)) == four | {"agreement": "pass"}
+    assert _outcomes(check(new, min_agreement=1.0)) == four | {"agreement": "inconclusive"}
+
+
+def _outcomes(gates):
+    return {g.name: g.outcome for g in gates}
+
+
+def test_accuracy_that_passed_without_a_limit_was_not_judged(tmp_path):
+    data = json.loads((KEPT / "evidence.json").read_text())
+    (gate,) = (g for g in data["gates"] if g["name"] == "accuracy")
+    gate["limit"] = data["accuracy"]["max_drop"] = None
+    (tmp_path / "evidence.json").write_text(json.dumps(data))
+    read = read_evidence(tmp_path)
+    assert {g.name: g.outcome for g in read.gates}["accuracy"] == "not-judged"
+    assert read.outcome == "pass"
 
 
 def test_the_command_line_judges_it():

@@ -4,8 +4,9 @@ import onnx
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.export.find import exporter, quantizer
-from rfx.export.modelopt.quantize import quantize
+from rfx.export.find import default_quantizer, exporter, quantizer_class
+from rfx.export.one_position import PROPERTY, modules_at_one_position
+from rfx.export.quantizers.onnxruntime import OnnxRuntimeDynamic
 from tests.families import make, text_inputs
 
 NAMES = ("input_ids", "attention_mask")
@@ -28,12 +29,15 @@ def test_the_exporter_gives_an_artefact_of_one_graph(tmp_path):
     proto = onnx.load(artefact.file)
     assert [i.name for i in proto.graph.input] == list(NAMES)
     assert {p.key: p.value for p in proto.metadata_props} == dict(artefact.metadata)
-    assert artefact.metadata == {"rfx.precision": "fp16", "rfx.source": "here"}
+    facts = dict(artefact.metadata)
+    assert facts.pop(PROPERTY).split() == sorted(modules_at_one_position([artefact.file]))
+    assert facts == {"rfx.precision": "fp16", "rfx.source": "here"}
 
 
 def test_parts_of_other_names_are_refused():
-    assert quantizer() is quantize
+    assert quantizer_class("onnxruntime") is OnnxRuntimeDynamic
+    assert default_quantizer("int8") == "onnxruntime" and default_quantizer("fp16") is None
     with pytest.raises(UsageError, match="There is no exporter of this name"):
         exporter("onyx")
-    with pytest.raises(UsageError, match="did you mean 'modelopt'"):
-        quantizer("modelpot")
+    with pytest.raises(UsageError, match="did you mean 'onnxruntime'"):
+        quantizer_class("onnxrunime")

@@ -25,7 +25,7 @@ from rfx.core.workload import Workload
 from rfx.export.blocks import BlockShape, stack
 from rfx.export.modelopt import quantize as quantization
 from rfx.export.modelopt.command import main
-from rfx.export.modelopt.files import quantized_products, read_model
+from rfx.export.modelopt.files import PROPERTY, quantized_products, read_model
 from rfx.export.modelopt.proof import check
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
 from rfx.export.precision.convert import convert_precision
@@ -494,7 +494,7 @@ def raises(error: BaseException):
         (lambda m, o: invalid(m), 6, "does not pass the checker"),
         (lambda m, o: not_a_number(m), 6, "not finite"),
         (raises(AssertionError()), 6, "modelopt could not quantize the model"),
-        (raises(RuntimeError("two\nlines")), 6, "RuntimeError: two\n"),
+        (raises(RuntimeError("two\nlines")), 6, "got:     two\n"),
         (raises(OSError(28, "No space left on device", "there")), 6, "No space left"),
         (raises(KeyboardInterrupt()), 130, "Nothing was written"),
     ],
@@ -505,11 +505,12 @@ def test_whatever_modelopt_does_nothing_half_is_left(
 ):
     FakeModelopt(monkeypatch, act)
     out, before = tmp_path / "out.onnx", exported.file.read_bytes()
-    out.write_bytes(b"what was there")
+    earlier = PROPERTY.encode() + b": what rfx wrote there before"
+    out.write_bytes(earlier)
     assert main(arguments(exported, out)) == code
     said = capsys.readouterr()
     assert says in said.err and "Traceback" not in said.err and said.out == ""
-    assert out.read_bytes() == b"what was there" and {p.name for p in tmp_path.iterdir()} == {
+    assert out.read_bytes() == earlier and {p.name for p in tmp_path.iterdir()} == {
         "out.onnx",
         "scratch",
     }

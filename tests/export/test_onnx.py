@@ -12,6 +12,7 @@ import torch
 import rfx.export.onnx as onnx_export
 from rfx.core.errors import InternalCheckError, UnsupportedModelError
 from rfx.core.plan import Plan
+from rfx.export import traced
 from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches, site_shapes
 from rfx.models.families.find import find_sites
@@ -108,6 +109,26 @@ def test_an_export_that_fails_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("opset", "ir_version"), [(18, 8), pytest.param(19, 9, marks=pytest.mark.slow), (20, 9)]
+)
+def test_a_file_of_older_versions_computes_the_same(opset, ir_version, tmp_path):
+    model = make("bert", num_hidden_layers=1)
+    versions = {"opset": opset, "ir_version": ir_version}
+    spec = {"inputs": text_inputs(NAMES), "output_names": ("logits",)}
+    file = export_onnx(model, tmp_path / "m.onnx", **spec, **versions)
+    proto = onnx.load(file)
+    assert [o.version for o in proto.opset_import] == [opset] and proto.ir_version == ir_version
+    sites = find_sites(model)
+    assert shape_mismatches(file, sites, Plan.dense(sites)) == []  # every weight has its name
+    ids = torch.arange(2, 16).reshape(2, 7)
+    given = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, 7), np.int64)}
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits.numpy()
+    np.testing.assert_allclose(session.run(None, given)[0], wanted, atol=1e-5)
+
+
 def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
     """PyTorch's C++ keeps its name alone, in the text of an error of another kind."""
 
@@ -116,6 +137,7 @@ def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
             'empty_strided(): argument must be int, not "KeyboardInterrupt: <EMPTY MESSAGE>"'
         )
 
+    traced.forget()
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(

@@ -35,7 +35,8 @@ def files(tmp_path):
     """Stand-ins for a model of each backend: their contents are nothing to `write_triton`."""
     (tmp_path / "m.onnx").write_bytes(b"onnx")
     (tmp_path / "m.plan").write_bytes(b"plan")
-    return {"onnxruntime": tmp_path / "m.onnx", "tensorrt": tmp_path / "m.plan"}
+    onnx, plan = tmp_path / "m.onnx", tmp_path / "m.plan"
+    return {"onnxruntime": onnx, "openvino": onnx, "tensorrt": plan}
 
 
 def write(root, files, backend="onnxruntime", **more):
@@ -77,6 +78,7 @@ def refusals(config, folder, schema) -> list[str]:
     files = {
         "onnxruntime": ("onnxruntime_onnx", "model.onnx"),
         "tensorrt": ("tensorrt_plan", "model.plan"),
+        "openvino": ("", "model.xml"),
     }
     must(config.backend in files, "unknown backend")
     platform, default = files.get(config.backend, ("", ""))
@@ -101,7 +103,10 @@ def refusals(config, folder, schema) -> list[str]:
     for group in config.instance_group:
         kind = schema.ModelInstanceGroup.Kind.Name(group.kind)
         must(
-            kind in (("KIND_GPU",) if config.backend == "tensorrt" else ("KIND_GPU", "KIND_CPU")),
+            kind
+            in {"tensorrt": ("KIND_GPU",), "openvino": ("KIND_CPU",)}.get(
+                config.backend, ("KIND_GPU", "KIND_CPU")
+            ),
             f"{kind} for {config.backend}",
         )
         must(group.count >= 1, "no instance")
@@ -228,6 +233,41 @@ def test_every_field_for_tensorrt(tmp_path, files, schema):
             }
         ],
     )
+
+
+def test_every_field_for_openvino(tmp_path, files, schema):
+    """The batch is a dimension of its own: OpenVINO's backend takes batches of exactly
+    `max_batch_size`."""
+    folder = write(tmp_path / "triton", files, "openvino", warmup=(4, 128), threads=2)
+    assert (folder / "1" / "model.onnx").read_bytes() == b"onnx"
+    inputs = {
+        n: schema.ModelWarmup.Input(data_type="TYPE_INT64", dims=[4, 128], zero_data=True)
+        for n in ("input_ids", "attention_mask")
+    }
+    config = parse(folder, schema)
+    assert config == schema.ModelConfig(
+        name="reviews",
+        backend="openvino",
+        default_model_filename="model.onnx",
+        input=[
+            {"name": n, "data_type": "TYPE_INT64", "dims": [-1, -1]}
+            for n in ("input_ids", "attention_mask")
+        ],
+        output=[{"name": "logits", "data_type": "TYPE_FP32", "dims": [-1, 2]}],
+        instance_group=[{"count": 1, "kind": "KIND_CPU"}],
+        parameters={
+            k: schema.ModelParameter(string_value=v)
+            for k, v in (
+                ("NUM_STREAMS", "1"),
+                ("PERFORMANCE_HINT", "LATENCY"),
+                ("INFERENCE_NUM_THREADS", "2"),
+            )
+        },
+        model_warmup=[{"name": "measured", "batch_size": 1, "count": 3, "inputs": inputs}],
+    )
+    assert refusals(config, folder, schema) == []
+    with pytest.raises(UsageError, match="CPUs alone"):
+        write(tmp_path / "triton", files, "openvino", on_gpu=True)
 
 
 @pytest.mark.parametrize(
@@ -418,8 +458,9 @@ def test_what_triton_would_refuse_is_refused_with_nothing_written(more, tmp_path
 
 
 def test_an_unknown_backend_and_a_place_that_is_a_file_are_refused(tmp_path, files):
-    with pytest.raises(UsageError, match="onnxruntime, tensorrt"):
-        write(tmp_path / "r", files | {"openvino": files["onnxruntime"]}, "openvino")
+    with pytest.raises(UsageError, match="backend") as error:
+        write(tmp_path / "r", files | {"pytorch": files["onnxruntime"]}, "pytorch")
+    assert "onnxruntime" in error.value.allowed and "tensorrt" in error.value.allowed
     with pytest.raises(UsageError, match="cannot be made"):
         write(files["onnxruntime"], files)
 

@@ -114,6 +114,7 @@ class Lab:
             if not file.exists():
                 files = {n: self.folder / f"{n}.jsonl" for n in ("train", "eval")}
                 chosen = {"flops": 0.5, "method": method, "examples": 128}
+                more = (*more, "--allow-weak-baseline")  # the models are not trained
                 arguments = given(
                     {"model": self.folder / model, **files}, task="text-classification", **chosen
                 )

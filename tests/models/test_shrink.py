@@ -80,7 +80,12 @@ def test_masked_shrunk_reloaded_and_onnx_agree(family, task, tmp_path):
 
     save(small, sites, plan, tmp_path / "model")
     reloaded = load(tmp_path / "model")
+    padding = {**inputs, "attention_mask": inputs["attention_mask"].clone()}
+    padding["attention_mask"][2] = 0  # a row that is padding alone
     with torch.no_grad():
+        assert torch.allclose(tensors(reloaded(**inputs), names), shrunk, atol=2e-5)
+        of_padding = tensors(reloaded(**padding), names).numpy()
+        reloaded.set_attn_implementation("sdpa")
         assert torch.equal(tensors(reloaded(**inputs), names), shrunk)
 
     file = export_onnx(
@@ -98,6 +103,8 @@ def test_masked_shrunk_reloaded_and_onnx_agree(family, task, tmp_path):
         with torch.no_grad():
             expected = tensors(small(**cut), names)
         assert np.allclose(np.concatenate([o.ravel() for o in out]), expected.numpy(), atol=2e-5)
+    out = session.run(list(names), {k: v.numpy() for k, v in padding.items()})
+    assert np.allclose(np.concatenate([o.ravel() for o in out]), of_padding, atol=2e-5)
     meta = session.get_modelmeta().custom_metadata_map
     assert meta["rfx.plan"] == plan.hash and meta["rfx.heads"].startswith("0,4,")
 

@@ -205,3 +205,13 @@ def test_an_option_that_an_engine_does_not_have_is_named(tmp_path):
     with pytest.raises(rfx.UserError, match="no such option of an engine") as error:
         rfx.build(tmp_path / "m.onnx", nonsense=1)
     assert error.value.got == "nonsense" and "builder_level" in error.value.allowed
+
+
+def test_a_model_that_is_not_there_and_a_folder_without_one_are_told_apart(tmp_path):
+    with pytest.raises(rfx.UserError, match="no folder of this name here") as error:
+        rfx.load_model("nowhere")
+    assert "check the path" in error.value.next_step
+    assert "text-classification" in error.value.allowed
+    with pytest.raises(rfx.UserError, match=r"config\.json") as error:
+        rfx.load_model(tmp_path)
+    assert error.value.next_step and "no folder" not in error.value.what

@@ -3,13 +3,19 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pytest
+
 import rfx.pipeline.dense as dense
 from rfx.core.artefact import Artefact
+from rfx.core.errors import UsageError
 from rfx.core.plan import Plan
 from rfx.core.registry import register
 from rfx.core.store import Store
 from rfx.export.onnx import OnnxExporter
+from rfx.export.quantizers import onnxruntime as quantizer
+from rfx.pipeline.quantizing import for_serving
 from rfx.recipe.read import make_recipe
+from rfx.runtimes.find import runtime_class
 from tests.families import text_inputs
 from tests.methods.search.problems import make_sites
 
@@ -34,7 +40,12 @@ def test_a_dense_file_of_another_workload_is_not_taken(tmp_path, monkeypatch, fo
     monkeypatch.setattr(dense, "export_model", export)
     monkeypatch.setattr(Plan, "dense", lambda sites: None)
     subject = SimpleNamespace(
-        hash="h", source="a model", sites=make_sites(1, 2, 8), model=None, inputs=text_inputs()
+        hash="h",
+        source="a model",
+        name="a model",
+        sites=make_sites(1, 2, 8),
+        model=None,
+        inputs=text_inputs(),
     )
     session = SimpleNamespace(
         store=Store(tmp_path), stage=stage, build=lambda artefact, workload: None
@@ -63,3 +74,32 @@ def test_a_dense_file_of_another_workload_is_not_taken(tmp_path, monkeypatch, fo
     monkeypatch.setattr(dense, "VERSION", 99)
     once()
     assert len(exported) == 7
+
+    # Of a quantized file the CPU decides how many bits its weights have.
+    session.target = SimpleNamespace(serves=runtime_class("ort")())
+    for products, n in (("wide", 8), ("wide", 8), ("saturating", 9)):
+        monkeypatch.setattr(quantizer, "int8_products", lambda products=products: products)
+        made = for_serving(session, make_recipe({}), subject, None, "int8")
+        dense.dense_at(session, make_recipe({}), subject, ("logits",), "int8", "rival", made)
+        assert len(exported) == n
+
+
+def test_versions_of_onnx_are_asked_only_of_an_exporter_that_knows_them(forgets):
+    @register("exporter", "one version")
+    class OneVersion:
+        def export(self, model, folder, *, inputs, outputs, metadata, precision, name):
+            raise AssertionError("it is not called")
+
+    assert dense._asked(make_recipe({}), ()) == {}
+    asked = {"opset": 18, "ir_version": 8}
+    assert dense._asked(make_recipe(asked), ()) == asked
+    kept = {"keep_fp32": ("a.dense", "b.dense")}
+    assert dense._asked(make_recipe(asked), kept["keep_fp32"]) == asked | kept
+    other = {"exporter": "one version"}
+    assert dense._asked(make_recipe(other), ()) == {}
+    with pytest.raises(UsageError, match="'one version' does not take") as error:
+        dense._asked(make_recipe(other), kept["keep_fp32"])
+    assert "keep_fp32" in error.value.got and "b.dense" in error.value.got
+    with pytest.raises(UsageError, match="'one version' does not take") as error:
+        dense._asked(make_recipe({**other, **asked}), ())
+    assert error.value.got == "opset 18, ir_version 8"

@@ -47,6 +47,12 @@ def test_an_interrupt_leaves_nothing_behind(stage, trained, request, tmp_path, m
     assert result.exit_code == 130, result.output + str(result.exception)
     assert not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+    # What is kept is said where there is something, and there alone.
+    kept = [p.name for p in (tmp_path / "cache").iterdir() if p.name not in ("locks", "scratch")]
+    assert ("kept in" in result.stderr) == bool(kept) == (stage != "load"), result.stderr
+    assert ("nothing was finished" in result.stderr) == (stage == "load")
+    step = json.loads(result.stdout)["error"]["next_step"]
+    assert ("goes on from" in step) == bool(kept)
 
 
 def test_the_next_run_resumes_and_an_old_output_survives(trained, cache, tmp_path, monkeypatch):
@@ -188,5 +194,7 @@ def test_a_write_that_the_disk_refuses_is_named(trained, tmp_path, size):
     assert "Traceback" not in done.stderr and "File too large" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     assert not [
-        p for p in (tmp_path / "cache").rglob("*") if ".new-" in p.name or p.name.endswith(".tmp")
+        p
+        for p in (tmp_path / "cache").rglob("*")
+        if ".rfx-new-" in p.name or p.name.endswith(".tmp")
     ]

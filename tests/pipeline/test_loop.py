@@ -78,7 +78,8 @@ def loop(monkeypatch, tmp_path, target, truth):
 def test_the_finished_engine_lands_on_the_target(monkeypatch, tmp_path, target, truth):
     closed = loop(monkeypatch, tmp_path, target, truth)
     landed = truth(closed.predicted_ratio)
-    assert target - close.WINDOW <= landed <= target - close.NEAR
+    near = close.scale(target)
+    assert target - close.WINDOW * near <= landed <= target - close.NEAR * near
     assert 1 <= len(closed.rounds) <= close.ROUNDS and closed.rounds[
         -1
     ].measured_ratio == pytest.approx(landed)
@@ -131,3 +132,6 @@ def test_the_loop_ends_well_within_the_window_that_is_promised():
         and not close.on_target(0.695, 0.7)
     )
     assert close.WINDOW < close.LANDING
+    assert close.scale(0.8) == 1 and close.scale(0.2) == pytest.approx(0.4)
+    assert close.aim_at(0.2) == pytest.approx(0.2 - 0.4 * close.AIM)  # a small target is met nearer
+    assert close.on_target(0.19, 0.2) and not close.on_target(0.18, 0.2)

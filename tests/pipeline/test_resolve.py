@@ -1,5 +1,7 @@
 """What was asked for becomes what is done: once, in one place."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import rfx
@@ -61,3 +63,18 @@ def test_options_of_a_task_are_of_the_kind_of_their_default(trained, forgets, op
     with pytest.raises(UsageError, match="does not take this option") as error:
         make_task(recipe, subject)
     assert refused in str(error.value.got) and "average (default macro)" in error.value.allowed
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_label_names_that_contradict_each_other_are_settled_by_the_users_own(task):
+    config = SimpleNamespace(
+        num_labels=2,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 1, "positive": 0},
+    )
+    subject = SimpleNamespace(model=SimpleNamespace(config=config), preprocessor=None)
+    with pytest.raises(UsageError, match="contradict each other") as error:
+        make_task(make_recipe({"task": task}), subject)
+    assert error.value.exit_code == 2 and "--labels" in error.value.next_step
+    made = make_task(make_recipe({"task": task, "data": {"labels": ["bad", "good"]}}), subject)
+    assert made.class_index("good") == 1

@@ -6,16 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 import rfx.pipeline.sweep as sweeps
 from rfx.evidence.curve import Curve, Point, Row, recommend
+from rfx.evidence.read import read_curve
 from rfx.recipe.read import make_recipe, read_recipe
 from tests import commands
 from tests.commands import STANDARD, given
 from tests.evidences import make_evidence
 
-FILES = {"sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
+FILES = {"manifest.json", "sweep.json", "sweep.csv", "sweep.html", "sweep.svg", "recipe.yaml"}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,7 @@ def test_a_sweep_over_flops_leaves_the_curve_whole(trained, tmp_path):
     assert [r.target for r in curve.rows] == [0.6, 0.3] and all(r.seeds == 2 for r in curve.rows)
     rows = list(csv.DictReader((out / "sweep.csv").open()))
     assert [float(r["latency_ratio"]) for r in rows] == pytest.approx(
-        [p.latency.ratio for p in curve.points], rel=1e-4
+        [p.latency.ratio for p in curve.points] + [curve.rival.latency.ratio], rel=1e-4
     )
     page = (out / "sweep.html").read_text()
     best, why = recommend(curve.rows, 5)
@@ -88,6 +90,71 @@ def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
             trained, tmp_path / "a", "--flops", "0.5,0.4", "--max-drop", "3", "--json", "--quiet"
         )
         raise other.exception
+
+
+def test_a_sweep_in_int8_goes_by_the_quantized_dense_model(trained, tmp_path, monkeypatch):
+    """The latency table is that of quantized models, and what budgets are shares of is the dense
+    model in fp32: the search gets both. A second sweep measures nothing again, and one in fp32
+    takes no point of it."""
+    given_to_search, real = [], sweeps.search_counts
+
+    def seen(session, recipe, subject, examples, scores, dense, tables, quantized):
+        given_to_search.append((dense.artefact.file, quantized and quantized.artefact.file))
+        return real(session, recipe, subject, examples, scores, dense, tables, quantized)
+
+    monkeypatch.setattr(sweeps, "search_counts", seen)
+    args = ("--flops", "0.65,0.45", "--quiet", "--json")
+    first = run(trained, tmp_path / "a", "--precision", "int8", *args)
+    assert first.exit_code == 0, first.output
+    curve = read_curve(tmp_path / "a")
+    assert len(given_to_search) == 2
+    for dense, quantized in given_to_search:
+        assert products(dense) == 0 and products(quantized) > 0
+    assert {p.latency.workload["precision"] for p in curve.points} == {"int8"}
+    rival = curve.rival
+    assert rival.precision == "int8" and rival.bytes == given_to_search[0][1].stat().st_size
+    assert rival.drop == pytest.approx(100 * (curve.points[0].accuracy.dense - rival.metric))
+    assert rival.divergence > 0 and rival.latency.interval[0] <= rival.latency.ratio
+    assert "dense in int8" in (tmp_path / "a" / "sweep.html").read_text()
+
+    again = run(trained, tmp_path / "b", "--precision", "int8", *args)
+    assert again.exit_code == 0 and len(given_to_search) == 2, again.output
+    before, after = json.loads(first.stdout), json.loads(again.stdout)
+    assert (before["points"], before["rival"]) == (after["points"], after["rival"])
+
+    plain = run(trained, tmp_path / "c", *args)
+    assert plain.exit_code == 0, plain.output
+    assert [quantized for _, quantized in given_to_search[2:]] == [None, None]
+    other = read_curve(tmp_path / "c")
+    assert {p.latency.workload["precision"] for p in other.points} == {"fp32"}
+    # Of the same model and the same examples, evaluated alike: only the timing is another.
+    assert other.rival.model_copy(update={"latency": None}) == rival.model_copy(
+        update={"latency": None}
+    )
+
+
+def test_a_rival_that_cannot_be_measured_costs_no_sweep(trained, tmp_path, monkeypatch):
+    import rfx.pipeline.rival as rivals
+
+    def breaks(*_, **__):
+        raise RuntimeError("the clock stood still")
+
+    monkeypatch.setattr(rivals, "measure_pair", breaks)
+    args = ("--flops", "0.5", "--seed", "7", "--json", "--quiet")
+    result = run(trained, tmp_path / "a", *args)
+    assert result.exit_code == 0, result.output
+    curve = read_curve(tmp_path / "a")
+    assert curve.rival is None and curve.points[0].accuracy is not None
+    assert any("the clock stood still" in warning for warning in curve.warnings)
+    # In int8 the sweep goes by it.
+    with pytest.raises(RuntimeError, match="stood still"):
+        run(trained, tmp_path / "b", "--precision", "int8", *args)
+    assert not (tmp_path / "b").exists()
+
+
+def products(file):
+    """How many matrix products of a file are in integers."""
+    return sum(n.op_type == "MatMulInteger" for n in onnx.load(file).graph.node)
 
 
 def test_a_resumed_point_brings_its_table_and_searches_no_more(trained, tmp_path, monkeypatch):
@@ -129,7 +196,7 @@ def test_what_is_out_of_reach_is_said_and_the_rest_goes_on(trained, tmp_path):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--latency", "fast"], "not numbers"),
+        (["--latency", "fast"], "not a number"),
         (["--latency", "0.5,1.2"], "1.2"),
         (["--flops", ""], "none"),
         (["--latency", "0.5", "--flops", "0.5"], "one of them"),
@@ -148,6 +215,11 @@ def test_a_sweep_that_keeps_no_limit_fails_in_ci(trained, tmp_path):
         result.output
     )
     assert {p.name for p in (tmp_path / "a").iterdir()} == FILES - {"recipe.yaml"}
+    quiet = run(
+        trained, tmp_path / "a", "--flops", "0.05", "--method", "random", "--max-drop", "0", "-q"
+    )
+    assert (quiet.exit_code, quiet.stdout) == (1, "")
+    assert quiet.stderr.startswith("sweep: No point keeps the drop within 0 points")
 
 
 def test_a_strangers_folder_is_left_alone(trained, tmp_path):

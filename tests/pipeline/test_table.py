@@ -3,14 +3,19 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import rfx.pipeline.table as tables
 from rfx.core.errors import UsageError
+from rfx.core.plan import Kind
 from rfx.core.progress import Silent
 from rfx.core.store import Store
 from rfx.cost.latency import table_key
 from rfx.cost.table import LatencyTable
+from rfx.export.one_position import PROPERTY
 from rfx.models.load import as_subject
 from rfx.pipeline.session import Session, Target
 from rfx.recipe.read import make_recipe
@@ -41,8 +46,20 @@ def job(tmp_path, monkeypatch):
 RECIPE = make_recipe({"budget": {"latency": 0.5}})
 
 
-def get(session, subject, source):
-    return source.get(session, RECIPE, subject, SimpleNamespace(engine=None), ("logits",))
+def get(session, subject, source, at_one=()):
+    """The table of a job whose dense model computes these modules at one position alone."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        *([helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1])] for n in ("x", "y")),
+    )
+    model = helper.make_model(graph)
+    helper.set_model_props(model, {PROPERTY: " ".join(at_one)})
+    file = session.store.root / "dense.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, file)
+    dense = SimpleNamespace(engine=None, artefact=SimpleNamespace(files=(file,)))
+    return source.get(session, RECIPE, subject, dense, ("logits",))
 
 
 def test_a_job_has_one_table_even_where_it_is_too_inexact_to_be_kept(job):
@@ -65,3 +82,24 @@ def test_a_table_of_another_device_or_depth_is_refused_and_says_what_differs(job
         with pytest.raises(UsageError, match="belongs to another") as refused:
             get(session, subject, tables.Tables(wrong))
         assert said in refused.value.got
+
+
+def test_a_table_is_of_models_that_compute_the_same_sites_at_one_position(job):
+    session, subject, _ = job
+    mha, ffn = subject.sites[-2:]
+    at_one = [ffn.output, *ffn.inputs, mha.output]
+    whole, _ = get(session, subject, tables.Tables())
+    part = replace(whole, shares={ffn.name: 0.05, mha.name: 0.4})
+    assert get(session, subject, tables.Tables(part), at_one) == (part, True)
+    for given, modules in ((whole, at_one), (part, ())):
+        with pytest.raises(UsageError, match="belongs to another") as refused:
+            get(session, subject, tables.Tables(given), modules)
+        assert f"{ffn.name}, {mha.name}" in refused.value.got and "none" in refused.value.got
+    counts = {Kind.MHA: [0, 2, 4], Kind.FFN: [0, 48]}
+    partial = {"mha": (mha.name,), "ffn": (ffn.name,)}
+    rng = np.random.default_rng(0)
+    drawn = [tables.random_plan(subject, counts, rng, partial).counts for _ in range(40)]
+    assert {c[mha.name] for c in drawn} == {2, 4} and {c[ffn.name] for c in drawn} == {0, 48}
+    assert {c[subject.sites[0].name] for c in drawn} == {0, 2, 4}
+    left = tables.without(subject, "mha", partial["mha"]).counts
+    assert left == {s.name: 1 if s.name == mha.name else s.units for s in subject.sites}

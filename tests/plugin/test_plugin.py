@@ -75,7 +75,7 @@ def recipe(file, model, train, evaluation, *, task, scorer, target):
         "budget": {"flops": 0.7},
         "workload": {"sequence": 16},
         "max_length": 32,
-        "limits": {"max_drop": 1.0},
+        "limits": {"max_drop": 20.0},
         "method": {"scorer": scorer},
     }
     file.write_text(json.dumps(said))  # JSON is YAML

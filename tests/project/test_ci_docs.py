@@ -166,7 +166,7 @@ def test_the_shell_step_gates(service, name, inputs, code, outcomes, tmp_path, r
     cases = {
         c.get("name"): c for c in ET.parse(tmp_path / "rfx-gate.xml").getroot().iter("testcase")
     }
-    assert set(cases) == {"shrunk", "same", "accuracy", "latency"}
+    assert set(cases) == {"shrunk", "same", "accuracy", "agreement", "latency"}
     found = {
         n: tag
         for n, c in cases.items()

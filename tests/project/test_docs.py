@@ -37,6 +37,20 @@ def test_the_recipe_table_is_that_of_todays_fields(generate):
     assert generate.with_recipe_table(TEXT) == TEXT, "run python docs/generate.py"
 
 
+def test_the_tables_of_int8_are_those_of_the_results():
+    from benchmarks import int8_report
+    from benchmarks.results_file import place_of, read_results
+
+    there = place_of(int8_report.RESULTS).exists()
+    found = read_results(int8_report.RESULTS) if there else {"models": {}}
+    for page, made in (
+        (int8_report.README, int8_report.short(found)),
+        (int8_report.GUIDE, int8_report.full(found)),
+    ):
+        text = page.read_text(encoding="utf-8")
+        assert int8_report.with_table(text, made) == text, "run python docs/generate.py"
+
+
 def test_a_new_key_appears_in_the_table():
     class More(Recipe):
         patience: int = option(
@@ -69,6 +83,42 @@ def test_names_of_methods_and_recipes_are_all_there():
         assert f"`{name}`" in TEXT, name
 
 
+def test_the_bounds_of_files_are_those_of_the_code():
+    from rfx.core import bounded, limits
+    from rfx.cost import bundle
+    from rfx.evidence import read, signature
+    from rfx.evidence.report import junit
+    from rfx.models import place
+    from rfx.recipe import document
+    from rfx.tasks.rows import MAX_MB
+
+    def raised(mb):
+        return f"{mb} MB; `{limits.SIZE}` raises it"
+
+    assert Recipe().data.max_mb == MAX_MB
+    bounds = {
+        "a file of examples, unpacked": f"{MAX_MB} MB; `--max-data-mb` changes it",
+        "a file of shapes": raised(bundle._MOST_MB),
+        "a graph in a file of shapes, unpacked": raised(bundle._MOST_GRAPH_MB),
+        "evidence, a sweep, a baseline": raised(read.MOST_MB),
+        "a latency table and any other JSON document": raised(bounded.MOST_MB),
+        "a model's configuration, or the index of its weights' files": raised(place.MOST_MB),
+        "JUnit XML that is there and will be replaced": f"{junit._MOST_MB} MB; a larger file is "
+        "not rfx's own, and stays",
+        "a key or a signature": raised(signature._MOST_MB),
+        "a recipe": raised(document.MOST_MB),
+        "silence of a pipe before its first byte": f"{limits.SILENCE_S:g} s; `{limits.SILENCE}` "
+        "changes it",
+        "depth of a recipe": f"{document.MOST_DEPTH}",
+        "aliases in a recipe": f"{document.MOST_ALIASES}",
+        "depth of a JSON document": f"{bounded.MOST_DEPTH}",
+        "digits of an integer in a JSON document": f"{bounded.MOST_DIGITS}",
+    }
+    page = (PAGES / "reference" / "output.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", page.split("## Bounds of the files")[1], re.M)
+    assert dict(rows) == {"what": "bound", **bounds}
+
+
 @pytest.mark.parametrize("kind", ["scorer", "search", "compensation", "schedule", "task"])
 def test_names_of_parts_are_all_there(kind):
     ours = (e.name for e in entries(kind) if e.target.startswith("rfx."))
@@ -99,10 +149,16 @@ def test_every_command_has_a_section_with_its_options(generate):
 
     text = generate.cli_reference()
     for name, command in typer.main.get_command(app).commands.items():
-        section = text.split(f"## rfx {name} ")[1].split("\n## ")[0]
+        section = text.split(f"## rfx {name}\n")[1].split("\n## ")[0]
         for parameter in command.params:
             shown = parameter.opts[0]
             assert (f"`{shown}`" if shown.startswith("-") else shown.upper()) in section, shown
+
+
+def test_the_committed_page_of_the_command_line_is_that_of_today(generate):
+    text = generate.COMMANDS.read_text(encoding="utf-8")
+    assert generate.with_commands(text) == text, "python docs/generate.py writes it"
+    assert "## rfx prune-export\n" in text
 
 
 def test_every_field_of_evidence_is_listed(generate):
@@ -144,6 +200,7 @@ def printed_summary() -> list[str]:
     document = migrate.evidence({"schema_version": 1, "latency": run["latency"]})
     latency = records.LatencyPart(**document["latency"])
     accuracy = records.AccuracyPart(**run["accuracy"])
+    rival = run.get("rival")
     evidence = records.Evidence(
         tool="rfx",
         created="",
@@ -172,6 +229,7 @@ def printed_summary() -> list[str]:
         ],
         latency=latency,
         accuracy=accuracy,
+        rival=None if rival is None else records.RivalPart(**rival),
         flops_ratio=run["flops_ratio"],
         params_ratio=run["params_ratio"],
         warnings=run["warnings"],

@@ -4,10 +4,13 @@ print, files stay short."""
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from rfx.core import errors
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rfx"
@@ -120,10 +123,107 @@ def test_benchmarks_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports them by their bare name: of two, the second cannot be collected."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_a_package_folder_has_no_code_of_its_own():
     for path in PACKAGE.rglob("__init__.py"):
         if path != PACKAGE / "__init__.py":
             assert not path.read_text(encoding="utf-8").strip(), name(path)
+
+
+def kinds_of_errors(trees):
+    """The names of the classes of errors that a user can act on, those of other rooms with them;
+    and of those that word their next step themselves, in a constructor of their own."""
+    kinds, worded = {errors.UserError.__name__}, set()
+    classes = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    for _ in classes:  # as often as one may build on another
+        for found in classes:
+            if kinds & {ast.unparse(b).split(".")[-1] for b in found.bases}:
+                kinds.add(found.name)
+                if any(getattr(n, "name", "") == "__init__" for n in found.body):
+                    worded.add(found.name)
+    return kinds, worded - {errors.UserError.__name__}
+
+
+def errors_without_a_next_step(tree, kinds, worded):
+    """The lines that make an error without one, or with one that may be nothing."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        again = called.startswith("type(") and called.endswith("rror)")  # type(error)(...)
+        within = called == "super().__init__" and any(k.arg == "got" for k in node.keywords)
+        if not (called.split(".")[-1] in kinds - worded or again or within):
+            continue
+        steps = [k.value for k in node.keywords if k.arg == "next_step"]
+        if not steps or any(map(may_be_nothing, steps)):
+            yield node.lineno
+
+
+def may_be_nothing(value):
+    """Whether the text of code says that it may be None or empty."""
+    if isinstance(value, ast.IfExp):
+        return may_be_nothing(value.body) or may_be_nothing(value.orelse)
+    if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or):
+        return may_be_nothing(value.values[-1])
+    return isinstance(value, ast.Constant) and not value.value
+
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+KINDS, WORDED = kinds_of_errors(TREES.values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_error_says_the_next_step(path):
+    """In Python too, where no command line adds one of its own."""
+    assert not list(errors_without_a_next_step(TREES[path], KINDS, WORDED)), name(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "right"),
+    [
+        ("UsageError('a', next_step='b')", True),
+        ("UsageError('a', next_step='b' if c else 'd')", True),
+        ("UsageError('a', next_step=b or 'c')", True),
+        ("UsageError('a', next_step=b or None)", False),
+        ("UsageError('a')", False),
+        ("UsageError('a', next_step=None)", False),
+        ("UsageError('a', next_step='')", False),
+        ("UsageError('a', next_step='b' if c else None)", False),
+        ("errors.UsageError('a')", False),
+        ("type(error)('a', got='b')", False),
+        ("OtherError('a')", False),
+        ("NoSuchColumnError('a')", True),
+        ("class E(UsageError):\n def __init__(self): super().__init__('a', got='b')", False),
+        ("ValueError('a')", True),
+    ],
+)
+def test_errors_without_a_next_step_are_found(code, right):
+    found = list(errors_without_a_next_step(ast.parse(code), KINDS | {"OtherError"}, WORDED))
+    assert found == ([] if right else [1 + code.count("\n")])
+    assert {"NoSuchColumnError", "InfeasibleError"} <= KINDS
+    assert {"NoSuchColumnError", "NumberedError"} == WORDED
+
+
+# Where the name of an exception's type is for whoever wrote the code, or for an exception without
+# any text.
+OF_AUTHORS = ("cli/app.py", "core/entry.py", "core/errors.py", "core/registry.py")
+SAYS_NOTHING = "pipeline/rival.py"
+
+
+def test_no_message_names_the_type_of_an_exception():
+    """What Python calls it tells a user nothing: `in_words` and `first_line` give a sentence."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "type(error).__name__"
+    }
+    assert found == {*OF_AUTHORS, SAYS_NOTHING}
 
 
 def test_outside_the_runtimes_nobody_compares_a_runtimes_name():

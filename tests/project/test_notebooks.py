@@ -13,7 +13,7 @@ from importlib import import_module
 
 for module, name, value in [
     ("rfx.cost.effort", "SECONDS", (0.5, 4.0)),
-    ("rfx.cost.effort", "ANCHOR_SECONDS", 0.2),
+    ("rfx.cost.effort", "ANCHOR_SECONDS", 0.08),
     ("rfx.cost.effort", "MIN_ROUNDS", 6),
     ("rfx.pipeline.table", "ADDITIVITY_LIMIT", 9.0),
     ("rfx.pipeline.table", "ADDITIVITY_PLANS", 1),

@@ -12,6 +12,7 @@ from rfx.core.errors import UsageError
 from rfx.recipe.fields import leaves
 from rfx.recipe.presets import PRESETS, label
 from rfx.recipe.read import bundled_recipes, make_recipe, read_recipe
+from rfx.recipe.sections import Limits
 from rfx.recipe.spec import Recipe
 
 
@@ -49,7 +50,7 @@ def test_round_trip(tmp_path):
     [
         ({"latency": 0.7}, "latency"),
         ({"budget": {"latency": 1.2}}, "budget.latency"),
-        ({"budget": {"latency": 0.7, "flops": 0.6}}, "not both"),
+        ({"budget": {"latency": 0.7, "flops": 0.6}}, "only one of"),
         ({"method": "magic"}, "kwon-reference"),
         ({"workload": {"precision": 8}}, "workload.precision"),
         ({"calibration": {"examples": 1}}, "calibration.examples"),
@@ -186,9 +187,12 @@ def test_a_recipe_of_schema_1_is_read():
     recipe, old = read_recipe(kept), yaml.safe_load(kept.read_text())
     assert recipe.schema_version == 2
     assert recipe.workload.model_dump() == old["conditions"]
-    assert recipe.limits.model_dump() == {k: old[k] for k in ("max_drop", "min_speedup")}
+    assert recipe.limits == Limits(max_drop=old["max_drop"], min_speedup=old["min_speedup"])
     data = recipe.model_dump(mode="json")
-    for key in ("model", "task", "data", "budget", "engine", "calibration", "method", "seed"):
+    assert {k: data["data"][k] for k in old["data"]} == old["data"]  # newer keys have defaults
+    assert {k: data["budget"][k] for k in old["budget"]} == old["budget"]  # likewise
+    assert data["budget"]["size"] is None
+    for key in ("model", "task", "engine", "calibration", "method", "seed"):
         assert data[key] == old[key], key
 
 
@@ -213,7 +217,7 @@ def test_a_method_of_which_parts_were_changed_says_so():
         ({"workload": {"sequnce": 3}}, "did you mean sequence"),
         ({"latancy": 0.7}, "did you mean budget.latency"),
         ({"method": "kwonn"}, "did you mean kwon"),
-        ({"budget": {"flops": 0.5, "latency": 0.5}}, "not both"),
+        ({"budget": {"flops": 0.5, "latency": 0.5}}, "only one of"),
     ],
 )
 def test_a_recipe_that_is_made_in_python_names_its_mistakes_too(given, says):
@@ -223,3 +227,9 @@ def test_a_recipe_that_is_made_in_python_names_its_mistakes_too(given, says):
     assert "origin" not in str(error.value.allowed)
     with pytest.raises(UsageError, match="the file mine.yaml is not valid"):
         make_recipe(given, "the file mine.yaml")
+
+
+def test_an_opset_and_a_format_that_do_not_go_together_are_refused():
+    make_recipe({"opset": 18, "ir_version": 8})
+    with pytest.raises(UsageError, match="opset 20 needs an ir_version of at least 9, not 8"):
+        make_recipe({"ir_version": 8})

@@ -199,8 +199,9 @@ def test_runtimes_are_chosen_by_what_they_can_do():
     assert stand_in("fp32").name == stand_in("fp16").name == "ort"
     if runtime_class("openvino").availability().ok:
         assert stand_in("bf16").name == "openvino"
-    with pytest.raises(EnvironmentMissingError, match="none of .* at int3"):
+    with pytest.raises(EnvironmentMissingError, match="none of .* at int3") as error:
         stand_in("int3")
+    assert error.value.next_step.startswith("give another --precision")
 
 
 def test_an_artefact_is_built_where_its_roles_phase_and_precision_fit(file):

@@ -1,5 +1,6 @@
 """Real engines of the TensorRT family, built without a GPU by TensorRT-RTX."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -153,14 +154,21 @@ def test_what_is_no_model_or_no_target_is_a_usage_error(tmp_path):
 
 
 @no_gpu
+def facts_of(engine: bytes) -> dict:
+    return {"tool": "rfx 0", "engine_sha256": hashlib.sha256(engine).hexdigest()}
+
+
 def test_without_a_gpu_nothing_is_built_for_it_or_run(tmp_path):
     good = tmp_path / "good.onnx"
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), good)
     before = tmp_path / "good.engine"
-    before.write_bytes(b"an engine of yesterday")
+    write_engine_file(b"an engine of yesterday", facts_of(b"an engine of yesterday"), before)
     result = CliRunner().invoke(app, ["build", str(good), "--out", str(before)])
     assert result.exit_code == 4 and "--compute-capability" in result.output
     assert before.read_bytes() == b"an engine of yesterday"
+    before.write_bytes(b"a stranger's file")
+    result = CliRunner().invoke(app, ["build", str(good), "--out", str(before)])
+    assert result.exit_code == 2 and before.read_bytes() == b"a stranger's file"
     for target in ("trt", "trt-rtx"):
         with pytest.raises(EnvironmentMissingError, match="--target ort"):
             runtime(target)
@@ -263,3 +271,16 @@ def test_the_builders_layer_list_is_read():
         "}], TacticName: t"
     )
     assert layer_lines([line, line]) == ["gemm: a+b_myl0_1 [384,640]"]
+
+
+def test_a_workspace_that_is_too_small_and_sizes_that_cannot_be_are_named(tmp_path):
+    """TensorRT says so in the middle of a line of its log."""
+    file = tmp_path / "stack.onnx"
+    onnx.save(stack(BlockShape(64, 4, 16, 256), [(4, 256)]), file)
+    rtx = runtime_class("trt-rtx")
+    with pytest.raises(UsageError, match="workspace is too small") as error:
+        rtx(EngineOptions(workspace_mb=0)).build_elsewhere(
+            file, Workload.of_text(sequence=16), ("8.9",), tmp_path / "a.engine"
+        )
+    assert "--workspace-mb" in error.value.next_step
+    assert not (tmp_path / "a.engine").exists()

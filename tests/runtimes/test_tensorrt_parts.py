@@ -266,6 +266,16 @@ def test_a_cupy_that_sees_no_gpu_is_what_has_to_be_installed(cupy, monkeypatch):
     assert "CuPy" in reason and "cupy-cuda13x" in step
 
 
+def test_a_library_that_lacks_its_own_libraries_is_said_in_its_words(monkeypatch, tmp_path):
+    lacking = "libnvinfer.so.10: cannot open shared object file"
+    (tmp_path / "tensorrt_of_halves.py").write_text(f"raise OSError({lacking!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(build, "module_name", lambda target: "tensorrt_of_halves")
+    with pytest.raises(EnvironmentMissingError, match="installed but cannot be loaded") as error:
+        build.library("trt")
+    assert error.value.got == lacking and "install it again" in error.value.next_step
+
+
 def test_rtx_serves_trt_where_tensorrt_is_too_old(monkeypatch):
     there = {"tensorrt", "tensorrt_rtx"}
     monkeypatch.setattr(

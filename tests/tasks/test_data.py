@@ -303,7 +303,7 @@ def test_labels_that_cannot_be_name_their_row(tokenizer, label):
         classifier(tokenizer).examples(rows)
 
 
-@pytest.mark.parametrize("label", ["x", None, float("inf"), float("nan")])
+@pytest.mark.parametrize("label", ["x", None, float("inf"), float("nan"), 1e39, -1e39, "1e308"])
 def test_a_regression_wants_numbers(tokenizer, label):
     task = classifier(tokenizer, labels=1)
     assert (

@@ -4,6 +4,7 @@ form."""
 import collections
 import re
 import string
+import warnings
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ CASES = {
     "three classes": (RNG.integers(0, 3, 200), RNG.integers(0, 3, 200)),
     "a class never predicted": (RNG.integers(0, 2, 100), RNG.integers(0, 3, 100)),
     "all one class": (np.zeros(50, int), RNG.integers(0, 2, 50)),
-    "nothing positive": (np.zeros(50, int), np.zeros(50, int)),
     "perfect": (np.arange(60) % 2, np.arange(60) % 2),
 }
 ORACLES = {
@@ -56,6 +56,39 @@ def test_regression_metrics_equal_scipy():
         == 0.0
         == REGRESSION["pearson"](np.ones(5), np.arange(5.0))
     )
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_a_metric_that_labels_of_one_class_do_not_define_is_not_0(metric):
+    """Nor does a library warn of it."""
+    none, mixed = np.zeros(50, int), np.arange(50) % 2
+    confusion = np.array([[30, 20], [0, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for predicted in (none, mixed):
+            assert np.isnan(CLASSIFICATION[metric](predicted, none))
+        assert np.isnan(CONFUSION_METRICS[metric](confusion))
+        assert CLASSIFICATION[metric](none, mixed) == 0  # the model's own doing
+
+
+@pytest.mark.parametrize("metric", REGRESSION)
+def test_a_correlation_with_equal_labels_is_not_0(metric):
+    numbers, same = np.arange(6.0), np.full(6, 2.5)
+    nearly = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0 + 1e-13])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(REGRESSION[metric](numbers, same))
+        assert np.isnan(REGRESSION[metric](numbers[:1], numbers[:1]))
+        assert np.isnan(REGRESSION[metric](np.array([*numbers[:5], np.nan]), numbers))
+        assert REGRESSION[metric](same, numbers) == 0
+        assert REGRESSION[metric](nearly, numbers) > 0
+
+
+@pytest.mark.parametrize(("name", "labels"), [("token-classification", [0, 0]), ("accuracy", [])])
+def test_tags_without_entities_define_no_metric(name, labels):
+    task = make("token-classification", 3, names=["O", "B-A", "I-A"])
+    task.metric_name = "f1" if labels else "accuracy"
+    assert np.isnan(task.metric([[1] * len(labels)], [Example({"tokens": []}, labels)]))
 
 
 def official(text):
@@ -118,6 +151,19 @@ def test_the_fast_bootstrap_of_labels_equals_the_slow_one(metric):
     np.testing.assert_allclose(
         fast, Task.bootstrap(task, first, second, examples, resamples=25, seed=4), atol=1e-12
     )
+
+
+@pytest.mark.parametrize("metric", REGRESSION)
+def test_the_fast_bootstrap_of_numbers_equals_the_slow_one(metric):
+    """With ties, and with so few numbers that some resamples have equal labels alone."""
+    task = make("text-classification", 1, metric=metric)
+    labels, first, second = np.round(RNG.normal(size=(3, 4)), 1).tolist()
+    examples = [Example({"text": str(i)}, x) for i, x in enumerate(labels)]
+    second[1] = second[2] = second[3]
+    fast = task.bootstrap(first, second, examples, resamples=100, seed=4)
+    slow = Task.bootstrap(task, first, second, examples, resamples=100, seed=4)
+    np.testing.assert_allclose(fast, slow, atol=1e-12)
+    assert np.isnan(fast).any() and np.isfinite(fast).any()
 
 
 @pytest.mark.parametrize("metric", ["f1", "accuracy"])

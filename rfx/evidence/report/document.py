@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rfx.core.registry import register
+from rfx.core.text import in_json
 from rfx.evidence.records import Evidence
 from rfx.evidence.report.base import Report
 
@@ -14,4 +15,4 @@ class Document(Report):
     file = "evidence.json"
 
     def render(self, evidence: Evidence) -> str:
-        return evidence.model_dump_json(indent=1) + "\n"
+        return in_json(evidence.model_dump_json(indent=1)) + "\n"

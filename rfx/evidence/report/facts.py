@@ -5,20 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from rfx.core.environment import split_device
 from rfx.core.kind import Kind
+from rfx.core.sizes import size_words
+from rfx.core.text import one_line
 from rfx.evidence.records import Evidence, Gate, Round, SearchPart
-from rfx.evidence.words import POINTS, milliseconds, percent, point_range, points, step
+from rfx.evidence.report.rival import beaten, rival_headline
+from rfx.evidence.size import size_round_text, size_text
+from rfx.evidence.words import (
+    ALIKE,
+    BYTES,
+    POINTS,
+    milliseconds,
+    percent,
+    point_range,
+    points,
+    score,
+    step,
+)
 
 GATE_TITLES = {
     "shrunk": "really smaller",
     "same": "the same function in every form",
+    "quantized": "quantized rightly, and faster for it",
     "accuracy": "accurate enough",
+    "agreement": "answers as the dense model does",
     "latency": "fast enough",
+    "size": "small enough",
     "baseline-accuracy": "as accurate as the baseline",
     "baseline-latency": "as fast as the baseline",
 }
+LIMITS = {"accuracy": "--max-drop", "agreement": "--min-agreement", "latency": "--latency"}
 # What a round of the closed loop means, by the note that it leaves in the evidence.
 _ROUNDS = {
     "on target": "That is on target.",
@@ -26,9 +45,10 @@ _ROUNDS = {
     "too near to the target": "That is within the target, but so near to it that another "
     "measurement may lie above it.",
     "faster than asked": "That is faster than it has to be, which costs accuracy for nothing.",
+    "nothing has to be pruned": "The whole model is fast enough, so that nothing is pruned.",
     "no plan is faster: the search stops here": "No plan is faster, so the search stops here.",
 }
-_ENDS = ("on target", "no plan is faster: the search stops here")
+_ENDS = ("on target", "nothing has to be pruned", "no plan is faster: the search stops here")
 
 
 def gate_title(gate: Gate) -> str:
@@ -50,7 +70,8 @@ def hub_name(evidence: Evidence) -> str | None:
     """The dense model's name on the hub, None for a local folder."""
     source = str(evidence.model.get("source") or "")
     local = (
-        source.startswith((".", "/", "~"))
+        bool(evidence.model.get("local"))
+        or source.startswith((".", "/", "~"))
         or "\\" in source
         or source.count("/") > 1
         or Path(source).exists()
@@ -59,20 +80,34 @@ def hub_name(evidence: Evidence) -> str | None:
 
 
 def verdict(gate: Gate) -> str:
-    """The outcome in words: what was measured without a limit was not judged."""
-    return "no limit" if gate.outcome == "pass" and gate.limit is None else gate.outcome
+    """The outcome in words."""
+    return gate.outcome.replace("-", " ")
+
+
+def outcome_text(evidence: Evidence) -> str:
+    """The verdict over all gates, and which of them were not judged."""
+    said: list[str] = [evidence.outcome]
+    for g in evidence.gates:
+        if g.outcome == "not-judged":
+            option = LIMITS.get(g.name)
+            said.append(f"{g.name} was not judged" + (f": give {option}" if option else ""))
+    return "; ".join(said)
 
 
 def value_text(gate: Gate) -> str:
     """What was measured, with its unit and the right sign."""
     if gate.value is None:
-        return "not a number" if gate.outcome == "fail" else ""
+        return "not known" if gate.outcome in ("fail", "inconclusive") else ""
     if gate.unit == "mismatches":
         return f"{gate.value:.0f} mismatches"
     if gate.unit == POINTS:
         return points(gate.value)
-    small = 0 < abs(gate.value) < 1e-3
-    return f"{gate.value:.1e} {gate.unit}" if small else f"{gate.value:.3f} {gate.unit}"
+    if gate.unit == ALIKE:
+        return f"{gate.value:.1%} {gate.unit}"
+    if gate.unit == BYTES:
+        return size_words(gate.value)
+    small, unit = 0 < abs(gate.value) < 1e-3, one_line(gate.unit, 40)
+    return f"{gate.value:.1e} {unit}" if small else f"{gate.value:.3f} {unit}"
 
 
 def interval_text(gate: Gate) -> str:
@@ -81,23 +116,39 @@ def interval_text(gate: Gate) -> str:
         return ""
     if gate.unit == POINTS:
         return point_range(*gate.interval)
+    if gate.unit == ALIKE:
+        return f"{gate.interval[0]:.1%} to {gate.interval[1]:.1%}"
     return f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}"
 
 
 def limit_text(gate: Gate) -> str:
     """The limit; empty where there is none."""
-    return "" if gate.limit is None else f"at most {gate.limit:.4g}"
+    if gate.limit is None:
+        return ""
+    if gate.unit == ALIKE:
+        return f"at least {gate.limit:.1%}"
+    if gate.unit == BYTES:
+        return f"at most {size_words(gate.limit)}"
+    return f"at most {gate.limit:.4g}"
 
 
 def headline(evidence: Evidence) -> str:
-    """One sentence: how much faster, how much less accurate."""
+    """One sentence: how much faster, how much less accurate. Where the dense model quantized alone
+    is faster, that comes first."""
     parts = []
+    beside = rival_headline(evidence)
+    if beside and beaten(evidence):
+        parts.append(beside)
     if evidence.latency:
         part = evidence.latency
         parts.append(f"{part.speedup:.2f}x as fast ({part.ratio:.3f} of the dense latency)")
+    if beside and not beaten(evidence):
+        parts.append(beside)
     if evidence.accuracy:
         a = evidence.accuracy
-        parts.append(f"{a.metric} {100 * a.dense:.2f} -> {100 * a.pruned:.2f} ({points(a.drop)})")
+        parts.append(f"{a.metric} {score(a.dense)} -> {score(a.pruned)} ({points(a.drop)})")
+    if said := size_text(evidence.size):
+        parts.append(said)
     parts.append(f"{evidence.params_ratio:.0%} of the parameters")
     parts.append(f"{evidence.flops_ratio:.0%} of the FLOPs")
     return ", ".join(parts)
@@ -110,6 +161,8 @@ def budget_text(evidence: Evidence) -> str:
     if given is None:
         return "none"
     name, share = given
+    if name == "size":
+        return f"file of at most {one_line(str(share), 40)}"
     return f"{'FLOPs' if name == 'flops' else name} at most {share:g} of dense"
 
 
@@ -141,7 +194,7 @@ def _device(evidence: Evidence) -> str:
     features = known.get("cpu_features")
     if not features or device != known.get("cpu"):
         return device
-    return f"{device.split(' (avx')[0]} ({', '.join(features)})"
+    return f"{split_device(device)[0]} ({', '.join(features)})"
 
 
 def _axes(workload: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -203,14 +256,26 @@ def search_sentences(s: SearchPart) -> list[str]:
             more = step(s.budget)
             unit = "One millisecond" if more == 1 else f"{more:g} ms"
             lines.append(f"{unit} more would buy {percent(more * share)} of the importance.")
+        elif s.budget_unit == BYTES:
+            bought = percent(1e6 * share)
+            lines.append(f"1 MB more would buy {bought} of the importance.")
         else:
             bought = percent(0.01 * s.budget * share)
             lines.append(f"1 % more of the budget would buy {bought} of the importance.")
+    if s.stability is not None and s.value_kept_within_noise is not None:
+        low, high = map(percent, s.value_kept_within_noise)
+        lines.append(
+            "Searched again under tables that differ by the noise of the measurement, "
+            f"{percent(s.stability)} of the units have the same fate, and {low} to {high} of the "
+            "importance stays."
+        )
     return lines
 
 
 def round_texts(evidence: Evidence) -> list[str]:
     """Each turn of the closed loop: what was asked, what was measured, and why another followed."""
+    if evidence.size is not None and evidence.size.rounds:
+        return [size_round_text(i, r) for i, r in enumerate(evidence.size.rounds, 1)]
     rounds, target = evidence.search.rounds, _target(evidence)
     following = [*(r.budget_ms for r in rounds[1:]), None][: len(rounds)]  # a FLOPs budget has none
     return [
@@ -249,13 +314,21 @@ def _target(evidence: Evidence) -> float | None:
 
 
 def table_text(evidence: Evidence) -> str:
-    """How well the latency table predicts whole models; empty where that is not known."""
-    if evidence.table is None or evidence.table.additivity_error is None:
-        return ""
-    return (
-        f"The latency table was off by at most {percent(evidence.table.additivity_error)} on the "
-        "whole models that it was checked on."
-    )
+    """How well the latency table predicts whole models, and which sublayers cost less than it says
+    of their kind; empty where neither is known."""
+    table, said = evidence.table, []
+    if table is not None and table.additivity_error is not None:
+        said.append(
+            f"The latency table was off by at most {percent(table.additivity_error)} on the whole "
+            "models that it was checked on."
+        )
+    if table is not None and table.shares:
+        shown = ", ".join(f"{name} {share:.2f}" for name, share in table.shares.items())
+        said.append(
+            "One position of the last layer is read, so that it is computed there alone; its units "
+            f"cost this part of what those of other layers do: {one_line(shown, 200)}."
+        )
+    return " ".join(said)
 
 
 def compensation_text(evidence: Evidence) -> list[str]:
@@ -280,59 +353,38 @@ def compensation_text(evidence: Evidence) -> list[str]:
     return lines
 
 
-def next_step(evidence: Evidence, out: Path | None = None) -> str:
-    """What to do now, in one sentence.
+# The first minor version of ONNX Runtime 1 that reads files of an IR version, and of an opset;
+# older ones refuse them. Files of opset 18 were run with 1.15, of 19 and 20 with 1.17, and
+# 1.15 refuses the latter.
+_READS_IR = {8: 15, 9: 15, 10: 18, 11: 22}
+_READS_OPSET = {17: 15, 18: 15, 19: 17, 20: 17, 21: 18}
 
-    Args:
-        out: the folder that the evidence lies in, whose files decide what can be served; None: it
-            is called FOLDER.
-    """
-    folder = "FOLDER" if out is None else str(out)
-    states = {g.name: g.outcome for g in evidence.gates}
-    failed = [name for name, outcome in states.items() if outcome == "fail"]
-    if "shrunk" in failed or "same" in failed:
-        return (
-            "Next: do not use this model. A proof of rfx failed; please report it with "
-            "evidence.json and the output of `rfx env`."
+
+def runtime_texts(evidence: Evidence) -> list[str]:
+    """What the exported file asks of a runtime, and what it takes no longer inputs than; each text
+    a paragraph. Empty where the evidence does not know."""
+    known, said = evidence.exported, []
+    ir, opset = known.get("ir_version"), known.get("opset")
+    if _is_whole(ir) and _is_whole(opset):
+        firsts = (_READS_IR.get(ir), _READS_OPSET.get(opset))
+        least = None if None in firsts else f"1.{max(n for n in firsts if n is not None)}"
+        said.append(
+            f"The file has ONNX IR version {ir} and opset {opset}"
+            + (f": ONNX Runtime {least} or newer reads it." if least else ".")
         )
-    if "latency" in failed:
-        return (
-            "Next: the model is too slow for its limit. Ask for a lower --latency, or allow more "
-            "with a higher limit."
+    longest, positions = evidence.recipe.get("max_length"), known.get("positions")
+    if _is_whole(longest):
+        text = (
+            f"Inputs were cut to {longest} tokens when the accuracy was measured. The file does "
+            "not cut inputs itself: the caller has to truncate them, for example with "
+            f"`tokenizer(text, truncation=True, max_length={longest})`."
         )
-    if "accuracy" in failed:
-        return (
-            "Next: the model loses too much. Raise the target (a higher --latency or --flops), or "
-            "let `rfx sweep` look for the lowest target that keeps --max-drop."
-        )
-    if failed:
-        return f"Next: the gate {failed[0]} failed; its line says why."
-    if evidence.latency is None:
-        return f"Next: measure the latency on the device that will serve it: rfx verify {folder}"
-    if states.get("latency") == "inconclusive":
-        return (
-            "Next: the latency is too near to its limit to tell. Measure it again: "
-            f"rfx verify {folder}"
-        )
-    if states.get("accuracy") == "inconclusive":
-        return (
-            "Next: the evaluation set is too small to tell whether the drop keeps its limit. Give "
-            "more examples with --eval, or raise the target."
-        )
-    if not states:
-        return f"Next: nothing was judged. Measure it: rfx verify {folder}"
-    written = [name for name in evidence.files if name.endswith(".onnx") and "/" not in name]
-    graphs = written or ["model.onnx"]
-    served = " and ".join(str(out / name) for name in graphs) if out is not None else ""
-    if out is not None and not any((out / name).exists() for name in graphs):
-        # The reports of a measurement alone.
-        return f"Next: `rfx gate {out}` judges these numbers by other limits, in CI for example."
-    if out is not None and (out / "triton").is_dir():
-        return (
-            f"Next: serve {out / 'triton'} with Triton, or load {served}; "
-            f"`rfx verify {out}` measures it again on another machine."
-        )
-    return (
-        f"Next: serve model.onnx; `rfx verify {folder}` measures it again on the machine that will "
-        "serve it."
-    )
+        if _is_whole(positions):
+            text += f" The model has {positions} positions, and a runtime fails on a longer input."
+        said.append(text)
+    return said
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    """Whether a fact of a document is a number; a text in its place is not repeated."""
+    return isinstance(value, int) and not isinstance(value, bool)

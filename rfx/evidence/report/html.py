@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rfx.core.registry import register
+from rfx.core.text import printable
 from rfx.evidence.records import Evidence
+from rfx.evidence.report.advice import next_step
 from rfx.evidence.report.base import Report
 from rfx.evidence.report.facts import (
     budget_text,
@@ -19,7 +21,7 @@ from rfx.evidence.report.facts import (
     layer_rows,
     limit_text,
     model_name,
-    next_step,
+    outcome_text,
     round_texts,
     search_text,
     table_text,
@@ -28,6 +30,8 @@ from rfx.evidence.report.facts import (
     verdict,
     workload_text,
 )
+from rfx.evidence.report.rival import rival_texts
+from rfx.evidence.words import score
 
 NEEDS = ("matplotlib", "jinja2")
 INSTALL = 'pip install "rfx-exporter[plots]"'
@@ -55,6 +59,7 @@ def fill(template: str, **values: Any) -> str:
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -63,6 +68,11 @@ def fill(template: str, **values: Any) -> str:
     )
     style = (_HERE / "style.css").read_text(encoding="utf-8").strip()
     return environment.get_template(template).render(style=style, **values).lstrip()
+
+
+def _shown(value: Any) -> Any:
+    """Text of others without control characters; what is HTML already stays."""
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else printable(value)
 
 
 def _page(e: Evidence) -> str:
@@ -86,12 +96,20 @@ def _page(e: Evidence) -> str:
             "The line is the latency table of this runtime and device. Circles are the numbers of "
             "units that the search chose; a larger one stands for several layers.",
         ),
+        (
+            "What quantizing costs by site",
+            plots.site_losses(e),
+            "Each site was put into integers alone, with all others in fp32; all the rest are "
+            "embedding tables, the pooler and the head.",
+        ),
     ]
     return fill(
         "page.html.j2",
         e=e,
         name=model_name(e),
         headline=headline(e),
+        outcome=outcome_text(e),
+        score=score,
         budget=budget_text(e),
         workload=workload_text(e),
         next=next_step(e),
@@ -105,7 +123,9 @@ def _page(e: Evidence) -> str:
         units=[(name, "n") for name in unit_names(e)],
         layers=_layers(e),
         compensation=compensation_text(e),
+        beside=rival_texts(e),
         tuning=_tuning(e),
+        by_site=_by_site(e),
         stages=[
             [
                 s.name,
@@ -127,10 +147,10 @@ def _gates(e: Evidence) -> list[list[Any]]:
     rows = []
     for g in e.gates:
         said, title = verdict(g), gate_title(g)
-        name = Markup("{}<br><span class='soft'>{}</span>").format(g.name, title)
+        name = Markup("{}<br><span class='soft'>{}</span>").format(printable(g.name), title)
         badge = Markup("<span class='verdict {}'>{}</span>").format(said.replace(" ", "-"), said)
         cells = (value_text(g), interval_text(g), limit_text(g), g.detail)
-        rows.append([name if title else escape(g.name), badge, *cells])
+        rows.append([name if title else escape(printable(g.name)), badge, *cells])
     return rows
 
 
@@ -188,6 +208,16 @@ def _tuning(e: Evidence) -> list[list[str]]:
         ]
         for t in e.tuning
     ]
+
+
+def _by_site(e: Evidence) -> list[list[str]]:
+    part = e.quantization
+    if part is None or part.by_site is None:
+        return []
+    found = part.by_site
+    rows = [(row.site, row.divergence) for row in found.sites]
+    rows += [("all the rest", found.rest), ("all together", found.together)]
+    return [[name, f"{value:.2g}"] for name, value in rows]
 
 
 def _recipe(recipe: Mapping[str, Any]) -> list[list[str]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rfx.core.registry import register
+from rfx.core.text import one_line
 from rfx.evidence.records import Evidence
+from rfx.evidence.report.advice import next_step
 from rfx.evidence.report.base import Report
+from rfx.evidence.report.escape import markdown, sentence
 from rfx.evidence.report.facts import (
     budget_text,
     gate_title,
@@ -19,18 +23,20 @@ from rfx.evidence.report.facts import (
     layer_rows,
     limit_text,
     model_name,
-    next_step,
+    outcome_text,
+    runtime_texts,
     unit_names,
     value_text,
     verdict,
     workload_text,
 )
+from rfx.evidence.report.rival import rival_texts
 
 _MARKS = {
     "pass": "✅ pass",
     "fail": "❌ fail",
     "inconclusive": "⚠️ inconclusive",
-    "no limit": "no limit",
+    "not judged": "not judged",
 }
 
 
@@ -55,20 +61,23 @@ class Card(Report):
 
 
 def _summary(evidence: Evidence) -> str:
+    said = outcome_text(evidence).partition(";")
     lines = [
-        f"## rfx: {model_name(evidence)} — {_MARKS[evidence.outcome]}",
+        f"## rfx: {markdown(model_name(evidence))} — {_MARKS[said[0]]}"
+        + markdown("".join(said[1:])),
         "",
-        headline(evidence) + ".",
+        markdown(headline(evidence)) + ".",
         "",
         *_gates(evidence),
         "",
     ]
     lines += [
-        f"- budget: {budget_text(evidence)}",
-        f"- measured with {_cell(workload_text(evidence))}",
+        f"- budget: {markdown(budget_text(evidence))}",
+        f"- measured with {markdown(workload_text(evidence))}",
     ]
-    lines += [f"- warning: {_cell(w)}" for w in evidence.warnings]
-    lines += ["", _cell(next_step(evidence))]
+    lines += [f"- {markdown(text)}" for text in rival_texts(evidence)]
+    lines += [f"- warning: {markdown(w)}" for w in evidence.warnings]
+    lines += ["", sentence(next_step(evidence))]
     return "\n".join(lines) + "\n"
 
 
@@ -83,22 +92,18 @@ def _gates(evidence: Evidence) -> list[str]:
             limit_text(g),
             g.detail,
         )
-        rows.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+        rows.append("| " + " | ".join(markdown(c) for c in cells) + " |")
     return rows
 
 
 def _layers(evidence: Evidence) -> list[str]:
     """A table of what is kept of each layer: one column for each kind of unit."""
     units = unit_names(evidence)
-    rows = [["layer", *map(_cell, units)], ["---:"] * (1 + len(units))]
+    rows = [["layer", *map(markdown, units)], ["---:"] * (1 + len(units))]
     for i, row in layer_rows(evidence):
         kept = [f"{row[u][0]} / {row[u][1]}" if u in row else "" for u in units]
         rows.append([str(i), *kept])
     return [f"| {' | '.join(cells)} |" for cells in rows]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _dataset(evidence: Evidence) -> str:
@@ -111,28 +116,32 @@ def _dataset(evidence: Evidence) -> str:
     return Path(source).name if Path(source).is_absolute() else source
 
 
+def _rounded(value: float) -> float | None:
+    """YAML has a NaN that JSON does not: what is no number has no value."""
+    return round(value, 5) if math.isfinite(value) else None
+
+
 def _card(evidence: Evidence) -> str:
-    name, task = model_name(evidence), str(evidence.recipe.get("task"))
+    name, task = one_line(model_name(evidence)), one_line(str(evidence.recipe.get("task")))
     front: dict[str, Any] = {
         "library_name": "rfx",
         "pipeline_tag": task,
         "tags": ["rfx", "pruning", "onnx", "structured-pruning"],
     }
     if hub_name(evidence):
-        front = {"base_model": hub_name(evidence), **front}
+        front = {"base_model": one_line(str(hub_name(evidence))), **front}
     if evidence.accuracy:
         a = evidence.accuracy
-        front["metrics"] = [a.metric]
+        metric = one_line(a.metric)
+        front["metrics"] = [metric]
         front["model-index"] = [
             {
                 "name": f"{name}-pruned",
                 "results": [
                     {
                         "task": {"type": task},
-                        "dataset": {"name": _dataset(evidence), "type": "custom"},
-                        "metrics": [
-                            {"type": a.metric, "value": round(a.pruned, 5), "name": a.metric}
-                        ],
+                        "dataset": {"name": one_line(_dataset(evidence)), "type": "custom"},
+                        "metrics": [{"type": metric, "value": _rounded(a.pruned), "name": metric}],
                     }
                 ],
             }
@@ -142,11 +151,11 @@ def _card(evidence: Evidence) -> str:
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {name}, pruned",
+        f"# {markdown(name)}, pruned",
         "",
     ]
     lines += [
-        f"{headline(evidence)}. Pruned without retraining by {evidence.tool}.",
+        f"{markdown(headline(evidence))}. Pruned without retraining by {markdown(evidence.tool)}.",
         "",
         "## Use",
         "",
@@ -163,16 +172,20 @@ def _card(evidence: Evidence) -> str:
         "`model.onnx` is the same model for ONNX runtimes: dynamic batch and sequence, inputs by "
         "name. The tokenizer is in "
         "`model/`. Layers differ in size, so plain `from_pretrained` does not load the "
-        "checkpoint; `rfx.load` does.",
+        "checkpoint; `rfx.load` does. Outputs for a row that is padding alone mean nothing.",
         "",
     ]
     lines += [
+        *(part for text in runtime_texts(evidence) for part in (sentence(text), "")),
         "## Evidence",
+        "",
+        f"All gates: {markdown(outcome_text(evidence))}.",
         "",
         *_gates(evidence),
         "",
-        f"Measured with {_cell(workload_text(evidence))}.",
+        f"Measured with {markdown(workload_text(evidence))}.",
         "",
+        *(part for text in rival_texts(evidence) for part in (markdown(text), "")),
     ]
     if evidence.accuracy:
         d = evidence.data
@@ -197,5 +210,10 @@ def _card(evidence: Evidence) -> str:
         "are those of the dense model.",
     ]
     if evidence.warnings:
-        lines += ["", "## Warnings of the run", "", *(f"- {_cell(w)}" for w in evidence.warnings)]
+        lines += [
+            "",
+            "## Warnings of the run",
+            "",
+            *(f"- {markdown(w)}" for w in evidence.warnings),
+        ]
     return "\n".join(lines) + "\n"

@@ -3,8 +3,10 @@ show."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+from rfx.core.text import one_line
 from rfx.evidence.records import Evidence, Gate
 from rfx.evidence.report.facts import (
     interval_text,
@@ -17,8 +19,9 @@ from rfx.evidence.report.facts import (
 )
 from rfx.evidence.report.svg import COLOURS, new_figure, svg
 
+LONGEST = 60  # characters of a name in a plot
 WIDTH = 4.6  # inches: as wide as a phone shows a figure without shrinking its text
-_OUTCOME = {"pass": "best", "fail": "limit", "inconclusive": "inconclusive", "no limit": "soft"}
+_OUTCOME = {"pass": "best", "fail": "limit", "inconclusive": "inconclusive", "not judged": "soft"}
 
 
 def kept_units(evidence: Evidence) -> list[str]:
@@ -32,11 +35,30 @@ def kept_units(evidence: Evidence) -> list[str]:
             ax.bar(layers, [d for _, _, d in some], color=COLOURS["dense"], width=0.8)
             bars = ax.bar(layers, [k for _, k, _ in some], color=COLOURS["kept"], width=0.8)
             ax.bar_label(bars, fontsize=9 if len(some) <= 12 else 7, padding=1)
-            ax.set(title=f"{unit} kept", xlabel="layer", ylim=(0, 1.12 * most))
+            said_unit = one_line(unit, LONGEST)
+            ax.set(title=f"{said_unit} kept", xlabel="layer", ylim=(0, 1.12 * most))
             ax.set_xticks(layers if len(layers) <= 12 else layers[::2])
         said = ", ".join(f"layer {i} {k} of {d}" for i, k, d in some)
-        found.append(svg(figure, f"kept-{unit}", f"{unit} kept in each layer", f"{said}."))
+        found.append(svg(figure, f"kept-{unit}", f"{said_unit} kept in each layer", f"{said}."))
     return found
+
+
+def site_losses(evidence: Evidence) -> list[str]:
+    """What quantizing each site alone costs."""
+    part = evidence.quantization
+    if part is None or part.by_site is None:
+        return []
+    rows = [(one_line(r.site, LONGEST), r.divergence) for r in part.by_site.sites]
+    rows += [("all the rest", part.by_site.rest)]
+    rows = [(name, max(0.0, value)) for name, value in rows if math.isfinite(value)]
+    with new_figure(WIDTH, 0.8 + 0.24 * len(rows)) as (figure, ax):
+        places = range(len(rows))
+        ax.barh(places, [value for _, value in rows], color=COLOURS["kept"], height=0.7)
+        ax.set_yticks(places, [name for name, _ in rows])
+        ax.invert_yaxis()
+        ax.set(title="divergence from the model in fp32", xlim=(0, None))
+    said = ", ".join(f"{name} {value:.2g}" for name, value in rows)
+    return [svg(figure, "by-site", "Divergence by quantizing each site alone", f"{said}.")]
 
 
 def table_curves(evidence: Evidence) -> list[str]:
@@ -48,8 +70,9 @@ def table_curves(evidence: Evidence) -> list[str]:
 
     found = []
     for kind, curve in evidence.table.costs_ms.items():
-        unit, counts = unit_of(kind), sorted(curve)
-        chosen = Counter(row[unit][0] for _, row in layer_rows(evidence) if unit in row)
+        named, counts = unit_of(kind), sorted(curve)
+        chosen = Counter(row[named][0] for _, row in layer_rows(evidence) if named in row)
+        unit, label = one_line(named, LONGEST), one_line(label_of(kind), LONGEST)
         marked = [(n, times) for n, times in sorted(chosen.items()) if n in curve]
         with new_figure(WIDTH, 2.9) as (figure, ax):
             ax.plot(
@@ -69,7 +92,7 @@ def table_curves(evidence: Evidence) -> list[str]:
                 zorder=3,
                 label="chosen",
             )
-            ax.set(title=f"one {label_of(kind)} sublayer", xlabel=f"{unit} kept", ylabel="ms")
+            ax.set(title=f"one {label} sublayer", xlabel=f"{unit} kept", ylabel="ms")
             ax.set_ylim(bottom=0)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend(frameon=False, fontsize=9, loc="upper left")
@@ -79,7 +102,7 @@ def table_curves(evidence: Evidence) -> list[str]:
             svg(
                 figure,
                 f"curve-{kind}",
-                f"latency of one {label_of(kind)} sublayer by kept {unit}",
+                f"latency of one {label} sublayer by kept {unit}",
                 f"From {ends}with {counts[-1]}. Chosen: {said}.",
             )
         )
@@ -97,7 +120,7 @@ def intervals(evidence: Evidence) -> list[str]:
         )
     if evidence.accuracy is not None and "accuracy" in gates:
         drop = evidence.accuracy
-        title = f"drop of {drop.metric}, points"
+        title = f"drop of {one_line(drop.metric, LONGEST)}, points"
         found.append(_interval(gates["accuracy"], drop.drop, drop.interval, title, 0.0))
     return [x for x in found if x]
 
@@ -105,8 +128,8 @@ def intervals(evidence: Evidence) -> list[str]:
 def _interval(
     gate: Gate, value: float, interval: tuple[float, float], title: str, dense: float
 ) -> str:
-    """One value on its axis; empty for a NaN, which has no place on one."""
-    if value != value:
+    """One value on its axis; empty for what is not finite, which has no place on one."""
+    if not all(map(math.isfinite, (value, *interval))):
         return ""
     (low, high), colour = interval, COLOURS[_OUTCOME[verdict(gate)]]
     marks = [(dense, "dense")]

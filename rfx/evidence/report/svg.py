@@ -3,12 +3,15 @@ alternative, in colours that the page's style may change."""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from rfx.evidence.report.escape import xml
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +30,11 @@ COLOURS = {
     "spread": "#8fb0f7",
     "page": "#ffffff",
     "inconclusive": "#92400e",
+    "rival": "#86198f",
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with dollars in it is no formula
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -65,6 +70,7 @@ def svg(figure: Figure, salt: str, title: str, text: str) -> str:
         salt: keeps the ids of several figures on one page apart.
         title, text: what it shows, for who cannot see it.
     """
+    salt = _id(salt)
     drawn = _saved(figure, salt)
     for name, colour in COLOURS.items():
         drawn = drawn.replace(colour, f"var(--{name}, {colour})")
@@ -74,9 +80,21 @@ def svg(figure: Figure, salt: str, title: str, text: str) -> str:
 def standalone_svg(figure: Figure, salt: str, title: str, text: str) -> str:
     """The figure as a file of its own, on a white ground and in plain colours, which every viewer
     understands."""
+    salt = _id(salt)
     drawn = _described(_saved(figure, salt), salt, title, text)
     ground = f'<rect width="100%" height="100%" fill="{COLOURS["page"]}"/>'
     return drawn.replace("</desc>", f"</desc>{ground}", 1)
+
+
+def _id(salt: str) -> str:
+    """What may stand in an id. Names of units come from files, and another one must not become the
+    same."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", salt)[:60]
+    return (
+        plain
+        if plain == salt
+        else f"{plain}-{hashlib.sha256(ascii(salt).encode()).hexdigest()[:8]}"
+    )
 
 
 def _saved(figure: Figure, salt: str) -> str:
@@ -87,15 +105,15 @@ def _saved(figure: Figure, salt: str) -> str:
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :].strip()
+    text = xml(text[text.index("<svg") :].strip())  # matplotlib writes what XML does not allow
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{salt}-", text)
 
 
 def _described(text: str, salt: str, title: str, description: str) -> str:
     names = f'role="img" aria-labelledby="{salt}-title {salt}-desc"'
     said = (
-        f'<title id="{salt}-title">{html.escape(title)}</title>'
-        f'<desc id="{salt}-desc">{html.escape(description)}</desc>'
+        f'<title id="{salt}-title">{html.escape(xml(title))}</title>'
+        f'<desc id="{salt}-desc">{html.escape(xml(description))}</desc>'
     )
     head, rest = text.split(">", 1)
     return f"{head.replace('<svg', f'<svg {names}', 1)}>{said}{rest}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rfx.core.text import one_line, printable
 from rfx.evidence.records import Evidence
+from rfx.evidence.report.advice import next_step
 from rfx.evidence.report.facts import (
     budget_text,
     compensation_text,
@@ -14,7 +16,7 @@ from rfx.evidence.report.facts import (
     layer_rows,
     limit_text,
     model_name,
-    next_step,
+    outcome_text,
     round_texts,
     search_text,
     table_text,
@@ -23,12 +25,13 @@ from rfx.evidence.report.facts import (
     verdict,
     workload_text,
 )
+from rfx.evidence.report.rival import rival_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "no limit": ""}
+_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not judged": ""}
 
 
 def gates_table(evidence: Evidence) -> Table:
@@ -37,27 +40,45 @@ def gates_table(evidence: Evidence) -> Table:
     from rich.text import Text
 
     table = Table(
-        title=Text(f"gates: {evidence.outcome}", style=f"bold {_STYLE[evidence.outcome]}"),
+        title=Text(f"gates: {outcome_text(evidence)}", style=f"bold {_STYLE[evidence.outcome]}"),
         title_justify="left",
     )
     for column in ("gate", "outcome", "measured", "95 % interval", "limit"):
         table.add_column(column, no_wrap=column in ("gate", "outcome"))
     for g in evidence.gates:
         table.add_row(
-            g.name,
+            Text(one_line(g.name)),
             Text(verdict(g), style=_STYLE[verdict(g)]),
-            value_text(g),
-            interval_text(g),
-            limit_text(g),
+            *(Text(one_line(c)) for c in (value_text(g), interval_text(g), limit_text(g))),
         )
     return table
 
 
-def gates(evidence: Evidence) -> list[Table | Text]:
-    """The gates, what there is to say of each, and what to do next."""
+def verdict_line(evidence: Evidence) -> str:
+    """The verdict and every gate that failed or is inconclusive, in one line: all that is said
+    where no report is asked for."""
+    said = []
+    for g in evidence.gates:
+        if g.outcome not in ("fail", "inconclusive"):
+            continue
+        interval, limit = interval_text(g), limit_text(g)
+        parts = (value_text(g), f"95 % interval {interval}" if interval else "", limit)
+        numbers = ", ".join(one_line(part) for part in parts if part)
+        word = "failed" if g.outcome == "fail" else "is inconclusive"
+        said.append(f"{one_line(g.name)} {word}" + (f" ({numbers})" if numbers else ""))
+    return printable(f"gates: {evidence.outcome}: {'; '.join(said)}")
+
+
+def gates(evidence: Evidence, given: Path | None = None) -> list[Table | Text]:
+    """The gates, what there is to say of each, and what to do next.
+
+    Args:
+        given: the file that was judged, or the folder of its evidence.json.
+    """
     from rich.text import Text
 
-    return [*_gates(evidence), Text(next_step(evidence))]
+    folder = given if given is None or given.is_dir() else given.parent
+    return [*_gates(evidence), Text(printable(next_step(evidence, folder, given)))]
 
 
 def _gates(evidence: Evidence) -> list[Table | Text]:
@@ -66,7 +87,10 @@ def _gates(evidence: Evidence) -> list[Table | Text]:
     return [
         gates_table(evidence),
         *(
-            Text(f"  {g.name}: {g.detail}", style="" if g.outcome == "pass" else _STYLE[g.outcome])
+            Text(
+                printable(f"  {g.name}: {g.detail}"),
+                style=_STYLE[verdict(g)] * (g.outcome != "pass"),
+            )
             for g in evidence.gates
         ),
     ]
@@ -78,7 +102,7 @@ def layers_table(evidence: Evidence) -> Table:
 
     units = unit_names(evidence)
     table = Table(title="kept units", title_justify="left")
-    for column in ("layer", *units):
+    for column in ("layer", *map(one_line, units)):
         table.add_column(column, justify="right")
     for i, row in layer_rows(evidence):
         table.add_row(str(i), *(f"{row[u][0]} / {row[u][1]}" if u in row else "" for u in units))
@@ -96,7 +120,7 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
     lines: list[Table | Text] = []
 
     def say(text: str, style: str = "") -> None:
-        lines.append(Text(text, style=style))
+        lines.append(Text(printable(text), style=style))
 
     say(f"{model_name(evidence)}: {headline(evidence)}", "bold")
     say(f"budget: {budget_text(evidence)}")
@@ -107,6 +131,7 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
         table_text(evidence),
         *round_texts(evidence),
         " ".join(compensation_text(evidence)),
+        *rival_texts(evidence),
     ):
         if text:
             say(text)
@@ -123,6 +148,7 @@ def written(out: Path) -> str:
     """The files of an output folder that a person opens, those that are there."""
     names = {
         "model.onnx": "model.onnx",
+        "model.fp32.onnx": "model.fp32.onnx",
         "model": "model/",
         "triton": "triton/",
         "report.html": "report.html",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfx.core.entry import result, run_command, say, start
+from rfx.core.entry import Parser, result, run_command, say, start
 from rfx.core.errors import ExitCode
+from rfx.core.streams import messages
 from rfx.export.modelopt.quantize import INSTALL, METHODS, PRECISIONS, quantize
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m rfx.quantize",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="INT8 or FP8 by explicit Q/DQ, for an fp32 ONNX file of rfx. Runs in an "
@@ -63,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             attention=options.attention,
             method=options.method,
             note=(lambda text: None) if options.quiet else say,
-            chatter=sys.stderr if options.verbose else None,
+            chatter=messages() if options.verbose else None,
         )
         result(facts)
         return int(ExitCode.PASS)
 
-    return run_command(command, interrupted="Nothing was written.")
+    return run_command(command, interrupted=lambda: "Nothing was written.", show=options.verbose)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ def read_model(path: Path) -> onnx.ModelProto:
 
     if not path.is_file():
         raise UsageError(
-            "The ONNX file does not exist.", got=str(path), allowed="an ONNX file of rfx"
+            "The ONNX file does not exist.",
+            got=str(path),
+            allowed="an ONNX file of rfx",
+            next_step="correct the path",
         )
     try:
         # Whatever its name ends in.
@@ -73,6 +76,7 @@ def read_model(path: Path) -> onnx.ModelProto:
             "The weights lie outside of the ONNX file.",
             got=str(path),
             allowed="one file, as rfx writes it",
+            next_step="export it again with rfx, or save it as one file with onnx.save",
         )
     return model
 

@@ -33,7 +33,6 @@ from rfx.core.errors import (
     first_line,
 )
 from rfx.core.files import atomic_write_bytes, require_file_place
-from rfx.core.registry import register
 from rfx.export.modelopt.files import (
     PRODUCTS,
     PROPERTY,
@@ -65,7 +64,6 @@ __all__ = [
 ]
 
 
-@register("quantizer", "modelopt")
 def quantize(
     source: Path,
     calibration: Path,
@@ -100,7 +98,6 @@ def quantize(
         UnsupportedModelError: nothing in the model can be quantized.
         InternalCheckError: modelopt failed, or its result does not pass the checks.
     """
-    require_file_place(out)
     for given, what in ((source, "model"), (calibration, "calibration file")):
         if out.exists() and given.exists() and out.samefile(given):
             raise UsageError(
@@ -108,6 +105,7 @@ def quantize(
                 got=str(out),
                 next_step="give another --out",
             )
+    require_file_place(out, ours=_is_quantized, kind="a model that rfx.quantize wrote")
     _require("numpy", "onnx", "onnxruntime")
     model = read_model(source)
     inputs = read_calibration(calibration, [v.name for v in model.graph.input])
@@ -156,6 +154,10 @@ def quantize(
         "difference": differences,
         "tool": f"nvidia-modelopt {version}",
     }
+
+
+def _is_quantized(file: Path) -> bool:
+    return PROPERTY.encode() in file.read_bytes()
 
 
 def _require(*packages: str) -> None:
@@ -233,7 +235,7 @@ def _modelopt(
             # modelopt raises many kinds; none may reach the user as a traceback.
             raise InternalCheckError(
                 "modelopt could not quantize the model.",
-                got=f"{type(error).__name__}: {first_line(error)}",
+                got=first_line(error),
                 next_step="run again with --verbose for its messages; the unquantized file still "
                 "serves",
             ) from error

@@ -1,9 +1,8 @@
 """What a precision is: how an fp32 file becomes a file of it, and how near to the fp32 file it is.
 
 A new precision is a class in a file here, registered with `@register("precision", "name")`, and its
-name among those of the runtimes that run it. fp16 and bf16 share `half.py`; INT8 with scales of its
-own would add its nodes and scales. What needs calibration data is a quantizer instead, see
-`rfx/export/modelopt/`.
+name among those of the runtimes that run it. fp16 and bf16 share `half.py`. Files of a quantized
+precision are made by quantizers, see `rfx/export/quantizers/`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-class Precision(ABC):
-    """A number format of the matrix products of an exported file.
+class NumberFormat:
+    """What every precision says of itself.
 
     `tolerance` is the largest difference of outputs, as a share of their scale, at which two
     engines of it are the same function; a runtime may allow another. `grid` is the step of the FFN
@@ -30,6 +29,11 @@ class Precision(ABC):
     tolerance: ClassVar[float]
     grid: ClassVar[int]
 
+
+class Precision(NumberFormat, ABC):
+    """A number format that the matrix products of an exported file are converted to, as they
+    are."""
+
     @abstractmethod
     def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """`model` (fp32) at this precision: a new model, or `model` itself. Inputs and outputs keep
@@ -38,6 +42,12 @@ class Precision(ABC):
         Raises:
             UnsupportedModelError: a weight is not finite, or does not fit.
         """
+
+
+class QuantizedPrecision(NumberFormat):
+    """A number format with scales, which have to be chosen. The file is made by a quantizer (see
+    `rfx.export.quantizers.base`) and is no longer the same function: shapes and parity are proved
+    on the fp32 file that it is made of, and it is compared with the dense model in fp32."""
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,18 @@ def compare_runtimes(
     if wrong or not inputs:
         got = ", ".join(f"{n} {list(x.shape)}" for n, x in wrong[0].items()) if wrong else "none"
         allowed = ", ".join(f"{n} with {rank} dimensions" for n, rank in wanted.items())
-        raise UsageError("The model needs inputs that were not given.", got=got, allowed=allowed)
+        raise UsageError(
+            "The model needs inputs that were not given.",
+            got=got,
+            allowed=allowed,
+            next_step="feed every input that the model has, by its name",
+        )
     names = {n: n for n in left.outputs if n in right.outputs}
     if not names:
         raise UsageError(
-            "The two files have no output in common.", got=", ".join(left.outputs + right.outputs)
+            "The two files have no output in common.",
+            got=", ".join(left.outputs + right.outputs),
+            next_step="give two exports of one model, whose outputs are called alike",
         )
     feeds = [{n: np.ascontiguousarray(feed[n]) for n in wanted} for feed in inputs]
     with silent_polygraphy(runtime):

@@ -35,7 +35,9 @@ class Side:
             graph = onnx.load(str(path), format="protobuf", load_external_data=False).graph
         except (OSError, DecodeError) as error:
             raise UsageError(
-                "The ONNX file cannot be read.", got=f"{path}: {first_line(error)}"
+                "The ONNX file cannot be read.",
+                got=f"{path}: {first_line(error)}",
+                next_step="check the path, or export it again",
             ) from error
         self.weights = {i.name for i in graph.initializer}
         self.inputs = {

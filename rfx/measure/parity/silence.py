@@ -18,7 +18,10 @@ from rfx.runtimes.tensorrt.log import complaints, logger
 def require(runtime: str) -> None:
     if runtime not in (known := (REFERENCE, *locators())):
         raise UsageError(
-            "Polygraphy compares no such runtime.", got=runtime, allowed=", ".join(known)
+            "Polygraphy compares no such runtime.",
+            got=runtime,
+            allowed=", ".join(known),
+            next_step="give one of these runtimes",
         )
     if importlib.util.find_spec("polygraphy") is None:
         what, next_step = (
@@ -75,7 +78,9 @@ def silent_polygraphy(runtime: str) -> Iterator[None]:
     ) as error:
         if trt is None:
             raise UsageError(
-                "The model cannot be run on these inputs.", got=first_line(error)
+                "The model cannot be run on these inputs.",
+                got=first_line(error),
+                next_step="give inputs of the shapes and types that the model asks for",
             ) from error
         got = complaints(trt) or first_line(error)
         next_step = (

@@ -98,6 +98,12 @@ class Gram:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
+    def sums(self) -> tuple[torch.Tensor, ...]:
+        """All that was summed, as it is kept."""
+        self._flush()
+        return self._zz, self._z, self._ze, self._e, self._ee
+
+    @property
     def rows(self) -> float:
         """Rows so far; the sum of their weights where they have some."""
         self._flush()

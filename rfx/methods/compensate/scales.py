@@ -85,6 +85,7 @@ def tune(
             "The reference's tuning needs its teacher.",
             got="no teacher_masks",
             allowed="the binary masks searched at the square root of the constraint",
+            next_step="give teacher_masks, or another mode",
         )
     walk = _Tuning(
         model, sites, masks, batches, head_positions, mode=mode, teacher_masks=teacher_masks

@@ -23,6 +23,7 @@ from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.outputs import LayerOutputs
+from rfx.methods.finite import require_finite
 from rfx.models.modules import output_of
 from rfx.models.streams import (
     Call,
@@ -245,6 +246,9 @@ class Walk(ABC):
 
     def _finish(self, site: Site | None, fit: Fit | None) -> None:
         if site is not None and fit is not None:
+            for gram in (fit.fit, fit.held_out):
+                if gram is not None:
+                    require_finite(site.name, "features and errors", *gram.sums)
             self.solve(site, fit)
         elif site is not None:
             self.left_out(site)
@@ -360,4 +364,5 @@ def check_masks(
                 f"The mask of {site.name} does not fit.",
                 got="none" if mask is None else f"shape {mask.shape}",
                 allowed=f"0 or 1 for each of its {site.units} units",
+                next_step="give one mask for each site, of its number of units",
             )

@@ -18,8 +18,9 @@ from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
+from rfx.methods.finite import require_finite
 from rfx.methods.scores.base import Scores
-from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
+from rfx.methods.scores.passes import GradientScorer, Tap
 from rfx.methods.scores.predictive import Signs, fisher_probe
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Fisher(GradientScorer["_Rows"]):
         for site in tap.sites:
             g = np.concatenate(tap.rows.pop(site.name)).astype(np.float32)  # [samples, units]
             squares = np.einsum("bu,bu->u", g, g, dtype=np.float64)
-            require_numbers(site, torch.from_numpy(np.isfinite(squares)))
+            require_finite(site.name, "gradients", torch.from_numpy(squares))
             importance[site.name], gradients[site.name] = squares, g
         return Scores(importance, gradients)
 

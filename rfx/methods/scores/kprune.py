@@ -24,9 +24,10 @@ from rfx.core.inputs import Batch
 from rfx.core.plan import Site
 from rfx.core.progress import Progress
 from rfx.core.registry import register
+from rfx.methods.finite import require_finite
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs
-from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
+from rfx.methods.scores.passes import GradientScorer, Tap
 from rfx.methods.scores.predictive import Signs, knowledge_probe
 from rfx.models.modules import output_of
 
@@ -97,7 +98,6 @@ class KPrune(GradientScorer["_Knowledge"]):
         task: Any,
         progress: Progress,
     ) -> Scores:
-        import torch
 
         importance = {}
         for site in tap.sites:
@@ -106,7 +106,7 @@ class KPrune(GradientScorer["_Knowledge"]):
             predictive = seen.squares / 2 / seen.examples  # [channels]
             representational = seen.features / seen.tokens * weight.square().mean(0)  # [channels]
             score = self.lambda_pred * predictive + self.lambda_rep * representational
-            require_numbers(site, torch.isfinite(score))
+            require_finite(site.name, "gradients and features", score)
             # Times the examples: the sum over them, as the other scorers give it.
             score = seen.examples * score.view(site.units, site.width).sum(1)
             importance[site.name] = score.cpu().numpy().astype(np.float64)

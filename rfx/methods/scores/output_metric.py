@@ -20,9 +20,10 @@ from rfx.core.plan import Plan, Site, Update
 from rfx.core.progress import Progress
 from rfx.core.registry import register
 from rfx.methods.compensate.gram import Gram
+from rfx.methods.finite import require_finite
 from rfx.methods.scores.base import Scores, require_option
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
-from rfx.methods.scores.passes import GradientScorer, Tap, require_numbers
+from rfx.methods.scores.passes import GradientScorer, Tap
 from rfx.methods.scores.predictive import Signs, fisher_probe
 from rfx.methods.scores.surgeon import RemovalCurve, removal_curve
 from rfx.models.modules import output_of
@@ -100,7 +101,7 @@ class OutputMetric(GradientScorer["_Metrics"]):
         with progress.bar("removal curves", len(tap.sites)) as bar:
             for site in tap.sites:
                 seen = tap.seen.pop(site.name)
-                require_numbers(site, torch.isfinite(seen.metric))
+                require_finite(site.name, "gradients and features", seen.metric, *seen.gram.sums)
                 output = output_of(model, site)
                 weight, biased = output.weight.detach(), output.bias is not None
                 points = [round(site.units * k / self.points) for k in range(1, self.points + 1)]

@@ -184,16 +184,6 @@ class GradientScorer(Scorer, Generic[T]):
         return self.conclude(model, tap, batches, task, progress)
 
 
-def require_numbers(site: Site, finite: torch.Tensor) -> None:
-    """Raises UsageError unless all of `finite`, bool, is true."""
-    if not bool(finite.all()):
-        raise UsageError(
-            f"The gradients of {site.name} are not numbers.",
-            got=f"{int((~finite).sum())} of {finite.numel()}",
-            next_step="look for NaN in the labels, the inputs or the model's weights",
-        )
-
-
 @contextmanager
 def scoring_state(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off, parameters without gradients, autograd on; all as before afterwards."""

@@ -67,7 +67,11 @@ def fit(curve: Mapping[int, float]) -> PiecewiseFit:
         if best is None or error < best.squared_error:
             best = PiecewiseFit(empty, constant, int(counts[i]), slope, error)
     if best is None:
-        raise UsageError("A cost curve needs a count above 0.", got=sorted(curve))
+        raise UsageError(
+            "A cost curve needs a count above 0.",
+            got=sorted(curve),
+            next_step="give the cost of every count of units, from 0 to all of them",
+        )
     return best
 
 
@@ -76,7 +80,8 @@ def piecewise(problem: Problem, budget: float) -> SearchResult:
 
     Raises:
         InfeasibleError: no choice fits the budget.
-        UsageError: sites of one kind do not share one curve, or a curve lacks count 0.
+        UsageError: the curves of sites of one kind differ by more than their scale, or lack count
+            0.
     """
     single = problem.by_count("piecewise")
     problem.require_feasible(budget)
@@ -87,7 +92,8 @@ def piecewise(problem: Problem, budget: float) -> SearchResult:
 
     # Tighten the budget of the fitted model until the answer fits the table. All sites empty fits,
     # or nothing does.
-    target = budget
+    # Sites that compute a part of what the others do cost less than the fit says.
+    target = budget + _overstated(single.curves, by_kind)
     for _ in range(_ROUNDS):
         counts = _snap(single.curves, _best_combination(models, target - empty))
         cost = problem.cost(single.choices(counts))
@@ -162,14 +168,40 @@ def _snap(curves: Mapping[str, Mapping[int, float]], counts: Counts) -> Counts:
 
 
 def _shared_fit(curves: Mapping[str, Mapping[int, float]], sites: list[Site]) -> PiecewiseFit:
+    """The fit of the dearest curve. Those of sites that compute a part of what the others do are
+    that curve by another scale, which is left to the pricing."""
     own = [curves[s.name] for s in sites]
-    if any(dict(c) != dict(own[0]) for c in own) or 0 not in own[0]:
+    dearest = max(own, key=lambda curve: max(curve.values()))
+    if 0 not in dearest or not all(_scaled(curve, dearest) for curve in own):
         raise UsageError(
-            "The piece-wise linear search needs one cost curve a kind of sublayer, with count 0.",
+            "The piece-wise linear search needs one cost curve for each kind of sublayer, with "
+            "count 0; they may differ by a scale.",
             got=f"curves of {', '.join(s.name for s in sites[:4])}, ...",
             next_step="use the knapsack search, which is exact on any costs",
         )
-    return fit(own[0])
+    return fit(dearest)
+
+
+def _overstated(
+    curves: Mapping[str, Mapping[int, float]], by_kind: Mapping[Kind, list[Site]]
+) -> float:
+    """By how much the dearest curve of each kind overstates what all sites cost with all units."""
+    full = {s.name: max(curves[s.name].values()) for sites in by_kind.values() for s in sites}
+    return sum(
+        max(full[other.name] for other in sites) - full[s.name]
+        for sites in by_kind.values()
+        for s in sites
+    )
+
+
+def _scaled(curve: Mapping[int, float], other: Mapping[int, float]) -> bool:
+    """Whether one curve is another one by some scale, above what an empty sublayer costs."""
+    counts = sorted(other)
+    if sorted(curve) != counts:
+        return False
+    a, b = (np.asarray([c[n] - c[0] for n in counts]) for c in (curve, other))
+    scale = float(a @ b) / float(b @ b) if b.any() else 1.0
+    return bool(np.allclose(a, scale * b, rtol=1e-6, atol=1e-9 * float(np.abs(b).max())))
 
 
 @register("search", "piecewise")

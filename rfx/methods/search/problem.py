@@ -90,6 +90,7 @@ class Problem:
                     "that are not numbers.",
                     got=f"counts {bad[:5]}",
                     allowed=f"counts 0..{site.units} with finite costs",
+                    next_step="correct the cost, or measure the table again",
                 )
 
     @classmethod
@@ -190,7 +191,9 @@ class Problem:
         """Raises InfeasibleError naming the fastest reachable point where nothing fits `budget`."""
         least = self.least_cost
         if math.isnan(budget):
-            raise UsageError("The budget is not a number.", got=budget)
+            raise UsageError(
+                "The budget is not a number.", got=budget, next_step="give a number above 0"
+            )
         if least > budget:
             dense = self.dense_cost
             share = math.ceil(least / dense * 1000) / 1000

@@ -13,7 +13,7 @@ from rfx.models.families.family import Finder
 from rfx.models.families.generic import generic_sites, reads_ahead
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # Families whose layers look prunable and are not; the reason is what the user reads.
 REFUSED: dict[str, str] = {
@@ -24,8 +24,12 @@ REFUSED: dict[str, str] = {
     "sliced too",
     "deberta-v2": "its disentangled attention adds position terms a head that would have to be "
     "sliced too",
+    "xlnet": "its attention multiplies by whole tensors for relative positions, without a linear "
+    "layer for each of query, key and value",
     "t5": "it is an encoder-decoder; rfx prunes encoders",
 }
+
+DECODER = "This model is a decoder: each token sees only those before it. rfx prunes encoders."
 
 
 def families() -> dict[str, Finder]:
@@ -56,12 +60,50 @@ def family_name(model: PreTrainedModel) -> str:
     return family.name if family else f"generic ({model.config.model_type})"
 
 
-def _class_name(model: PreTrainedModel) -> str:
-    """The model's class, or what its configuration says it is: a family may be refused before there
-    is a model."""
-    return (
-        next(iter(getattr(model.config, "architectures", None) or ()), None) or type(model).__name__
+def refuse_family(config: PretrainedConfig, class_name: str = "") -> None:
+    """Refuse a family that is known not to work by its configuration: its weights need not be read.
+
+    Args:
+        class_name: of the model, where there is one and its configuration does not say it.
+
+    Raises:
+        UnsupportedModelError: the family is refused or decodes, or rfx has pruned the model.
+    """
+    model_type = config.model_type
+    named = next(iter(getattr(config, "architectures", None) or ()), None) or class_name
+    encoders = ", ".join(sorted(families())) + ", and encoders with the same layer pattern"
+    advice = "fine-tune one of these families for your task, and prune that"
+    if model_type in REFUSED:
+        raise UnsupportedModelError(
+            f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
+            got=named or model_type,
+            allowed=encoders,
+            next_step=advice,
+        )
+    if getattr(config, "pruned_layers", None):
+        raise UnsupportedModelError(
+            "This model has been pruned by rfx already; pruning starts from the dense model.",
+            got=f"pruned_layers in the configuration of {named or model_type}",
+            next_step="give the dense checkpoint that it was made from, with a lower target",
+        )
+    if _decodes(config):
+        raise UnsupportedModelError(
+            DECODER, got=named or model_type, allowed=encoders, next_step=advice
+        )
+
+
+def _decodes(config: PretrainedConfig) -> bool:
+    """Whether transformers knows the model type for predicting the next token alone."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
     )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
+    )
+
+    if getattr(config, "use_bidirectional_attention", False):
+        return False
+    return config.model_type in CAUSAL and config.model_type not in MASKED
 
 
 def find_sites(model: PreTrainedModel) -> list[Site]:
@@ -76,22 +118,10 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         >>> sites[0].name, sites[0].units
         ('layer.0.mha', 12)
     """
+    refuse_family(model.config, type(model).__name__)
     model_type = model.config.model_type
     known = families()
     supported = ", ".join(sorted(known))
-    if model_type in REFUSED:
-        raise UnsupportedModelError(
-            f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
-            got=_class_name(model),
-            allowed=supported + ", and encoders with the same layer pattern",
-            next_step="fine-tune one of these families for your task, and prune that",
-        )
-    if getattr(model.config, "pruned_layers", None):
-        raise UnsupportedModelError(
-            "This model has been pruned by rfx already; pruning starts from the dense model.",
-            got=f"pruned_layers in the configuration of {_class_name(model)}",
-            next_step="give the dense checkpoint that it was made from, with a lower target",
-        )
     family = known.get(model_type)
     sites = family.sites(model) if family else generic_sites(model)
     if not sites:
@@ -104,7 +134,7 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         )
     if not family and not reads_ahead(model, sites[-1].layer_path):
         raise UnsupportedModelError(
-            "This model is a decoder: each token sees only those before it. rfx prunes encoders.",
+            DECODER,
             got=type(model).__name__,
             allowed=supported + ", and encoders with the same layer pattern",
             next_step="fine-tune one of these families for your task, and prune that",
@@ -127,7 +157,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
     """The most tokens the model takes; None where nothing limits them. RoBERTa and its kin keep the
     rows of the position table up to the padding's for themselves."""
     limit = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    if not limit:
+    if limit <= 0:  # XLNet says -1
         return None
     for name, module in model.named_modules():
         if (

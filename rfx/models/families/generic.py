@@ -46,12 +46,12 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
     fit."""
     import torch
 
-    calls: list[Seen] = []  # Linear and norm modules as they ran
+    calls: list[Seen] = []  # Linear modules, and what may be a norm, as they ran
     returns: dict[str, int] = {}
     names = {m: n for n, m in model.named_modules()}
 
     def watch(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, torch.nn.Linear) or _is_norm(module):
+        if isinstance(module, torch.nn.Linear) or _may_normalise(module, args, output):
             calls.append((names[module], module, args[0] if args else None))
         returns[names[module]] = len(output) if isinstance(output, tuple) else 0
 
@@ -68,6 +68,7 @@ def generic_sites(model: torch.nn.Module) -> list[Site]:
         for handle in handles:
             handle.remove()
 
+    calls = [c for c in calls if isinstance(c[1], torch.nn.Linear) or normalises(*c[1:])]
     layers = [n for n, m in model.named_modules() if _is_layer(n, model)]
     found: list[Site] = []
     for i, at in enumerate(layers):
@@ -105,8 +106,32 @@ def reads_ahead(model: torch.nn.Module, layer_path: str) -> bool:
     return not torch.equal(*seen)
 
 
-def _is_norm(module: torch.nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+def _may_normalise(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> bool:
+    """Whether a module looks like a norm by its form: one tensor in, one of the same shape out, and
+    nothing within. A sum of a projection and its residual is none, whatever its class is called."""
+    import torch
+
+    return (
+        len(args) == 1
+        and isinstance(args[0], torch.Tensor)
+        and isinstance(output, torch.Tensor)
+        and output.shape == args[0].shape
+        and args[0].is_floating_point()
+        and next(module.children(), None) is None
+    )
+
+
+def normalises(module: torch.nn.Module, x: torch.Tensor) -> bool:
+    """Whether a module's output stays as it is where its input, of the shape of `x`, is scaled."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randn(x.shape, generator=generator).to(x)
+    with torch.no_grad():
+        once, twice = module(some), module(2 * some)
+    scale = once.std()
+    # A norm's epsilon makes a small difference, a constant output is no norm.
+    return bool(scale > 0) and bool((once - twice).abs().max() <= 1e-3 * scale)
 
 
 def _is_layer(name: str, model: torch.nn.Module) -> bool:
@@ -130,6 +155,8 @@ def _layer_sites(
     calls: Sequence[Seen],
     returns: Mapping[str, int],
 ) -> list[Site] | None:
+    import torch
+
     if len(linears) != 6:
         # q, k, v, out, fc1, fc2: gates, adapters and experts are not understood here.
         return None
@@ -155,7 +182,7 @@ def _layer_sites(
     def norm_after(path: str) -> str:
         order = [c[0] for c in calls]
         later = calls[order.index(path) + 1 :]
-        return next((n for n, m, _ in later if _is_norm(m)), "")
+        return next((n for n, m, _ in later if not isinstance(m, torch.nn.Linear)), "")
 
     return [
         Site(

@@ -173,6 +173,7 @@ def _feed(names: Sequence[str], inputs: Arrays) -> dict[str, np.ndarray]:
             "The model needs inputs that were not given.",
             got=", ".join(inputs) or "none",
             allowed=", ".join(names),
+            next_step="feed every input that the model has, by its name",
         )
     return {n: np.ascontiguousarray(inputs[n]) for n in names}
 
@@ -202,5 +203,7 @@ def run_error(error: Exception, inputs: Arrays) -> UserError:
             next_step="lower --batch or --sequence",
         )
     return UsageError(
-        "ONNX Runtime cannot run the model on these inputs.", got=f"{shapes}: {first_line(error)}"
+        "ONNX Runtime cannot run the model on these inputs.",
+        got=f"{shapes}: {first_line(error)}",
+        next_step="give inputs of the shapes and types that the model asks for",
     )

@@ -36,7 +36,8 @@ class OnnxRuntimeCpu(Runtime):
     clock: ClassVar[str] = "process CPU time"
     capabilities: ClassVar[Capabilities] = Capabilities(
         device="cpu",
-        precisions=("fp32",),
+        precisions=("fp32", "int8"),
+        quantizer="onnxruntime",
         preference=40,
         serving="onnxruntime",
         stands_in=("fp32", "fp16"),  # the CPU provider has no bfloat16 products
@@ -53,7 +54,7 @@ class OnnxRuntimeCpu(Runtime):
         except Exception as error:  # a half-installed wheel fails in other ways than ImportError
             return Availability(
                 False,
-                f"onnxruntime cannot be imported ({type(error).__name__}: {error})",
+                f"onnxruntime cannot be imported ({first_line(error)})",
                 cls.wheel,
             )
         # Two onnxruntime wheels share one folder; removing one of them hollows out the other.
@@ -90,7 +91,12 @@ class OnnxRuntimeCpu(Runtime):
         """
         path = Path(onnx_path)
         if not path.is_file():
-            raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
+            raise UsageError(
+                "The ONNX file does not exist.",
+                got=str(path),
+                allowed="an ONNX file",
+                next_step="correct the path",
+            )
         return self.build_model(path, workload)
 
     def build_model(self, model: Path | bytes, workload: Workload) -> OrtEngine:
@@ -104,6 +110,7 @@ class OnnxRuntimeCpu(Runtime):
                 f"The runtime {self.name!r} does not serve this precision.",
                 got=workload.precision,
                 allowed=", ".join(self.capabilities.precisions),
+                next_step="give one of these with --precision, or another --target",
             )
         where = f"{model}" if isinstance(model, Path) else "the model in memory"
         try:

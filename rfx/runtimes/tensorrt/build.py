@@ -21,7 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rfx.core.errors import EnvironmentMissingError, UnsupportedModelError, UsageError
+from rfx.core.errors import (
+    EnvironmentMissingError,
+    UnsupportedModelError,
+    UsageError,
+    first_line,
+)
 from rfx.core.workload import Workload
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.tensorrt.log import (
@@ -94,7 +99,7 @@ def library(target: str) -> ModuleType:
     except Exception as error:  # a missing libnvinfer comes as OSError, ImportError or RuntimeError
         raise EnvironmentMissingError(
             f"{name} is installed but cannot be loaded.",
-            got=f"{type(error).__name__}: {error}",
+            got=first_line(error),
             next_step=f"install it again with its libraries: {INSTALL[target]}",
         ) from error
     if name == "tensorrt":
@@ -218,7 +223,12 @@ def _parse(trt: ModuleType, builder: Any, model: Path) -> Any:
     """The typed network. A refusal names the node and the operator."""
     path = Path(model)
     if not path.is_file():
-        raise UsageError("The ONNX file does not exist.", got=str(path), allowed="an ONNX file")
+        raise UsageError(
+            "The ONNX file does not exist.",
+            got=str(path),
+            allowed="an ONNX file",
+            next_step="correct the path",
+        )
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger(trt))
     if parser.parse_from_file(str(path)):

@@ -140,6 +140,7 @@ class TrtEngine(Engine):
                 "The model needs inputs that were not given.",
                 got=", ".join(inputs) or "none",
                 allowed=", ".join(self.input_names),
+                next_step="feed every input that the model has, by its name",
             )
         types = {
             n: np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(n))) for n in self.input_names

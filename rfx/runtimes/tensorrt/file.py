@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from rfx.core import migrate
+from rfx.core.bounded import read_json
 from rfx.core.errors import EnvironmentMissingError, UsageError
-from rfx.core.files import atomic_write_bytes, atomic_write_text
+from rfx.core.folders import atomic_files
 from rfx.core.workload import Workload
 from rfx.runtimes.base import EngineOptions
 from rfx.runtimes.gpu import compute_capability, cuda_version, gpu_state
@@ -101,12 +103,11 @@ def engine_facts(
 
 
 def write_engine_file(data: bytes, facts: dict[str, Any], path: Path) -> Path:
-    """The engine and its facts, each whole or not at all; the facts last, so that an engine without
-    them is suspect."""
-    facts_path = path.with_name(path.name + FACTS_SUFFIX)
-    facts_path.unlink(missing_ok=True)
-    atomic_write_bytes(path, data)
-    atomic_write_text(facts_path, json.dumps(facts, indent=1) + "\n")
+    """The engine and its facts, both or neither. A link stays a link: both lie where it leads."""
+    path = Path(os.path.realpath(path))
+    with atomic_files(path, path.with_name(path.name + FACTS_SUFFIX)) as (compiled, beside):
+        compiled.write_bytes(data)
+        beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -125,10 +126,11 @@ def read_engine_file(path: Path) -> tuple[bytes, dict[str, Any]]:
             "The engine file cannot be read.",
             got=f"{path}: {error.strerror}",
             allowed="an engine of `rfx build`",
+            next_step="check the path, or build it again with `rfx build`",
         ) from None
     try:
-        facts = json.loads(path.with_name(path.name + FACTS_SUFFIX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_json(_facts_of(path), what="engine's facts")
+    except UsageError:
         facts = {}
     facts = migrate.engine_facts(facts, str(path)) if isinstance(facts, dict) else {}
     expected = facts.get("engine_bytes")
@@ -141,6 +143,15 @@ def read_engine_file(path: Path) -> tuple[bytes, dict[str, Any]]:
     if facts.get("engine_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise unfit(path, "its checksum is not the one that was recorded: the file is damaged")
     return data, facts
+
+
+def _facts_of(path: Path) -> Path:
+    """The facts beside an engine, or beside the one that a link names."""
+    beside = path.with_name(path.name + FACTS_SUFFIX)
+    if beside.exists():
+        return beside
+    path = Path(os.path.realpath(path))
+    return path.with_name(path.name + FACTS_SUFFIX)
 
 
 def require_same(path: Path, facts: dict, here: dict[str, str], *, portable: bool) -> None:

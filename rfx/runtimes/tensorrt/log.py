@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from rfx.core.errors import EnvironmentMissingError, UnsupportedModelError, UserError, first_line
+from rfx.core.errors import (
+    EnvironmentMissingError,
+    UnsupportedModelError,
+    UsageError,
+    UserError,
+    first_line,
+)
 
 _KEPT_LINES = 20000  # of the verbose lines, the last
 _KEPT_PROBLEMS = 200  # of errors and warnings, the first and the last
@@ -21,6 +27,9 @@ _MACHINE = re.compile(
     r"cudaError|Cuda Runtime|CUDA initialization|out of memory|OutOfMemory|insufficient memory",
     re.IGNORECASE,
 )
+# What the person asked for, whatever the model.
+_WORKSPACE = re.compile(r"workspace (limit|memory|size)", re.IGNORECASE)
+_SIZES = re.compile(r"k(MIN|OPT|MAX) values for profile \d+ violate")
 
 _loggers: dict[str, Any] = {}
 
@@ -68,7 +77,7 @@ def complaints(trt: ModuleType) -> str:
 
 def failure(trt: ModuleType, what: str) -> UserError:
     """The error to raise where nothing was built: of the machine (exit 4) where CUDA or memory
-    failed, else of the model."""
+    failed, of the options (exit 2) where they ask for what cannot be, else of the model."""
     machine = [text for text in _errors(trt) if _MACHINE.search(text)]
     if machine:
         return EnvironmentMissingError(
@@ -76,6 +85,20 @@ def failure(trt: ModuleType, what: str) -> UserError:
             got="; ".join(machine[:2])[:600],
             next_step="free GPU memory, lower --workspace-mb or the batch size, or update the "
             "driver; see `rfx env`",
+        )
+    if short := [text for text in _errors(trt) if _WORKSPACE.search(text)]:
+        return UsageError(
+            "The workspace is too small for the kernels of this model.",
+            got=short[0],
+            allowed="a larger --workspace-mb; without it, all of the GPU's memory",
+            next_step="raise --workspace-mb (256 is a usual size), or leave it out",
+        )
+    if wrong := [text for text in _errors(trt) if _SIZES.search(text)]:
+        return UsageError(
+            "The engine was asked for sizes that the model does not take.",
+            got=wrong[0],
+            allowed="at most as many tokens as the model has positions",
+            next_step="lower --sequence and --max-sequence",
         )
     return UnsupportedModelError(
         what,

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rfx.core.errors import EnvironmentMissingError
+from rfx.core.errors import EnvironmentMissingError, first_line
 from rfx.core.registry import register
 from rfx.core.workload import Workload
 from rfx.runtimes.base import Availability, Capabilities, EngineOptions, Runtime
@@ -269,5 +269,5 @@ def _broken(module: str) -> tuple[str, str] | None:
         if not cupy.cuda.is_available():
             return "CuPy sees no GPU", CUPY
     except Exception as error:  # a CuPy for another CUDA fails in many ways
-        return f"CuPy cannot be used ({type(error).__name__}: {error})", CUPY
+        return f"CuPy cannot be used ({first_line(error)})", CUPY
     return None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence, outputs_divergence
-from rfx.pipeline.judge import torch_call
+from rfx.pipeline.baseline import torch_call
 from rfx.tasks.base import Feature
 from rfx.tasks.calibration import run_features
 from tests.families import HEADS, make

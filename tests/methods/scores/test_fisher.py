@@ -191,7 +191,7 @@ def test_bad_input_is_refused():
         Fisher().score(model, sites, [], ClassTask)
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
-    with pytest.raises(UsageError, match="not numbers"):
+    with pytest.raises(UsageError, match="not finite numbers"):
         Fisher().score(model, sites, batches(examples(2), 2), ClassTask)
     with pytest.raises(UsageError, match="gradient form"):
         Fisher(per="epoch")

@@ -97,6 +97,21 @@ def test_infeasible_and_curves_that_differ_are_refused():
     scores = make_scores(sites)
     with pytest.raises(InfeasibleError):
         piecewise(Problem.of(sites, scores, Prices(1.0, 1.0, base=5.0)), 4.0)
-    curves = {s.name: {n: n * (1.0 + s.layer) for n in range(3)} for s in sites}
-    with pytest.raises(UsageError, match="one cost curve"):
+    curves = {s.name: {n: float(n ** (1 + s.layer)) for n in range(3)} for s in sites}
+    with pytest.raises(UsageError, match="one cost curve for each kind"):
         piecewise(Problem(tuple(sites), scores.importance, by_choice(curves)), 4.0)
+
+
+def test_sites_that_cost_a_part_of_what_the_others_do_are_priced_so():
+    sites = make_sites(layers=3, heads=4, filters=4)
+    scores = make_scores(sites)
+    shares = {s.name: 0.1 if s.layer == 2 else 1.0 for s in sites}
+    curves = {s.name: {n: 0.5 + n * shares[s.name] for n in range(5)} for s in sites}
+    problem = Problem(tuple(sites), scores.importance, by_choice(curves))
+    assert piecewise(problem, 30.0).counts == {s.name: 4 for s in sites}
+    found = piecewise(problem, 12.0)
+    assert found.cost <= 12.0
+    assert found.cost == pytest.approx(sum(curves[n][k] for n, k in found.counts.items()))
+    alike = {s.name: {n: 0.5 + float(n) for n in range(5)} for s in sites}
+    dearer = piecewise(Problem(tuple(sites), scores.importance, by_choice(alike)), 12.0)
+    assert found.value > dearer.value

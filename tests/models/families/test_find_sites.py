@@ -10,7 +10,7 @@ import transformers as tf
 from rfx.core.errors import UnsupportedModelError
 from rfx.core.plan import Kind
 from rfx.models.families.find import families, family_name, find_sites, layout, position_limit
-from rfx.models.families.generic import generic_sites, probe_inputs, reads_ahead
+from rfx.models.families.generic import generic_sites, normalises, probe_inputs, reads_ahead
 from rfx.models.prove import prove
 from tests.families import FAMILIES, make
 
@@ -136,3 +136,50 @@ def test_an_interrupt_while_a_model_is_read_is_no_model_that_cannot_be_read(monk
     monkeypatch.setattr(model, "forward", interrupted)
     with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
         find_sites(model)
+
+
+PRE_LN = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 66,
+    "pad_token_id": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "made, norms",
+    [
+        (
+            tf.RobertaPreLayerNormConfig,
+            ("layer.0.intermediate.LayerNorm", "layer.1.attention.LayerNorm"),
+        ),
+        (tf.XLMRobertaXLConfig, ("layer.0.LayerNorm", "layer.1.attention.self_attn_layer_norm")),
+    ],
+)
+def test_a_norm_is_what_normalises_whatever_classes_are_called(made, norms):
+    model = tf.AutoModelForSequenceClassification.from_config(made(**PRE_LN)).eval()
+    sites = find_sites(model)
+    assert tuple(s.norm.partition("encoder.")[2] for s in sites[:2]) == norms
+    # What a compensation reads before the norm is the residual stream, not the projection's input.
+    for site in sites[:2]:
+        assert isinstance(model.get_submodule(site.norm), torch.nn.LayerNorm)
+    assert layout(sites) == "pre-ln" and prove(model, sites) < 1e-5
+
+
+def test_what_normalises():
+    x = torch.randn(2, 5, 16)
+    for module in (torch.nn.LayerNorm(16), torch.nn.RMSNorm(16)):
+        assert normalises(module, x)
+    for module in (torch.nn.GELU(), torch.nn.Tanh(), torch.nn.Identity(), torch.nn.Softmax(-1)):
+        assert not normalises(module, x)
+
+
+def test_no_positive_number_of_positions_is_no_limit():
+    for limit in (-1, 0, None):
+        model = SimpleNamespace(
+            config=SimpleNamespace(max_position_embeddings=limit), named_modules=dict
+        )
+        assert position_limit(model) is None

@@ -1,0 +1,157 @@
+"""Files with explicit quantization: what enters a product goes through QuantizeLinear and
+DequantizeLinear, and its weight is stored in integers before a DequantizeLinear of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rfx.export.quantizers.products import is_turned, module_of, products_with_weight
+from rfx.export.quantizers.tables import ROUNDING, TINY
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A quantized tensor as the numbers that it stands for, with half a step of each."""
+
+    values: np.ndarray
+    half: np.ndarray
+
+
+class QdqFile:
+    """What is quantized in a file."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.constants = {i.name: i for i in model.graph.initializer}
+        self.makers = {out: node for node in model.graph.node for out in node.output}
+        self.nodes = {_name(node): node for node in model.graph.node}
+
+    def stored(self, name: str) -> Stored | None:
+        """A tensor that is stored quantized, by the name of what comes out of its
+        DequantizeLinear; None where it is stored otherwise."""
+        from onnx import numpy_helper
+
+        node = self.makers.get(name)
+        if node is None or node.op_type != DEQUANTIZE or node.input[0] not in self.constants:
+            return None
+        if any(i not in self.constants for i in node.input):
+            return None
+        whole, scale, *zero = (numpy_helper.to_array(self.constants[i]) for i in node.input)
+        if scale.size > 1:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            sizes = [1] * whole.ndim
+            sizes[axis] = -1
+            scale, zero = scale.reshape(sizes), [z.reshape(sizes) for z in zero]
+        offset = zero[0].astype(np.float32) if zero else np.float32(0)
+        scale = scale.astype(np.float32)
+        values = (whole.astype(np.float32) - offset) * scale
+        return Stored(values, np.broadcast_to(np.abs(scale) / 2, values.shape))
+
+    def weight(self, name: str) -> Stored | None:
+        """The weight of the product that makes the tensor of this name: [inputs, outputs]; None
+        where that is no product both of whose sides are quantized.
+
+        A quantizer may divide what enters a product by a factor a channel and multiply the weight
+        by it (Smooth Quant): then the weight is given as it is without that factor.
+        """
+        from onnx import numpy_helper
+
+        node = self.nodes.get(name)
+        if node is None or len(node.input) < 2:
+            return None
+        own, entering = self.stored(node.input[1]), self._quantized(node.input[0])
+        if own is None or entering is None or own.values.ndim != 2:
+            return None
+        values, half = own.values, own.half
+        if is_turned(node):
+            values, half = values.T, half.T
+        before = self.makers.get(entering)
+        if before is not None and before.op_type == "Mul":
+            for name_ in before.input:
+                if name_ not in self.constants:
+                    continue
+                factor = numpy_helper.to_array(self.constants[name_]).reshape(-1, 1)
+                if factor.shape[0] in (1, values.shape[0]):
+                    values, half = values * factor, half * np.abs(factor)
+        return Stored(values, half)
+
+    def _quantized(self, name: str) -> str | None:
+        """The tensor that goes through QuantizeLinear and DequantizeLinear to become this one."""
+        node = self.makers.get(name)
+        node = (
+            None if node is None or node.op_type != DEQUANTIZE else self.makers.get(node.input[0])
+        )
+        return None if node is None or node.op_type != QUANTIZE else str(node.input[0])
+
+
+def compared(
+    plain: onnx.ModelProto, quantized: onnx.ModelProto, keep_fp32: Collection[str] = ()
+) -> tuple[int, list[str]]:
+    """See `Quantizer.compare`: every product with a weight is quantized, but for those of the
+    modules that are kept, and its weight lies within half a step of the fp32 file's."""
+    file, wrong, count = QdqFile(quantized), [], 0
+    for node, weight, expected in products_with_weight(plain):
+        found = file.weight(_name(node))
+        kept = _kept(weight, keep_fp32)
+        if found is None:
+            if not kept:
+                wrong.append(f"the product of {weight} is not in integers")
+            continue
+        count += 1
+        if kept:
+            wrong.append(f"{weight} is in integers, and should be in fp32")
+        elif found.values.shape != expected.shape:
+            wrong.append(
+                f"{weight} has the shape {found.values.shape} in place of {expected.shape}"
+            )
+        elif not _near(found, expected):
+            wrong.append(f"{weight} lies more than half a step from its fp32 values")
+    if not count:
+        wrong.append("nothing in the file is in integers")
+    return count, sorted({*wrong, *_compared_tables(plain, file)})
+
+
+def _compared_tables(plain: onnx.ModelProto, file: QdqFile) -> list[str]:
+    """What in the tables of embeddings is not that of the fp32 file, each in words."""
+    from onnx import numpy_helper
+
+    constants, wrong = {i.name: i for i in plain.graph.initializer}, []
+    for node in plain.graph.node:
+        if node.op_type != "Gather" or node.input[0] not in constants:
+            continue
+        expected = numpy_helper.to_array(constants[node.input[0]])
+        ours = file.nodes.get(_name(node))
+        if expected.ndim != 2 or expected.dtype != np.float32 or ours is None:
+            continue
+        found = file.stored(ours.input[0])
+        if found is None:
+            same = file.constants.get(ours.input[0])
+            near = same is not None and np.array_equal(numpy_helper.to_array(same), expected)
+        else:
+            near = found.values.shape == expected.shape and _near(found, expected)
+        if not near:
+            wrong.append(
+                f"the table {node.input[0]} lies more than half a step from its fp32 values"
+            )
+    return wrong
+
+
+def _near(found: Stored, expected: np.ndarray) -> bool:
+    return bool((np.abs(found.values - expected) <= found.half * ROUNDING + TINY).all())
+
+
+def _kept(weight: str, keep_fp32: Collection[str]) -> bool:
+    return module_of(weight) in keep_fp32
+
+
+def _name(node: onnx.NodeProto) -> str:
+    """By what a node is found again: what it makes keeps its name."""
+    return str(node.output[0])
