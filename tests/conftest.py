@@ -91,6 +91,12 @@ def forgets():
 LONGEST_FIRST = ("test_readme.py", "test_prune_export.py", "test_interrupt.py", "test_board.py")
 
 
+def pytest_make_parametrize_id(val) -> str | None:
+    """A case of bytes is named by its number, not by its bytes: what compresses them may write the
+    time into them, and processes that collect in different seconds then disagree about the tests."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items) -> None:
     """A test of minutes that starts last keeps one process busy while the other has nothing left to
     do."""

@@ -44,8 +44,8 @@ def refused(tmp_path, name, data, *words):
 @pytest.mark.parametrize(
     ("name", "data", "note"),
     [
-        ("x.jsonl", gzip.compress(LINES.encode()), "compressed by gzip, though"),
-        ("x.json", gzip.compress(json.dumps(ROWS).encode()), "compressed by gzip, though"),
+        ("x.jsonl", gzip.compress(LINES.encode(), mtime=0), "compressed by gzip, though"),
+        ("x.json", gzip.compress(json.dumps(ROWS).encode(), mtime=0), "compressed by gzip, though"),
         ("x.jsonl.gz", LINES, "not compressed, though"),
         ("x.jsonl", json.dumps(ROWS), "one JSON document"),
         ("x.jsonl", json.dumps(ROWS, indent=2), "one JSON document"),
