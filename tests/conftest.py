@@ -92,8 +92,8 @@ LONGEST_FIRST = ("test_readme.py", "test_prune_export.py", "test_interrupt.py", 
 
 
 def pytest_make_parametrize_id(val) -> str | None:
-    """A case of bytes is named by its number, not by its bytes: what compresses them may write the
-    time into them, and processes that collect in different seconds then disagree about the tests."""
+    """A case of bytes is numbered, not named by its bytes: what compresses them may write the time
+    into them, and processes that collect in different seconds would collect different tests."""
     return "bytes" if isinstance(val, bytes) else None
 
 
