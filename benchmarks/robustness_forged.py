@@ -21,15 +21,25 @@ def forged(folder: Path) -> dict[str, Any]:
     from rfx.core.errors import UsageError
     from rfx.pipeline.gate import gate
     from tests.evidence import test_precision_evidence as quantized
+    from tests.evidence import test_size_evidence as sizes
     from tests.evidence.test_sound import FORGED, honest
     from tests.evidences import make_quantized
 
     def in_int8() -> dict[str, Any]:
         return quantized.document(make_quantized())
 
+    def excluding() -> dict[str, Any]:
+        return quantized.document(quantized.excluding())
+
+    def sized() -> dict[str, Any]:
+        return quantized.document(sizes.sized())
+
     rows = []
     kinds = [(kind, forge, honest) for kind, (forge, _) in FORGED.items()]
     kinds += [(kind, forge, in_int8) for kind, (forge, _) in quantized.FORGED.items()]
+    for kind, (forge, _) in quantized.FORGED_SITES.items():
+        kinds.append((kind, lambda data, forge=forge: forge(data["quantization"]), excluding))
+    kinds += [(kind, forge, sized) for kind, (forge, _) in sizes.FORGED.items()]
     for number, (kind, forge, make) in enumerate(kinds):
         data = make()
         forge(data)
@@ -42,7 +52,13 @@ def forged(folder: Path) -> dict[str, Any]:
             said = (error.got or "").replace(f"{file}: ", "")
         rows.append({"forged": kind, "refused": bool(said), "said": said[:160]})
     judged = {}
-    for name, make in (("honest", honest), ("honest-int8", in_int8)):
+    judged_kinds = {
+        "honest": honest,
+        "honest-int8": in_int8,
+        "honest-excluding": excluding,
+        "honest-size": sized,
+    }
+    for name, make in judged_kinds.items():
         file = folder / f"{name}.json"
         file.write_text(json.dumps(make()), encoding="utf-8")
         judged[name] = gate(file).outcome
@@ -51,5 +67,7 @@ def forged(folder: Path) -> dict[str, Any]:
         "refused": sum(row["refused"] for row in rows),
         "the honest one is judged": judged["honest"],
         "the honest one in int8 is judged": judged["honest-int8"],
+        "the honest one with sites in fp32 is judged": judged["honest-excluding"],
+        "the honest one under a size is judged": judged["honest-size"],
         "rows": rows,
     }

@@ -92,6 +92,15 @@ def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
     assert asked <= bundle.points and shapes.stat().st_size < 300_000
 
 
+def test_the_bundle_says_which_sites_compute_one_position_alone(shapes):
+    """A classifier reads one token of its last layer, so that units there cost less."""
+    bundle = Bundle(shapes)
+    last = [s.name for s in bundle.sites if s.layer == bundle.layers - 1]
+    assert sorted(n for names in bundle.partial.values() for n in names) == sorted(last)
+    graphs = json.loads(shapes.read_text())["graphs"]
+    assert {f"without/{kind}" for kind in bundle.partial} <= set(graphs)
+
+
 def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_path):
     bundle = Bundle(shapes)
     shape = BlockShape(**bundle.shape)
@@ -144,6 +153,9 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
         and len(table.additivity) == tables.ADDITIVITY_PLANS
     )
     assert json.loads(done.stdout)["written"] == "table.json"
+    partial = Bundle(shapes).partial
+    assert sorted(table.shares) == sorted(n for names in partial.values() for n in names)
+    assert all(share > 0 for share in table.shares.values())
     # From the board's cache.
     again = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
@@ -160,6 +172,10 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
         (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
         (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),
         (lambda d: {**d, "layers": "many"}, "incomplete"),
+        (lambda d: {**d, "partial": {"ffn": ["no such site"]}}, "incomplete"),
+        (lambda d: {**d, "partial": {"ffn": []}}, "incomplete"),
+        (lambda d: {**d, "partial": {"conv": ["x"]}}, "incomplete"),
+        (lambda d: {**d, "partial": "ffn"}, "incomplete"),
     ],
 )
 def test_a_broken_bundle_is_named(shapes, tmp_path, change, said, capsys):

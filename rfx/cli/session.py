@@ -201,7 +201,13 @@ def recipe_of(asked: Asked, *, named: bool = False) -> Recipe:
     global _typed
     changes, origin = asked.changes()
     options = {s.key: str(s.option) for s in settings(asked.model)}
-    _typed = {key: options[key] for key in asked.values if "." in key}
+    # A file may be called like a key: then the key is left as it is.
+    given = [str(value) for value in (asked.source, *asked.values.values())]
+    _typed = {
+        key: options[key]
+        for key in asked.values
+        if "." in key and not any(key in value for value in given)
+    }
     source = asked.source or changes.get("model")
     if source is not None and not source.strip():
         raise UsageError(

@@ -24,7 +24,14 @@ from rfx.evidence.words import ALIKE, BYTES, POINTS, score
 
 # A loss of more than this share of what the dense model is above chance must be allowed by a limit.
 RUIN = 0.2
+# How the details of `same` and `shrunk` begin where another file than model.onnx is judged.
+OTHER_FILE = "model.onnx: "
 CORRELATIONS = ("spearman", "pearson")  # of regressions, whose predictions are numbers
+
+
+def of_another_file(gates: Sequence[Gate]) -> bool:
+    """Whether accuracy, latency and size are those of another file than model.onnx (`--onnx`)."""
+    return any(g.name == "same" and g.detail.startswith(OTHER_FILE) for g in gates)
 
 
 def judge(interval: tuple[float, float], limit: float) -> Outcome:

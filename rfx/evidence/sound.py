@@ -225,7 +225,7 @@ def _data(e: Evidence) -> Iterator[str]:
         yield f"there are {data.calibration} calibration and {data.evaluation} evaluation examples"
     if data.evaluation_hash in (data.calibration_hash, data.training_hash):
         yield "the evaluation examples are those of calibration or training: their hashes are equal"
-    if e.accuracy is not None and e.accuracy.examples > data.evaluation:
+    if e.accuracy is not None and e.accuracy.examples != data.evaluation:
         yield f"{e.accuracy.examples} examples were evaluated, there are {data.evaluation}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from rfx.core.values import short
 from rfx.evidence.check import wrong_limit
-from rfx.evidence.gates import quantized_gate
+from rfx.evidence.gates import of_another_file, quantized_gate
 from rfx.evidence.limits import verdict
 from rfx.evidence.precision import QUANTIZED, RivalLosses, served_precision
 from rfx.evidence.records import Evidence, QuantizationPart, RivalPart
@@ -58,8 +58,7 @@ def _left_out(e: Evidence) -> Iterator[str]:
             "when it is quantized alone"
         )
     # Where another file is judged (--onnx), nothing is said of how model.onnx was quantized.
-    other = any(g.name == "same" and g.detail.startswith("model.onnx: ") for g in e.gates)
-    if e.quantization is not None or other:
+    if e.quantization is not None or of_another_file(e.gates):
         return
     if quantized:
         yield f"the model is served in {short(served)}, and nothing says how it was quantized"

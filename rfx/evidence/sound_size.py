@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from rfx.core.sizes import parse_size
 from rfx.core.values import short
-from rfx.evidence.gates import size_gate
+from rfx.evidence.gates import of_another_file, size_gate
 from rfx.evidence.limits import verdict
 from rfx.evidence.records import Evidence
 from rfx.evidence.size import SizePart
@@ -25,14 +25,19 @@ def size_contradictions(e: Evidence) -> Iterator[str]:
         except ValueError:
             yield f"recipe.budget.size is {short(asked)}, and no size"
             return
-    if limit is not None and (part is None or gate is None):
+    # The search and the turns of its loop say too what was asked for.
+    searched = part is not None and bool(part.rounds)
+    searched |= e.search is not None and e.search.budget_unit == "bytes"
+    if searched and limit is None:
+        yield "the plan was searched for under a size, and the recipe says none"
+    if (searched or limit is not None) and (part is None or gate is None):
         yield f"a size was asked for, and there is no {'part' if part is None else 'gate'} of it"
     if part is None:
         if gate is not None:
             yield "of the size there is a gate and no part"
         return
     yield from _part(e, part)
-    if part.limit != limit and isinstance(budget, Mapping):
+    if part.limit != limit:
         yield f"the size is limited to {part.limit} bytes, the recipe says {limit}"
     if gate is None:
         return
@@ -57,3 +62,5 @@ def _part(e: Evidence, part: SizePart) -> Iterator[str]:
     listed = {PurePosixPath(name).name for name in e.files}
     if unlisted := [name for name in part.files if listed and name not in listed]:
         yield f"the size is of {short(unlisted[0])}, which the evidence does not list"
+    if not of_another_file(e.gates) and not any(name.endswith(".onnx") for name in part.files):
+        yield f"the size is of {short(', '.join(part.files), bare=True)}, and of no ONNX file"

@@ -14,6 +14,7 @@ from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import UserError, first_line, is_interrupt
 from rfx.core.plan import Plan, Update
 from rfx.evidence.gates import (
+    OTHER_FILE,
     accuracy_gate,
     agreement_gate,
     latency_gate,
@@ -166,11 +167,11 @@ def of_other_file(
     else:
         shrunk_ = shrunk_.model_copy(
             update={
-                "detail": f"model.onnx: {shrunk_.detail}; {file.name} names its weights otherwise "
+                "detail": f"{OTHER_FILE}{shrunk_.detail}; {file.name} names its weights otherwise "
                 "and was not looked at"
             }
         )
-    return shrunk_, same.model_copy(update={"detail": f"model.onnx: {same.detail}"})
+    return shrunk_, same.model_copy(update={"detail": f"{OTHER_FILE}{same.detail}"})
 
 
 def diagnose(

@@ -150,7 +150,7 @@ def something_quantized(sites: Collection[str], kept: Collection[str], what: str
             allowed="at least one site with its products in integers",
             next_step="leave out one --keep-fp32 or more, or use --precision fp32"
             if sites
-            else "raise --latency or --flops, so that something stays of the model",
+            else "raise --latency, --flops or --size, so that something stays of the model",
         )
 
 

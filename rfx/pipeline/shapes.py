@@ -79,48 +79,46 @@ def _pack(
     quantizing = for_timing(session, recipe, subject)
     folder = session.store.scratch("pack")
     try:
-        total = len(points) + 2 + table.ADDITIVITY_PLANS
-        with session.progress.bar("packing the shapes", total) as bar:
+
+        def add(name: str, plan: Plan) -> Artefact:
+            model: nn.Module = subject.model
+            if plan.counts != Plan.dense(subject.sites).counts:
+                model = shrink(model, subject.sites, plan)
+            artefact = export_model(
+                recipe, subject, model, folder, outputs, plan, quantizing=quantizing
+            )
+            if artefact.roles != (MODEL,):
+                raise UnsupportedModelError(
+                    "A board measures models of one graph.",
+                    got=", ".join(artefact.roles),
+                    next_step="measure where rfx is installed: rfx profile",
+                )
+            graphs[name] = strip(onnx.load(str(artefact.file)))
+            return artefact
+
+        # Which sites compute a part, the dense model's file says.
+        partial = partial_sites(subject, add("dense", Plan.dense(subject.sites)))
+        whole = {f"without/{k}": without(subject, k, names) for k, names in partial.items()}
+        whole["emptied"] = Plan.of(subject.sites, {s.name: () for s in subject.sites})
+        # As a measurement on the spot: random counts of the grid. Which of them a table will have
+        # is not known yet.
+        counts = {
+            Kind.MHA: sorted({p[0] for p in points}),
+            Kind.FFN: sorted({p[1] for p in points}),
+        }
+        rng = np.random.default_rng(recipe.seed)
+        plans = [random_plan(subject, counts, rng, partial) for _ in range(table.ADDITIVITY_PLANS)]
+        whole |= {f"plan/{i}": plan for i, plan in enumerate(plans)}
+        with session.progress.bar("packing the shapes", len(points) + len(whole)) as bar:
             for point in points:
                 for depth in depths if point == dense else (depths[0], depths[-1]):
                     graphs[f"stack/{point[0]}/{point[1]}/{depth}"] = strip(
                         stacks.model(point, depth)
                     )
                 bar.advance()
-
-            def add(name: str, plan: Plan) -> Artefact:
-                model: nn.Module = subject.model
-                if plan.counts != Plan.dense(subject.sites).counts:
-                    model = shrink(model, subject.sites, plan)
-                artefact = export_model(
-                    recipe, subject, model, folder, outputs, plan, quantizing=quantizing
-                )
-                if artefact.roles != (MODEL,):
-                    raise UnsupportedModelError(
-                        "A board measures models of one graph.",
-                        got=", ".join(artefact.roles),
-                        next_step="measure where rfx is installed: rfx profile",
-                    )
-                graphs[name] = strip(onnx.load(str(artefact.file)))
+            for name, plan in whole.items():
+                add(name, plan)
                 bar.advance()
-                return artefact
-
-            partial = partial_sites(subject, add("dense", Plan.dense(subject.sites)))
-            for kind, names in partial.items():
-                add(f"without/{kind}", without(subject, kind, names))
-            add("emptied", Plan.of(subject.sites, {s.name: () for s in subject.sites}))
-            # As a measurement on the spot: random counts of the grid. Which of them a table will
-            # have is not known yet.
-            counts = {
-                Kind.MHA: sorted({p[0] for p in points}),
-                Kind.FFN: sorted({p[1] for p in points}),
-            }
-            rng = np.random.default_rng(recipe.seed)
-            plans = [
-                random_plan(subject, counts, rng, partial) for _ in range(table.ADDITIVITY_PLANS)
-            ]
-            for i, plan in enumerate(plans):
-                add(f"plan/{i}", plan)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     write_bundle(

@@ -1,8 +1,9 @@
 """Size: its cost, read off the dense model's file; the loop that closes on the bytes of the real
 file; and what the evidence says of it.
 
-Bytes are exact, and so is the loop's end: the finished file is never larger than what was asked
-for, if any plan gives such a file.
+Bytes are exact: each turn of the loop looks at the file that its plan gives, and the best plan
+whose file is within the size is taken. Where none of the turns finds one, the smallest file is
+taken and the gate on the size fails.
 """
 
 from __future__ import annotations

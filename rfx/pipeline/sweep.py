@@ -33,7 +33,7 @@ from rfx.pipeline.compensate import compensate
 from rfx.pipeline.dense import Baseline, dense_baseline, quantizes, workload_of
 from rfx.pipeline.examples import data_part, load_examples
 from rfx.pipeline.loop import search_counts
-from rfx.pipeline.make import export
+from rfx.pipeline.make import export, own_metadata
 from rfx.pipeline.quantizing import for_serving, made_by
 from rfx.pipeline.resolve import Resolved, open_session, resolve
 from rfx.pipeline.rival import make_rival, of_a_sweep
@@ -214,6 +214,7 @@ def _point(
             plan,
             outcome.update,
             folder,
+            own_metadata(recipe, found.table),  # bytes of the file that would be served
             quantizing=for_serving(session, recipe, subject, examples, recipe.workload.precision),
         )
         size = sum(file.stat().st_size for file in artefact.files)

@@ -21,7 +21,7 @@ from rfx.evidence.records import Evidence
 from rfx.evidence.report.write import write_reports
 from rfx.evidence.signature import private_key
 from rfx.evidence.signature import sign as signed
-from rfx.export.facts import read_model
+from rfx.export.facts import read_model, weight_files
 from rfx.models.checkpoint import load, read_update
 from rfx.models.subject import Subject
 from rfx.pipeline import judge, places
@@ -166,7 +166,7 @@ def verify(
     against = judged(session, recipe, subject, examples, rival, outputs, beside, fresh=True)
     sized = size_part(
         recipe,
-        artefact.files if onnx is None else (Path(onnx),),
+        artefact.files if onnx is None else (Path(onnx), *weight_files(Path(onnx))),
         dense,
         predicted=before.size.predicted if before.size else None,
         rounds=before.size.rounds if before.size else (),

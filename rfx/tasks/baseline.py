@@ -99,8 +99,22 @@ def another_order(
     return Weakness(
         "The labels in the data are most likely in another order than the model's.",
         f"{right} of {int(counts.sum())} {unit} are answered rightly, and {others} if {said}",
-        f"if that is so, {naming(_names_in_order(task, order))}",
+        f"if that is so, {_naming(task, order)}",
     )
+
+
+def _naming(task: Task, order: np.ndarray) -> str:
+    """What to do where the order of the labels is another: `--labels`, which holds for both files
+    of examples, and so for one way of writing them alone."""
+    numbers: dict[int, set[bool]] = {}
+    for value, index in task.called.items():
+        numbers.setdefault(index, set()).add(value.isdigit())
+    if any(len(ways) > 1 for ways in numbers.values()):
+        return (
+            "write the labels of both files alike first: they are numbers in one and names in the "
+            "other, and --labels holds for both"
+        )
+    return naming(_names_in_order(task, order))
 
 
 def _best(counts: np.ndarray) -> np.ndarray:

@@ -269,10 +269,16 @@ def unknown_label(
         step += naming(named).removeprefix("add ")
     elif not others and len(numbers) > count:
         step = f"the data have {len(numbers)} labels and the model {count}: give data of this model"
+    return _unknown(value, column, () if others else numbers, what, allowed, step)
+
+
+def _unknown(
+    value: Any, column: str, numbers: Collection[int], what: str, allowed: str, step: str
+) -> NumberedError:
     return NumberedError(
         what,
         column=column,
-        numbers=() if others else numbers,
+        numbers=numbers,
         got=f"{column}: {short(value, 500, bare=True)}",
         allowed=allowed,
         step=step,
@@ -315,14 +321,7 @@ def unknown_tag(
             "if they are in the model's order, add 1 to every tag; if -1 marks words without a "
             "tag, give them the tag that the training gave them, or leave these rows out"
         )
-    return NumberedError(
-        what,
-        column=column,
-        numbers=() if others else numbers,
-        got=f"{column}: {short(value, 500, bare=True)}",
-        allowed=allowed,
-        step=step,
-    )
+    return _unknown(value, column, () if others else numbers, what, allowed, step)
 
 
 def _numbers(values: Iterable[Any]) -> tuple[set[int], bool]:

@@ -88,6 +88,14 @@ def test_an_option_that_was_typed_is_named_and_not_its_key(trained, cache, optio
     assert options[0] in said and key not in said, said
 
 
+def test_a_file_that_is_called_like_a_key_keeps_its_name(trained, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"model": trained["model"], "train": "data.train", "flops": 0.5}
+    result = run("plan", *given(trained, **options), "--json")
+    error = error_of(result.stdout)["error"]
+    assert result.exit_code == 2 and "data.train" in error["got"] and "--train" not in error["got"]
+
+
 def test_a_key_of_a_file_is_named_as_it_stands_there(trained, cache, tmp_path):
     (tmp_path / "r.yaml").write_text("method: {name: rfx, refine: foo}\nworkload: {threads: 0}\n")
     result = run("plan", tmp_path / "r.yaml", "--flops", "0.5", "--model", trained["model"])

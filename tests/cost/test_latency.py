@@ -24,6 +24,7 @@ from rfx.cost.points import MAX_FILTER_COUNTS, filter_counts
 from rfx.cost.stacks import Bench, Stacks
 from rfx.cost.table import LatencyTable, TableKey
 from rfx.cost.table_file import parse_table, read_table, write_table
+from rfx.cost.whole import Partial
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
@@ -240,7 +241,14 @@ def small(tmp_path_factory):
     ]
     dense = ort.build(files[0], workload)
 
-    def measure(store, progress=None, seed=0):
+    def without_last():
+        kept = {s.name: range(0 if s is sites[-1] else s.units) for s in sites}
+        less = shrink(model, sites, Plan.of(sites, kept))
+        file = folder / "without.onnx"
+        export_onnx(less, file, inputs=text_inputs(names), output_names=("logits",))
+        return ort.build(file, workload)
+
+    def measure(store, progress=None, seed=0, partial=None):
         return load_or_measure(
             store,
             ort,
@@ -253,11 +261,35 @@ def small(tmp_path_factory):
             inputs=text_inputs(names),
             progress=progress or Silent(),
             seed=seed,
+            partial=partial,
         )
 
+    measure.without_last = without_last
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effort, "SECONDS", (0.5, 5.0))
         yield measure, table_key(ort, workload, shape), tmp_path_factory
+
+
+def test_what_partial_sites_add_is_measured_on_whole_models(small, tmp_path):
+    """The last feed-forward block without its filters, beside the dense model: its share of what
+    the others cost is that difference, and a table with it is not the one without."""
+    measure, _, _ = small
+    store = Store(tmp_path)
+    built = []
+
+    def without():
+        built.append("ffn")
+        return measure.without_last()
+
+    part = {"ffn": Partial(("bert.encoder.layer.1.ffn",), without)}
+    table, cached = measure(store, partial=part)
+    assert not cached and built == ["ffn"] and list(table.shares) == list(part["ffn"].sites)
+    # It is a whole one here, so that it costs about what the other does; the clock is coarse.
+    assert 0.3 < table.shares["bert.encoder.layer.1.ffn"] < 3
+    again, cached = measure(store, partial=part)
+    assert cached and again.shares == table.shares and built == ["ffn"]
+    assert parse_table(table.to_json(), "itself").shares == table.shares
+    assert not measure(store)[0].shares
 
 
 def test_a_table_is_measured_kept_and_found_again(small, tmp_path):

@@ -3,6 +3,7 @@ refused where it was edited."""
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,8 @@ from rfx.cli.results import print_curve
 from rfx.core.errors import ExitCode, UsageError
 from rfx.evidence.check import check
 from rfx.evidence.curve import Curve, recommend
-from rfx.evidence.gates import exit_code, size_gate
+from rfx.evidence.files import differences
+from rfx.evidence.gates import OTHER_FILE, exit_code, of_another_file, size_gate
 from rfx.evidence.records import Evidence, SearchPart, SizePart, SizeRound
 from rfx.evidence.report.advice import next_step
 from rfx.evidence.report.curve import page, recipe_yaml, table_csv
@@ -47,10 +49,22 @@ def part(size=17_900_000, limit=18_000_000, **more):
     )
 
 
+def searched():
+    return SearchPart(
+        method="knapsack",
+        budget=18e6,
+        budget_unit="bytes",
+        value_kept=0.9,
+        price=1e-8,
+        importance_total=1.0,
+    )
+
+
 def sized(size=17_900_000, **more):
     """Evidence of a run with a size budget."""
     own = part(size, **more)
     made = make_evidence(latency=make_latency(target=None), recipe=RECIPE, size=own, table=False)
+    made = made.model_copy(update={"search": searched()})
     return made.model_copy(update={"gates": [*made.gates, size_gate(own)]})
 
 
@@ -107,15 +121,7 @@ def test_a_size_budget_is_said_as_one():
     first, last = round_texts(made)
     assert "18000500 bytes. That is larger than the size." in first
     assert last.endswith("17900000 bytes. That is within the size.")
-    found = SearchPart(
-        method="knapsack",
-        budget=18e6,
-        budget_unit="bytes",
-        value_kept=0.9,
-        price=1e-8,
-        importance_total=1.0,
-    )
-    assert "1 MB more would buy 1.0 % of the importance." in search_sentences(found)
+    assert "1 MB more would buy 1.0 % of the importance." in search_sentences(searched())
     assert '<testcase classname="rfx.' in render(made, "junit")
     assert 'name="size"' in render(made, "junit")
 
@@ -158,7 +164,41 @@ FORGED = {
         lambda d: (d.update(size=None), d["recipe"]["budget"].update(size=None)),
         "a gate and no part",
     ),
+    "a recipe without a budget": (
+        lambda d: d["recipe"].update(budget=None),
+        "searched for under a size, and the recipe says none",
+    ),
+    "a size that was never asked for": (
+        lambda d: (
+            d["size"].update(limit=None),
+            d["recipe"]["budget"].update(size=None),
+            d["gates"].pop(),
+        ),
+        "searched for under a size, and the recipe says none",
+    ),
+    "a size of another file": (
+        lambda d: (
+            d["files"].update({"plan.json": "0" * 64}),
+            d["size"].update(files={"plan.json": 17_900_000}),
+        ),
+        "of plan.json, and of no ONNX file",
+    ),
+    "no size at all": (
+        lambda d: (
+            d.update(size=None),
+            d["recipe"]["budget"].update(size=None),
+            d["gates"].pop(),
+        ),
+        "searched for under a size, and the recipe says none",
+    ),
 }
+PAGE = Path(__file__).parents[2] / "docs" / "pages" / "explanation" / "evidence.md"
+
+
+def test_the_page_lists_these_forgeries_too():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    listed = text.split("Under a size: ")[1].split(".")[0].split("; ")
+    assert sorted(listed) == sorted(FORGED)
 
 
 @pytest.mark.parametrize("name", FORGED)
@@ -172,10 +212,17 @@ def test_a_forged_size_is_refused(name):
         gate(forged)
 
 
-def test_another_file_that_was_judged_may_lie_deeper():
-    made = sized(files={"quantized.onnx": 17_900_000})
-    listed = {"model.onnx": "0" * 64, "mine/quantized.onnx": "1" * 64}
-    assert list(contradictions(made.model_copy(update={"files": listed}))) == []
+def test_another_file_that_was_judged_may_lie_deeper_and_be_called_otherwise():
+    made = sized(files={"quantized": 17_900_000})
+    listed = {"model.onnx": "0" * 64, "mine/quantized": "1" * 64}
+    same = {"detail": f"{OTHER_FILE}outputs: 1e-6"}
+    gates = [g.model_copy(update=same) if g.name == "same" else g for g in made.gates]
+    other = made.model_copy(update={"files": listed, "gates": gates})
+    assert of_another_file(gates) and list(contradictions(other)) == []
+    # Without that the size is of no model.
+    assert any(
+        "no ONNX file" in said for said in contradictions(made.model_copy(update={"files": listed}))
+    )
 
 
 def test_a_forged_pass_is_refused():
@@ -205,6 +252,10 @@ def test_the_file_itself_has_the_size_that_is_recorded(tmp_path):
     assert judged(7).outcome == "pass"
     with pytest.raises(UsageError, match=r"model\.onnx has 7 bytes, the evidence says 6"):
         judged(6)
+    files["gone.onnx"] = "0" * 64
+    own = {"files": {"gone.onnx": 17_900_000}}
+    made = sized(**own).model_copy(update={"files": files})
+    assert "gone.onnx, whose size was judged, is gone" in list(differences(made, tmp_path))
 
 
 def swept(**more):

@@ -109,6 +109,10 @@ FORGED = {
     "an agreement outside its interval": (sets(accuracy__agreement=0.99), "the agreement is 0.99"),
     "no examples": (sets(accuracy__examples=0, accuracy__distinct=None), "on 0 examples"),
     "more examples than there are": (sets(accuracy__examples=10**6), "were evaluated"),
+    "fewer examples than there are": (
+        lambda d: d["accuracy"].update(examples=d["accuracy"]["examples"] - 1),
+        "were evaluated, there are",
+    ),
     "a limit that was not asked for": (
         sets(recipe__limits={"max_drop": 0.1, "min_agreement": None}),
         "max_drop is 1.0, the recipe says 0.1",

@@ -246,3 +246,14 @@ def test_the_order_that_mends_can_be_pasted_whatever_the_names(names, step):
     if "--labels" in step:  # what a shell makes of it names the labels
         given = shlex.split(found.next_step.split("--labels ")[1].split("; ")[0])[0]
         assert sorted(given.split(",")) == sorted(names)
+
+
+def test_labels_that_two_files_write_differently_have_to_be_written_alike_first():
+    """--labels holds for both files: none names the numbers of one and the names of the other."""
+    labels = RNG.integers(0, 2, 60)
+    task = classifier(["neg", "pos"])
+    examples(task, labels.tolist())
+    judged = examples(task, np.array(["neg", "pos"])[labels].tolist())
+    found = weakness(task, answers(1 - labels, 0.9, 2), judged)
+    assert found.sure and "numbers in one and names in the other" in found.next_step
+    assert "add --labels" not in found.next_step
