@@ -114,12 +114,22 @@ def _refuse(error: Any, as_json: bool) -> int:
     command = context.command_path if context is not None else "rfx"
     if type(error).__name__ == "NoArgsIsHelpError":
         return int(ExitCode.USAGE)  # typer has printed the help
-    return _end(
-        one_line(error.format_message(), 1000),
-        ExitCode.USAGE,
-        f"`{command} --help` lists what there is",
-        as_json,
-    )
+    others = _commands_with(context, getattr(error, "option_name", None))
+    step = f"`{command} --help` lists what there is"
+    if others:
+        step = f"it is an option of {', '.join(f'rfx {name}' for name in others)}; {step}"
+    return _end(one_line(error.format_message(), 1000), ExitCode.USAGE, step, as_json)
+
+
+def _commands_with(context: Any, option: str | None) -> list[str]:
+    """The other commands that have an option which this one does not have."""
+    group = getattr(getattr(context, "parent", None), "command", None)
+    commands = getattr(group, "commands", {}) if option else {}
+    return [
+        name
+        for name, command in commands.items()
+        if any(option in getattr(param, "opts", ()) for param in command.params)
+    ]
 
 
 def _end(

@@ -98,6 +98,7 @@ def plan_command(
                     "search": planned.search.model_dump(mode="json"),
                     "predicted_ratio": planned.predicted_ratio,
                     "predicted_bytes": planned.predicted_bytes,
+                    "warnings": progress.warned,
                 }
             )
         else:

@@ -75,6 +75,12 @@ def print_plan(planned: Planned) -> None:
         say(f"Its file will have about {size_words(planned.predicted_bytes)}.")
     for line in search_sentences(planned.search):
         say(line)
+    if all(s.count == s.units for s in plan.sites):
+        say(
+            "Nothing is pruned: the whole model is within the budget. Ask for less if it is to be "
+            "smaller or faster."
+        )
+        return
     say(
         "Next: run `rfx prune-export` with the same options. It first measures whether the dense "
         "model is accurate at all, which a plan does not; then the latency, makes up for what is "

@@ -83,6 +83,7 @@ class Terminal:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.warned: list[str] = []
         self.console = on_stderr()
         self._stage = ""
         self._bars = Progress(
@@ -132,6 +133,7 @@ class Terminal:
             self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
+        self.warned.append(text)
         if not self.quiet:
             self.console.print(f"warning: {text}", markup=False, style="yellow")
 

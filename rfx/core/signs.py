@@ -3,6 +3,7 @@ LFS, a page of HTML that was saved in place of a file, a workbook, an archive, w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ HEAD = 512  # bytes that are looked at
 GZIP = b"\x1f\x8b"
 UNKNOWN = "give the right file"  # the next step where a file is of no use here
 _LFS = b"version https://git-lfs"
-_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+# A text may begin so too, and then goes on in words: in a page another tag comes next.
+_PAGE = re.compile(rb"<!doctype html|<(?:html|head|body)\b[^>]*(?:>\s*(?:<|$)|$)")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def saved_instead(head: bytes) -> Sign | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"<?xml"):
         text = text.partition(b"?>")[2].lstrip()
-    return PAGE if text.startswith(_PAGE) else None
+    return PAGE if _PAGE.match(text) else None
 
 
 def head_of(path: Path) -> bytes:

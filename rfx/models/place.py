@@ -197,6 +197,11 @@ def no_checkpoint(folder: Path) -> UsageError:
     elif folder.is_dir():
         what = "This folder holds no Hugging Face checkpoint."
         advice = "save it with save_pretrained"
+        if any((folder / name).is_file() for name in (*WEIGHTS, *PICKLES)):
+            what = "This folder has weights and no config.json, which says what model they are of."
+            advice = (
+                "put the config.json of that model beside them, or save it with save_pretrained"
+            )
         if found := checkpoints_in(folder):
             what = "This folder holds no Hugging Face checkpoint itself; a folder in it does."
             if len(found) > 1:

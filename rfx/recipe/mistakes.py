@@ -182,6 +182,9 @@ def _place(model: type[BaseModel], place: str, parts: Sequence[Any], where: str)
     return said
 
 
+PERCENT = 5  # 1.5 is no percentage that anybody means
+
+
 def as_a_share(given: Any, setting: Setting | None) -> str:
     """What a percentage was likely meant to be, where a share between 0 and 1 is wanted; empty
     where it is none."""
@@ -193,7 +196,7 @@ def as_a_share(given: Any, setting: Setting | None) -> str:
         value = float(text.removesuffix("%").replace(",", "."))
     except ValueError:  # no number, or one of thousands of digits
         return ""
-    if 1 < value < 100 or (text.endswith("%") and 0 < value < 100):
+    if PERCENT <= value < 100 or (text.endswith("%") and 0 < value < 100):
         return f"{value / 100:g}"
     return f"{value:g}" if "," in text and 0 < value < 1 else ""
 

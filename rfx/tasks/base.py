@@ -256,6 +256,10 @@ class Task(ABC):
         """What `class_index` takes, for an error's message: the first names alone where there are
         many."""
         names = [str(n) for i, n in enumerate(self.label_names) if str(n) != str(i)]
+        if names and all(name.isdigit() for name in names):  # a name comes before a number
+            listed = ", ".join(map(str, self.label_names[:NAMED]))
+            same = {str(n) for n in self.label_names} == {str(i) for i in range(self.num_labels)}
+            return listed if same else f"the names {listed}, or 0..{self.num_labels - 1}"
         return ", ".join(
             [f"0..{self.num_labels - 1}", *names[:NAMED], *(["..."] if len(names) > NAMED else [])]
         )

@@ -168,6 +168,12 @@ def read_examples(
         taken = f"{taken} in the training set and {columns_said(task.taken)} in the evaluation set"
     if taken:
         note(f"columns read: {taken}")
+    for part, examples in (("training", training), ("evaluation", whole)):
+        if numbers := _numbers_alone(examples):
+            warn(
+                f"Every {' and every '.join(numbers)} of the {part} examples is a number; if that "
+                "is another column than the one with the texts, name that with --column."
+            )
     if task.mapping:
         note(mapping_said(task.mapping))
     if found := _settled(task, training)[1]:
@@ -308,6 +314,22 @@ def _skipped(task: Task, of: int, part: str, place: str) -> str:
         f"{task.skipped} of {of} {part} rows lack a text or a label; they are left out of {place}"
         f"{which}."
     )
+
+
+def _numbers_alone(examples: Sequence[Example]) -> list[str]:
+    """The inputs that are a number in every example: most likely a column of another kind."""
+    if not examples:
+        return []
+    names = [n for n, value in examples[0].inputs.items() if isinstance(value, str)]
+    return [n for n in names if all(_is_number(e.inputs.get(n)) for e in examples)]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _of_one_form(training: Sequence[Example], judged: Sequence[Example]) -> None:

@@ -133,3 +133,42 @@ def test_a_key_of_another_section_is_named_before_one_that_merely_looks_alike(ca
 def test_a_next_step_never_names_an_option_as_a_key(trained, cache):
     result = run("plan", *given(trained, flops=0.5, labels="a;b"))
     assert result.exit_code == 2 and "next:    correct --labels\n" in result.output
+
+
+def test_weights_without_their_configuration_are_told_so(tmp_path, cache):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    result = run("plan", tmp_path / "m", "--train", "x", "--flops", "0.5")
+    assert result.exit_code == 2 and "has weights and no config.json" in result.output
+
+
+def test_an_option_of_another_command_says_whose_it_is(cache, monkeypatch, capsys):
+    from rfx.cli.app import main
+
+    for option, said in (("--max-drop", "rfx prune-export, rfx sweep, rfx gate"), ("--xyz", "")):
+        monkeypatch.setattr("sys.argv", ["rfx", "plan", "m", option, "1"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        step = capsys.readouterr().err.partition("next:")[2]
+        assert ended.value.code == 2 and said in step and "--help" in step
+        assert ("it is an option of" in step) == bool(said)
+
+
+def test_a_plan_that_prunes_nothing_says_so_and_warnings_are_in_the_json(trained, warm):
+    """The whole model is within a size of 500 MB."""
+    arguments = ("plan", *given(trained, size="500MB"))
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "Nothing is pruned: the whole model is within the budget." in result.output
+    assert "rfx prune-export" not in result.stdout
+    found = json.loads(run(*arguments, "--refine", "none", "--json", "--quiet").stdout)
+    assert found["warnings"] == []
+
+
+def test_texts_that_are_all_numbers_are_warned_of(trained, warm, tmp_path):
+    rows = [{"text": str(i / 2), "label": i % 2} for i in range(40)]
+    train = write_jsonl(tmp_path / "numbers.jsonl", rows)
+    result = run("plan", *given({**trained, "train": train}, flops=0.5), "--json")
+    assert result.exit_code == 0, result.output
+    (said,) = [w for w in json.loads(result.stdout)["warnings"] if "number" in w]
+    assert "Every text of the training examples is a number" in said and "--column" in said

@@ -359,6 +359,8 @@ def test_the_headline_begins_with_a_rival_that_is_faster():
     assert headline(behind).startswith(
         "the dense model in int8 alone, without pruning, is 1.70x as fast as this (a metric of "
     )
+    # What is said of this model is not said of the other one.
+    assert "); this model: 1.47x as fast (0.680 of the dense latency), " in headline(behind)
     ahead = make_quantized(0.2)
     assert not beaten(ahead)
     assert headline(ahead).startswith("5.00x as fast (0.200 of the dense latency), 2.00x as fast ")

@@ -83,7 +83,15 @@ def test_a_mistake_in_a_file_is_named_with_its_line_and_not_with_an_option(tmp_p
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("70%", "0.7"), ("70", "0.7"), (70, "0.7"), ("0,7", "0.7"), ("7 %", "0.07"), (700, "")],
+    [
+        ("70%", "0.7"),
+        ("70", "0.7"),
+        (70, "0.7"),
+        ("0,7", "0.7"),
+        ("7 %", "0.07"),
+        (700, ""),
+        (1.5, ""),
+    ],
 )
 def test_a_percentage_is_answered_with_the_share_that_it_means(given, meant):
     with pytest.raises(UsageError) as error:

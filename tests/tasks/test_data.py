@@ -142,8 +142,9 @@ def test_classes_are_named_by_name_or_whole_number(tokenizer):
         stars.class_index(0) == 0
         and stars.class_index(6) is None
         and stars.class_index("1_0") is None
-        and stars.classes_allowed() == "0..4, 1, 2, 3, 4, 5"
+        and stars.classes_allowed() == "the names 1, 2, 3, 4, 5, or 0..4"
     )
+    assert classifier(tokenizer, label_names=["1", "0"]).classes_allowed() == "1, 0"
     truth = classifier(tokenizer, label_names=["True", "False"])
     assert [truth.class_index(v) for v in (True, "true", False, "FALSE", 1, 0)] == [
         0,

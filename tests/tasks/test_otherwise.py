@@ -89,6 +89,14 @@ def test_a_pointer_or_a_page_is_named_in_every_format(tmp_path, kind, data, word
         refused(tmp_path, f"x.{kind}", gzip.compress(data), *words)
 
 
+def test_a_text_may_begin_as_a_page_does(tmp_path):
+    """A page goes on with another tag, a text with words."""
+    texts = ["<html> is where a page begins", "<body> comes after it", "and this is plain"]
+    rows, said = read(tmp_path, "x.txt", "\n".join(texts) + "\n")
+    assert [row["text"] for row in rows] == texts and "page" not in said
+    refused(tmp_path, "x.txt", b"<html lang=en>\n<head>\n", "a page of HTML")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -135,10 +135,10 @@ def limit_text(gate: Gate) -> str:
 def headline(evidence: Evidence) -> str:
     """One sentence: how much faster, how much less accurate. Where the dense model quantized alone
     is faster, that comes first."""
-    parts = []
+    parts, first = [], ""
     beside = rival_headline(evidence)
     if beside and beaten(evidence):
-        parts.append(beside)
+        first = f"{beside}; this model: "
     if evidence.latency:
         part = evidence.latency
         parts.append(f"{part.speedup:.2f}x as fast ({part.ratio:.3f} of the dense latency)")
@@ -151,7 +151,7 @@ def headline(evidence: Evidence) -> str:
         parts.append(said)
     parts.append(f"{evidence.params_ratio:.0%} of the parameters")
     parts.append(f"{evidence.flops_ratio:.0%} of the FLOPs")
-    return ", ".join(parts)
+    return first + ", ".join(parts)
 
 
 def budget_text(evidence: Evidence) -> str:
