@@ -208,7 +208,7 @@ def recipe_of(asked: Asked, *, named: bool = False) -> Recipe:
         for key in asked.values
         if "." in key and not any(key in value for value in given)
     }
-    source = asked.source or changes.get("model")
+    source = changes.get("model") if asked.source is None else asked.source
     if source is not None and not source.strip():
         raise UsageError(
             "The name of the model is empty.",
