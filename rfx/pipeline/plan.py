@@ -80,8 +80,16 @@ def plan(
     modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
     outputs = examples.task.output_names
     check_calibration(session, recipe, subject, examples)
-    scores = score(session, recipe, subject, examples)
     cost: Cost
+    if of_file:  # before the work of scoring: it may be below what cannot be pruned
+        at = recipe.workload.precision
+        made = for_serving(session, recipe, subject, examples, at)
+        title = f"dense model at {at}"
+        dense = dense_at(session, recipe, subject, outputs, at, title, made)
+        cost = file_cost(session, recipe, subject, outputs, dense, None)
+        require_room(session, recipe, cost)
+    scores = score(session, recipe, subject, examples)
+    anchored = 1.0
     if by_latency:
         dense = dense_baseline(session, recipe, subject, outputs)
         quantized = None
@@ -93,16 +101,7 @@ def plan(
         found, _ = Tables(table).get(session, recipe, subject, quantized or dense, outputs)
         anchored = anchored_at(session, recipe, subject, dense, quantized)
         cost = LatencyCost(found)
-    elif of_file:
-        anchored = 1.0
-        at = recipe.workload.precision
-        made = for_serving(session, recipe, subject, examples, at)
-        title = f"dense model at {at}"
-        dense = dense_at(session, recipe, subject, outputs, at, title, made)
-        cost = file_cost(session, recipe, subject, outputs, dense, None)
-        require_room(session, recipe, cost)
-    else:
-        anchored = 1.0
+    elif not of_file:
         cost = computed_cost(recipe, subject, examples)
     searcher = method_of(recipe, examples).searcher(cost)
     budget = recipe.budget.within(cost.dense(subject.sites) / anchored)

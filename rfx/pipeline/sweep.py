@@ -39,7 +39,7 @@ from rfx.pipeline.resolve import Resolved, open_session, resolve
 from rfx.pipeline.rival import make_rival, of_a_sweep
 from rfx.pipeline.score import codes, flops_cost, score
 from rfx.pipeline.session import Session
-from rfx.pipeline.size import size_part
+from rfx.pipeline.size import require_possible, size_part
 from rfx.pipeline.table import Tables
 from rfx.recipe.sections import Budget
 from rfx.recipe.spec import Recipe
@@ -106,6 +106,9 @@ def sweep(
         rival = make_rival(*given, resolved.examples)
         beside = of_a_sweep(*given, resolved.examples, rival, before, dense)
         quantized = rival.baseline if rival is not None and quantizes(resolved.recipe) else None
+        if by == SIZE:  # where not even the largest can be reached, nothing is scored
+            largest = _at(resolved.recipe, max(goals), by)
+            require_possible(session, largest, resolved.subject, outputs, dense, quantized)
         # One table for all points, also where it is too inexact to be kept.
         swept = _Swept(Tables(table), before, dense, quantized)
         for number in range(seeds):

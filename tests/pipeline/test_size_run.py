@@ -126,6 +126,7 @@ def test_what_cannot_be_pruned_is_named_where_it_is_too_large(trained, stored, t
         for said in ("what cannot be pruned is larger", "embeddings", "graph", "--precision int8"):
             assert said in done.output, done.output
         assert "Traceback" not in done.output and not (tmp_path / "out").exists()
+        assert ": score" not in done.output  # it is said before that work
 
 
 def test_where_the_whole_model_is_small_enough_nothing_is_pruned(trained, stored, tmp_path):
@@ -154,8 +155,9 @@ def test_a_sweep_over_sizes(trained, stored, dense_bytes, tmp_path):
     assert [r["bytes"] for r in rows][:2] == [str(p.bytes) for p in reached]
     recipe = read_recipe(tmp_path / "sweep" / "recipe.yaml")
     assert recipe.budget.size_bytes in [p.target for p in reached]
-    alone = run("sweep", *options, "--size", "10kB")
-    assert alone.exit_code == ExitCode.UNSUPPORTED_MODEL
+    alone = run("sweep", *options, "--size", "10kB,20kB")
+    assert alone.exit_code == ExitCode.UNSUPPORTED_MODEL and ": score" not in alone.output
+    assert "--size 20kB" in alone.output
 
 
 @pytest.mark.parametrize("wrong", ["0.5", "25", "MB", "-1MB", "25MB,x", "0MB"])
