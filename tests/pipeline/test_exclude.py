@@ -18,7 +18,7 @@ from rfx.export.precision.convert import convert_precision
 from rfx.export.quantizers.onnxruntime import integer_weights
 from rfx.export.quantizers.products import module_of
 from rfx.models.families.find import find_sites
-from rfx.pipeline import exclude, judge
+from rfx.pipeline import exclude, judge, loop
 from rfx.pipeline.require import quantized_options, something_quantized
 from rfx.recipe.read import make_recipe
 from tests.commands import STANDARD, given, run
@@ -236,3 +236,41 @@ def test_an_interrupt_while_sites_are_chosen_leaves_nothing(trained, store, tmp_
     assert done.exit_code == 130 and not (tmp_path / "out").exists(), done.output
     assert not list(tmp_path.glob(".out*"))
     assert not any((store / "scratch").glob("*")) if (store / "scratch").exists() else True
+
+
+def test_the_loop_finds_the_budget_again_where_a_site_leaves_the_integers(
+    trained, store, tmp_path, monkeypatch, short_measurements
+):
+    """Latencies of mixed models do not add up, so that what the first loop found no longer holds:
+    it is closed again on models with the site in fp32. No limit of 0 is kept; one site is tried."""
+    loops = []
+
+    def planned(job, recipe):
+        kept, before = recipe.quantization.keep_fp32, len(files)
+        found = real(job, recipe)
+        loops.append((kept, files[before:], found.found.search.rounds))
+        return found
+
+    def measured(session, recipe, *rest):
+        ratio = timed(session, recipe, *rest)
+        files.append((recipe.quantization.keep_fp32, ratio))
+        return ratio
+
+    real, timed, files = exclude.planned, loop._measure, []
+    monkeypatch.setattr(exclude, "planned", planned)
+    monkeypatch.setattr(loop, "_measure", measured)
+    monkeypatch.setattr(exclude, "MOST", 1)
+    options = QUANTIZED | {"latency": 0.85, "max_quantization_loss": 0, "max_drop": 50}
+    del options["flops"]
+    done = run("prune-export", *given(trained, **options, out=tmp_path / "out"), "--json")
+    assert done.exit_code == 1, done.output
+    (second,) = loops
+    kept, timed_files, rounds = second
+    assert len(kept) == 1 and f"{kept[0]} is kept in fp32: quantization fails" in done.output
+    assert rounds and [r.measured_ratio for r in rounds] == [ratio for _, ratio in timed_files]
+    assert {sites for sites, _ in timed_files} == {kept}  # of models with it in fp32
+    evidence = read_evidence(tmp_path / "out")
+    excluded = [x.site for x in evidence.quantization.excluded]
+    assert excluded in ([], list(kept)) and list(contradictions(evidence)) == []
+    if excluded:
+        assert evidence.search.rounds == rounds

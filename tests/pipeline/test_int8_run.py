@@ -21,8 +21,7 @@ from rfx.evidence.report.rival import rival_texts
 from rfx.evidence.report.write import files as reports
 from rfx.evidence.sound import contradictions
 from rfx.export.onnx import site_shapes
-from rfx.export.quantizers.onnxruntime import PRODUCT, OnnxRuntimeDynamic, integer_weights
-from rfx.export.quantizers.products import module_of
+from rfx.export.quantizers.onnxruntime import PRODUCT, OnnxRuntimeDynamic
 from rfx.models.families.find import find_sites
 from rfx.pipeline import loop, rival
 from tests.commands import STANDARD, given, run
@@ -389,30 +388,3 @@ def test_a_model_that_is_quantized_already_is_refused(trained, cache, tmp_path):
     done = run("prune-export", *asked)
     assert done.exit_code == 5 and "quantized already" in done.output
     assert not (tmp_path / "out").exists()
-
-
-def test_the_loop_finds_the_budget_again_where_a_site_leaves_the_integers(
-    built, stored, trained, tmp_path, short_measurements
-):
-    """Latencies of mixed models do not add up, so that what the first loop found no longer holds:
-    the budget is searched for again with the site in fp32, which takes longer there."""
-    limit = evidence_of(built / "out")["quantization"]["quantization"] / 2
-    more = {"latency": 0.6, "max_drop": 20, "max_quantization_loss": limit}
-    options = given(trained, **QUANTIZED | more, out=tmp_path / "out")
-    done = run("prune-export", *options, "--json")
-    assert done.exit_code in (0, 1, 7), done.output
-    evidence = json.loads(done.stdout)
-    part, excluded = evidence["quantization"], evidence["quantization"]["excluded"]
-    searches = stages(evidence).count("search and closed loop")
-    assert 1 <= len(excluded) and searches >= 1 + len(excluded)
-    assert part["quantization"] <= limit and outcomes(evidence)["quantized"] != "fail"
-    # The plan is that of the last loop, whose rounds timed models with the site in fp32.
-    rounds = evidence["search"]["rounds"]
-    assert rounds and evidence["latency"]["target"] == 0.6
-    assert abs(rounds[-1]["measured_ratio"] - evidence["latency"]["ratio"]) < 0.15
-    served = onnx.load(tmp_path / "out" / "model.onnx")
-    integers = {module_of(name) for name in integer_weights(served)}
-    sites = {s.name: s for s in find_sites(rfx.load_model(trained["model"]).model)}
-    for row in excluded:
-        assert sites[row["site"]].output not in integers, row["site"]
-    assert list(contradictions(read_evidence(tmp_path / "out"))) == []
