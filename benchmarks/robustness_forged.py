@@ -22,6 +22,7 @@ def forged(folder: Path) -> dict[str, Any]:
     from rfx.pipeline.gate import gate
     from tests.evidence import test_precision_evidence as quantized
     from tests.evidence import test_size_evidence as sizes
+    from tests.evidence import test_vocabulary_evidence as vocabularies
     from tests.evidence.test_sound import FORGED, honest
     from tests.evidences import make_quantized
 
@@ -34,12 +35,16 @@ def forged(folder: Path) -> dict[str, Any]:
     def sized() -> dict[str, Any]:
         return quantized.document(sizes.sized())
 
+    def pruned() -> dict[str, Any]:
+        return quantized.document(vocabularies.pruned())
+
     rows = []
     kinds = [(kind, forge, honest) for kind, (forge, _) in FORGED.items()]
     kinds += [(kind, forge, in_int8) for kind, (forge, _) in quantized.FORGED.items()]
     for kind, (forge, _) in quantized.FORGED_SITES.items():
         kinds.append((kind, lambda data, forge=forge: forge(data["quantization"]), excluding))
     kinds += [(kind, forge, sized) for kind, (forge, _) in sizes.FORGED.items()]
+    kinds += [(kind, forge, pruned) for kind, (forge, _) in vocabularies.FORGED.items()]
     for number, (kind, forge, make) in enumerate(kinds):
         data = make()
         forge(data)
@@ -57,6 +62,7 @@ def forged(folder: Path) -> dict[str, Any]:
         "honest-int8": in_int8,
         "honest-excluding": excluding,
         "honest-size": sized,
+        "honest-vocabulary": pruned,
     }
     for name, make in judged_kinds.items():
         file = folder / f"{name}.json"
@@ -69,5 +75,6 @@ def forged(folder: Path) -> dict[str, Any]:
         "the honest one in int8 is judged": judged["honest-int8"],
         "the honest one with sites in fp32 is judged": judged["honest-excluding"],
         "the honest one under a size is judged": judged["honest-size"],
+        "the honest one with a smaller vocabulary is judged": judged["honest-vocabulary"],
         "rows": rows,
     }

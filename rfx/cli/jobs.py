@@ -38,7 +38,10 @@ BUDGET = frozenset(f"budget.{key}" for key in Budget.model_fields)
 PRUNE_EXPORT = Shown()
 PLAN = Shown(without=frozenset({"limits", "engine"}))
 # A sweep recommends by accuracy and agreement: the targets themselves say how fast.
-SWEEP = Shown(without=frozenset({"engine", "limits.min_speedup"}), lists=BUDGET)
+SWEEP = Shown(
+    without=frozenset({"engine", "limits.min_speedup", "limits.min_vocabulary_agreement"}),
+    lists=BUDGET,
+)
 PROFILE = Shown(MODEL, also=frozenset({"seed"}))
 # A board measures with as many threads as it is told there.
 SHAPES = Shown(

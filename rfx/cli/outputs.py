@@ -183,6 +183,7 @@ def gate_command(
             min_speedup=asked["limits.min_speedup"],
             min_agreement=asked["limits.min_agreement"],
             max_quantization_loss=asked["limits.max_quantization_loss"],
+            min_vocabulary_agreement=asked["limits.min_vocabulary_agreement"],
             max_regression=0.5 if max_regression is None else max_regression,
             baseline=baseline,
             files=files,

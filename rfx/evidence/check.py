@@ -16,16 +16,20 @@ from rfx.evidence.gates import (
     predicted_latency_gate,
     quantized_gate,
     size_gate,
+    vocabulary_gate,
 )
 from rfx.evidence.records import Evidence, Gate
 
 # The gates that `check` judges again from numbers; it keeps every other one as it was recorded.
 JUDGED = (
-    *("quantized", "accuracy", "agreement", "latency", "size"),
+    *("quantized", "accuracy", "agreement", "vocabulary", "latency", "size"),
     *("baseline-accuracy", "baseline-latency"),
 )
 # Of the recipe.
-LIMITS = ("max_drop", "min_speedup", "min_agreement", "max_quantization_loss")
+LIMITS = (
+    *("max_drop", "min_speedup", "min_agreement", "max_quantization_loss"),
+    "min_vocabulary_agreement",
+)
 # Each number that is judged by: whether it is above 0, and the most that it can be.
 _BOUNDS = {
     "max_drop": (False, math.inf),
@@ -33,6 +37,7 @@ _BOUNDS = {
     "min_agreement": (False, 1.0),
     "max_regression": (False, math.inf),
     "max_quantization_loss": (False, math.inf),
+    "min_vocabulary_agreement": (False, 1.0),
     "latency": (True, 1.0),
     "flops": (True, 1.0),
 }
@@ -45,14 +50,15 @@ def check(
     min_speedup: float | None = None,
     min_agreement: float | None = None,
     max_quantization_loss: float | None = None,
+    min_vocabulary_agreement: float | None = None,
     baseline: Evidence | None = None,
     max_regression: float = 0.5,
 ) -> list[Gate]:
     """Judge evidence again, from its numbers alone.
 
     Args:
-        max_drop, min_speedup, min_agreement, max_quantization_loss: new limits; None keeps the
-            recorded one.
+        max_drop, min_speedup, min_agreement, max_quantization_loss, min_vocabulary_agreement: new
+            limits; None keeps the recorded one.
         baseline: evidence that this one must not be worse than, measured under the same conditions.
         max_regression: points that it may lose against the baseline.
 
@@ -65,6 +71,7 @@ def check(
         "min_speedup": min_speedup,
         "min_agreement": min_agreement,
         "max_quantization_loss": max_quantization_loss,
+        "min_vocabulary_agreement": min_vocabulary_agreement,
     }
     for name, value in {**given, "max_regression": max_regression}.items():
         _require_limit(f"--{name.replace('_', '-')}", name, value)
@@ -96,12 +103,22 @@ def check(
             allowed="evidence of a model that is served in int8",
             next_step="leave --max-quantization-loss out",
         )
+    vocabulary = evidence.vocabulary
+    if vocabulary is None and min_vocabulary_agreement is not None:
+        raise UsageError(
+            "There is no vocabulary to judge: that of this model was not pruned.",
+            got=f"--min-vocabulary-agreement {min_vocabulary_agreement:g}",
+            allowed="evidence of a model that was made with --prune-vocabulary",
+            next_step="leave --min-vocabulary-agreement out",
+        )
     if quantized is not None:
         if max_quantization_loss is not None:
             quantized = quantized.model_copy(update={"max_loss": max_quantization_loss})
         gates.append(quantized_gate(quantized))
     gates.append(accuracy_gate(part, part.max_drop if max_drop is None else max_drop))
     gates.append(agreement_gate(part, min_agreement))
+    if vocabulary is not None:
+        gates.append(vocabulary_gate(vocabulary, min_vocabulary_agreement))
     wanted = recorded_limit(evidence, "min_speedup") if min_speedup is None else min_speedup
     if evidence.latency is None:  # the target was not at hand: there is the table's word alone
         gates.append(

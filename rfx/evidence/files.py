@@ -20,6 +20,7 @@ SIGNATURE = "evidence.json.sig"
 SAID = 10  # files that a message lists
 # An entry of an ONNX file's metadata, as it lies there: the key `rfx.plan` and 16 characters.
 _PLAN = re.compile(rb"\x0a\x08rfx\.plan\x12\x10([0-9a-f]{16})")
+_VOCABULARY = re.compile(rb"\x0a\x0erfx\.vocabulary\x12\x10([0-9a-f]{16})")
 
 
 def require_files(evidence: Evidence, folder: str | Path) -> None:
@@ -60,11 +61,8 @@ def differences(evidence: Evidence, out: Path) -> Iterator[str]:
             yield f"{name} is gone"
         elif file_hash(file) != digest:
             yield f"{name} has been changed"
-        elif file.suffix == ".onnx" and (plan := plan_of_onnx(file)) not in (
-            None,
-            evidence.plan.get("hash"),
-        ):
-            yield f"{name} was made by another plan ({plan})"
+        elif file.suffix == ".onnx":
+            yield from _made_by(evidence, name, file)
     yield from _sizes(evidence, out)
     own = {*evidence.files, *reports(), SIGNATURE, manifest.FILE}
     for file in sorted(out.rglob("*")):
@@ -74,6 +72,17 @@ def differences(evidence: Evidence, out: Path) -> Iterator[str]:
         elif name not in own and (file.is_symlink() or not file.is_dir()):
             yield f"{name} is not listed"
     yield from _reports(evidence, out)
+
+
+def _made_by(evidence: Evidence, name: str, file: Path) -> Iterator[str]:
+    """What an ONNX file of rfx says of its plan and its vocabulary, against the evidence."""
+    plan, kept = said_by_onnx(file)
+    if plan is None:
+        return
+    if plan != evidence.plan.get("hash"):
+        yield f"{name} was made by another plan ({plan})"
+    if kept != (None if evidence.vocabulary is None else evidence.vocabulary.hash):
+        yield (f"{name} has another vocabulary ({kept or 'the full one'}) than the evidence says")
 
 
 def _sizes(evidence: Evidence, out: Path) -> Iterator[str]:
@@ -114,11 +123,11 @@ def _linked(out: Path, path: PurePosixPath) -> bool:
     return any((out / p).is_symlink() for p in (path, *path.parents[:-1]))
 
 
-def plan_of_onnx(file: Path) -> str | None:
-    """The hash of the plan that an ONNX file of rfx says in its metadata, without reading the rest
-    of it; None where it says none."""
+def said_by_onnx(file: Path) -> tuple[str | None, str | None]:
+    """The hashes of the plan and of the vocabulary that an ONNX file of rfx says in its metadata,
+    without reading the rest of it; None where it says none."""
     if not file.stat().st_size:
-        return None
+        return None, None
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = _PLAN.search(data)
-        return found[1].decode() if found else None
+        plan, kept = _PLAN.search(data), _VOCABULARY.search(data)
+        return plan and plan[1].decode(), kept and kept[1].decode()

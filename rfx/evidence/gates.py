@@ -19,11 +19,14 @@ from rfx.evidence.records import (
     Outcome,
     QuantizationPart,
     SizePart,
+    VocabularyPart,
 )
-from rfx.evidence.words import ALIKE, BYTES, POINTS, score
+from rfx.evidence.vocabulary import pieces_text
+from rfx.evidence.words import ALIKE, BYTES, POINTS, points, score
 
 # A loss of more than this share of what the dense model is above chance must be allowed by a limit.
 RUIN = 0.2
+LEAST_ALIKE = 0.95  # of the answers, that must stay where the vocabulary becomes smaller
 # How the details of `same` and `shrunk` begin where another file than model.onnx is judged.
 OTHER_FILE = "model.onnx: "
 CORRELATIONS = ("spearman", "pearson")  # of regressions, whose predictions are numbers
@@ -323,12 +326,54 @@ def size_gate(part: SizePart) -> Gate | None:
     )
 
 
+def vocabulary_gate(part: VocabularyPart, min_agreement: float | None = None) -> Gate:
+    """How often the finished model with its smaller vocabulary answers as the same pruned model
+    does with the full one. The limit is `min_agreement`, by default `LEAST_ALIKE`."""
+    given = part.min_agreement if min_agreement is None else min_agreement
+    limit = LEAST_ALIKE if given is None else given
+    value, interval = part.agreement, part.agreement_interval
+    detail = (
+        f"{part.after} of {part.before} entries; {pieces_text(part)}; {points(part.drop)} by the "
+        f"vocabulary alone; given the same pieces the files differ by {part.difference:.1e}"
+    )
+    if not part.difference <= part.tolerance:  # rows that are no copies: nothing else counts
+        return Gate(
+            name="vocabulary",
+            outcome="fail",
+            limit=limit,
+            unit=ALIKE,
+            detail=f"{detail}, the tolerance is {part.tolerance:.1e}",
+        )
+    known = value is not None and interval is not None
+    if not known or not all(map(math.isfinite, (value or 0.0, *(interval or ())))):
+        return Gate(
+            name="vocabulary", outcome="inconclusive", limit=limit, unit=ALIKE, detail=detail
+        )
+    low, high = interval or (math.nan, math.nan)
+    return Gate(
+        name="vocabulary",
+        outcome="pass" if low >= limit else "fail" if high < limit else "inconclusive",
+        value=value,
+        limit=limit,
+        interval=interval,
+        unit=ALIKE,
+        detail=detail,
+    )
+
+
+def other_rows(evidence: Evidence) -> bool:
+    """Whether the table of a smaller vocabulary has other rows than the full one."""
+    part = evidence.vocabulary
+    return part is not None and not part.difference <= part.tolerance
+
+
 def exit_code(evidence: Evidence, allow_inconclusive: bool = False) -> ExitCode:
     """The worst outcome as an exit code; rfx's own proofs (shrunk, same) before the user's
     limits."""
     failed = {g.name for g in evidence.gates if g.outcome == "fail"}
     part = evidence.quantization
-    if failed & {"shrunk", "same"} or (part is not None and part.mismatches):
+    wrong = part is not None and bool(part.mismatches)
+    if failed & {"shrunk", "same"} or wrong or other_rows(evidence):
         return ExitCode.INTERNAL_CHECK
     if failed:
         return ExitCode.GATE_FAILED

@@ -28,6 +28,7 @@ from rfx.evidence.precision import RivalPart as RivalPart
 from rfx.evidence.precision import SiteLoss as SiteLoss
 from rfx.evidence.size import SizePart as SizePart
 from rfx.evidence.size import SizeRound as SizeRound
+from rfx.evidence.vocabulary import VocabularyPart as VocabularyPart
 
 Outcome = Literal["pass", "fail", "inconclusive", "not-judged"]
 
@@ -37,7 +38,8 @@ class Gate(Part):
 
     name: str = Field(
         description="What is judged: `shrunk`, `same`, `accuracy`, `agreement` and `latency` in "
-        "every evidence; `quantized` where the served file is; `size` where one was asked for; "
+        "every evidence; `quantized` where the served file is; `vocabulary` where it was pruned; "
+        "`size` where one was asked for; "
         "`baseline-accuracy` and "
         "`baseline-latency` where it was compared with another."
     )
@@ -51,7 +53,8 @@ class Gate(Part):
     )
     limit: float | None = Field(
         default=None,
-        description="The most that passes, of `agreement` the least; null: there is no limit.",
+        description="The most that passes, of `agreement` and `vocabulary` the least; null: there "
+        "is no limit.",
     )
     interval: tuple[Number, Number] | None = Field(
         default=None, description="95 % interval of the value; null: the value is exact."
@@ -283,6 +286,10 @@ class Evidence(Part):
         default=None,
         description="Size of the served files and of the dense model's; null in evidence of "
         "earlier versions.",
+    )
+    vocabulary: VocabularyPart | None = Field(
+        default=None,
+        description="What the smaller vocabulary costs and saves; null: all of it stays.",
     )
     considered: list[Considered] = Field(
         default_factory=list,

@@ -21,10 +21,14 @@ from rfx.evidence.limits import knows_agreement, limit_contradictions, verdict
 from rfx.evidence.records import AccuracyPart, Evidence, Gate, LatencyPart, Percentiles
 from rfx.evidence.sound_precision import precision_contradictions
 from rfx.evidence.sound_size import size_contradictions
+from rfx.evidence.sound_vocabulary import vocabulary_contradictions
 
 REQUIRED = ("shrunk", "same", "accuracy", "latency")
 # Evidence of earlier versions has no agreement.
-KNOWN = (*REQUIRED, "quantized", "agreement", "size", "baseline-accuracy", "baseline-latency")
+KNOWN = (
+    *(*REQUIRED, "quantized", "agreement", "vocabulary", "size"),
+    *("baseline-accuracy", "baseline-latency"),
+)
 AHEAD = timedelta(hours=1)  # by which clocks may differ
 MOST_TOLERANCE = 0.2  # of the outputs' scale: no precision is that inexact
 SAID = 5  # contradictions that a message lists
@@ -60,6 +64,7 @@ def contradictions(evidence: Evidence) -> Iterator[str]:
         yield from _accuracy(evidence.accuracy)
     yield from precision_contradictions(evidence)
     yield from size_contradictions(evidence)
+    yield from vocabulary_contradictions(evidence)
     yield from limit_contradictions(evidence)
     yield from _data(evidence)
     yield from _layers(evidence)

@@ -318,6 +318,22 @@ def shape_mismatches(paths: Path | Sequence[Path], sites: Sequence[Site], plan: 
     return wrong + [line for path in paths for line in _unnamed_weights(path)]
 
 
+def row_mismatches(paths: Sequence[Path], module: str, rows: int) -> list[str]:
+    """What a file has against the number of rows that the table of a module should have, one
+    sentence a table."""
+    import onnx
+
+    wrong, found = [], False
+    for path in paths:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        for table in graph.initializer:
+            if table.name.startswith(f"{module}.") and len(table.dims) == 2:
+                found = True
+                if table.dims[0] != rows:
+                    wrong.append(f"{table.name} has {table.dims[0]} rows, the vocabulary {rows}")
+    return wrong if found else [f"no file has the table of {module}"]
+
+
 def _unnamed_weights(path: Path) -> list[str]:
     """Matrices whose module is not known: one of them could be a weight that should be gone."""
     import onnx

@@ -9,6 +9,7 @@ from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
 from rfx.models.families.find import family_name
 from rfx.models.place import Place
+from rfx.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import transformers
@@ -26,6 +27,8 @@ class Subject:
         inputs: what the exported graph is fed.
         source: the folder or hub name that the model came from.
         hash: of weights and configuration.
+        vocabulary: the entries that finished models keep; None: all of them. The model itself has
+            all, and everything that is searched and compared with goes by them.
     """
 
     model: transformers.PreTrainedModel
@@ -34,6 +37,20 @@ class Subject:
     inputs: InputSpec
     source: str
     hash: str
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def as_served(self) -> Subject:
+        """What finished models are fed: the same subject, with the inputs and the tokenizer of the
+        vocabulary that they keep."""
+        if self.vocabulary is None:
+            return self
+        own = [
+            i if i.vocabulary is None else replace(i, vocabulary=self.vocabulary.after)
+            for i in self.inputs.inputs
+        ]
+        inputs = InputSpec(tuple(own), self.inputs.limits)
+        return replace(self, inputs=inputs, preprocessor=self.vocabulary.tokenizer)
 
     @property
     def name(self) -> str:

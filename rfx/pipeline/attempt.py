@@ -61,6 +61,7 @@ class Attempt:
 
     Args:
         recipe: as it was made; it keeps the sites of `excluded` in fp32 too.
+        after: outputs of its engine on the evaluation set.
         excluded: the sites that rfx kept in fp32 of itself.
     """
 
@@ -70,6 +71,7 @@ class Attempt:
     pruned: Pruned
     accuracy: AccuracyPart
     quantized: Quantized | None
+    after: Outputs
     excluded: tuple[Excluded, ...] = ()
 
     def close(self) -> None:
@@ -145,4 +147,4 @@ def attempt(
         "" if job.quantizing is None else job.quantizing.method,
         excluded=excluded,
     )
-    return Attempt(recipe, plan, subject, pruned, accuracy, part, excluded)
+    return Attempt(recipe, plan, subject, pruned, accuracy, part, after, excluded)

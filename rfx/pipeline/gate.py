@@ -21,6 +21,7 @@ def gate(
     min_speedup: float | None = None,
     min_agreement: float | None = None,
     max_quantization_loss: float | None = None,
+    min_vocabulary_agreement: float | None = None,
     baseline: Evidence | str | Path | None = None,
     max_regression: float = 0.5,
     files: str | Path | None = None,
@@ -36,6 +37,8 @@ def gate(
             recorded limit.
         max_quantization_loss: most divergence of the quantized file from the same model in fp32;
             None keeps the recorded limit.
+        min_vocabulary_agreement: least share of the answers that are those of the same pruned model
+            with its full vocabulary; None keeps the recorded limit.
         baseline: evidence that this one must not be worse than, measured under the same workload.
         max_regression: points that it may lose against the baseline.
         files: an output folder whose files must be those that the evidence lists, each with its
@@ -66,6 +69,7 @@ def gate(
         "min_speedup": min_speedup,
         "min_agreement": min_agreement,
         "max_quantization_loss": max_quantization_loss,
+        "min_vocabulary_agreement": min_vocabulary_agreement,
     }
     gates = check(found, **given, max_regression=max_regression, baseline=against)
     return _with_limits(found.model_copy(update={"gates": gates}), given)
@@ -87,11 +91,17 @@ def _with_limits(judged: Evidence, given: Mapping[str, float | None]) -> Evidenc
         before |= {"max_quantization_loss": quantized.max_loss}
         loss = limits.get("max_quantization_loss", quantized.max_loss)
         quantized = quantized.model_copy(update={"max_loss": loss})
+    vocabulary = judged.vocabulary
+    if vocabulary is not None:
+        before |= {"min_vocabulary_agreement": vocabulary.min_agreement}
+        least = limits.get("min_vocabulary_agreement", vocabulary.min_agreement)
+        vocabulary = vocabulary.model_copy(update={"min_agreement": least})
     new = {**(recorded if isinstance(recorded, Mapping) else {}), **before, **limits}
     return judged.model_copy(
         update={
             "accuracy": part,
             "quantization": quantized,
+            "vocabulary": vocabulary,
             "recipe": {**judged.recipe, "limits": new},
         }
     )

@@ -22,12 +22,11 @@ REMEDY = {
 
 def check_ids(subject: Subject, examples: Examples) -> None:
     """Raises UsageError for an id past its table, naming row, token and sizes."""
-    sizes = table_sizes(subject)
     for part, features, of in (
         ("training", examples.calibration_features, examples.calibration),
         ("evaluation", examples.evaluation_features, examples.evaluation),
     ):
-        _check(subject, sizes, part, features, of)
+        check_features(subject, part, features, of)
 
 
 def table_sizes(subject: Subject) -> dict[str, int]:
@@ -48,13 +47,15 @@ def table_sizes(subject: Subject) -> dict[str, int]:
     return {name: int(size) for name, size in found.items() if size is not None}
 
 
-def _check(
-    subject: Subject,
-    sizes: dict[str, int],
-    part: str,
-    features: Sequence[Feature],
-    examples: Sequence[Example],
+def check_features(
+    subject: Subject, part: str, features: Sequence[Feature], examples: Sequence[Example]
 ) -> None:
+    """Raises UsageError for an id of these features past its table.
+
+    Args:
+        part: whose examples they are, in words.
+    """
+    sizes = table_sizes(subject)
     for feature in features:
         for name, size in sizes.items():
             ids = feature.ids.get(name)

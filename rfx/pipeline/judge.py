@@ -23,6 +23,7 @@ from rfx.evidence.gates import (
     same_gate,
     shrunk_gate,
     size_gate,
+    vocabulary_gate,
 )
 from rfx.evidence.records import (
     AccuracyPart,
@@ -31,14 +32,15 @@ from rfx.evidence.records import (
     QuantizationPart,
     RivalLatency,
     SizePart,
+    VocabularyPart,
 )
-from rfx.export.onnx import shape_mismatches, site_shapes
+from rfx.export.onnx import row_mismatches, shape_mismatches, site_shapes
 from rfx.measure.accuracy import compare
 from rfx.measure.latency import measure_pair, measure_with_rival
-from rfx.methods.scores.divergence import outputs_divergence
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.student import as_student
 from rfx.models.subject import Subject
+from rfx.models.vocabulary import with_table_of, word_table
 from rfx.pipeline.baseline import (
     EVAL_BATCH,
     Call,
@@ -52,6 +54,7 @@ from rfx.pipeline.baseline import (
 )
 from rfx.pipeline.dense import Baseline, compared_at, workload_of
 from rfx.pipeline.session import Session
+from rfx.pipeline.vocabulary import divergence, in_full
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
 from rfx.tasks.calibration import run_features
@@ -62,12 +65,18 @@ if TYPE_CHECKING:
 
 FINAL_SECONDS = 6.0  # of timing the finished engine, at least
 PARITY_EXAMPLES = 64
+EXACT = 1e-7  # the same: rows of a table that were copied make no other number
 PARITY_TOLERANCE = 2e-4  # of the logits' scale: masked torch = shrunk torch, both fp32
 
 
 def shrunk(subject: Subject, files: Sequence[Path], plan: Plan) -> Gate:
-    """Whether the exported files have the shapes of the plan."""
-    return shrunk_gate(shape_mismatches(files, subject.sites, plan))
+    """Whether the exported files have the shapes of the plan, and the rows of the vocabulary that
+    stays."""
+    wrong = shape_mismatches(files, subject.sites, plan)
+    if subject.vocabulary is not None:
+        name, _ = word_table(subject.model)
+        wrong += row_mismatches(files, name, subject.vocabulary.after)
+    return shrunk_gate(wrong)
 
 
 def parity(
@@ -83,11 +92,13 @@ def parity(
     masked_too: bool = True,
 ) -> tuple[Gate, dict[str, float]]:
     """Largest differences of the raw outputs on calibration examples: masked torch, shrunk torch
-    and engine.
+    and engine. Where the vocabulary is smaller, its ids are turned into those of the full one for
+    the masked model, and for the shrunk one that still has all of it.
 
     Args:
         masked_too: `subject` has the weights that the small model was made of.
     """
+    vocabulary, examples = subject.vocabulary, examples.served
     features = examples.calibration_features[:PARITY_EXAMPLES]
     names = examples.task.output_names
 
@@ -96,19 +107,25 @@ def parity(
         return np.concatenate([np.ravel(a) for name in names for a in logits[name]])
 
     with session.stage("parity"):
-        masked = None
+        masked = full = None
         if masked_too:
             with _masked(subject, plan, update):
-                masked = collect(torch_call(subject.model, names))
+                masked = collect(in_full(torch_call(subject.model, names), vocabulary))
+        if masked_too and vocabulary is not None:
+            whole = with_table_of(small, subject.model)
+            full = collect(in_full(torch_call(whole, names), vocabulary))
         sliced = collect(torch_call(small, names))
         run = collect(engine.run)
     scale = max(1.0, float(np.abs(sliced).max()))
     differences = {"shrunk-engine": float(np.abs(sliced - run).max()) / scale}
     if masked is not None:
         differences = {"masked-shrunk": float(np.abs(masked - sliced).max()) / scale, **differences}
+    if full is not None:
+        differences["full-sliced"] = float(np.abs(full - sliced).max()) / scale
     here, precision = session.target.here, compared_at(recipe)
     tolerances = {
         "masked-shrunk": PARITY_TOLERANCE,
+        "full-sliced": EXACT,
         "shrunk-engine": max(here.tolerance(p) for p in {"fp32", precision}),
     }
     return same_gate(differences, {name: tolerances[name] for name in differences}), differences
@@ -135,7 +152,7 @@ def other_file(
             plain,
             other,
             workload,
-            inputs=subject.inputs,
+            inputs=subject.as_served.inputs,
             seed=recipe.seed + 2,
             min_seconds=FINAL_SECONDS / 2,
         )
@@ -196,7 +213,7 @@ def diagnose(
     from rfx.measure.parity.compare import compare_runtimes
     from rfx.measure.parity.difference import save_repro
 
-    batches = _engine_inputs(examples, PARITY_EXAMPLES)
+    batches = _engine_inputs(examples.served, PARITY_EXAMPLES)
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]
     try:
         found = compare_runtimes(
@@ -262,7 +279,7 @@ def accuracy(
         if before is None:
             before, _ = dense_outputs(session, recipe, subject, examples, dense, fresh=True)
         batch = served_batch(recipe, recipe.workload.precision)
-        after = evaluate(session, examples, engine, "evaluating the pruned model", batch)
+        after = evaluate(session, examples.served, engine, "evaluating the pruned model", batch)
         part = compared(recipe, examples, before, after)
         return part.model_copy(update={"batch": batch}), after
 
@@ -275,11 +292,11 @@ def compared(recipe: Recipe, examples: Examples, before: Outputs, after: Outputs
     return compare(
         task,
         whole,
-        result_of(examples, after),
+        result_of(examples.served, after),
         examples.evaluation,
         max_drop=recipe.limits.max_drop,
         seed=recipe.seed,
-        divergence=outputs_divergence(before, after, task.output_names),
+        divergence=divergence(examples, before, after),
         min_agreement=recipe.limits.min_agreement,
         weak_baseline=weak is not None and weak.sure,
     )
@@ -304,7 +321,7 @@ def latency(
             workload_of(recipe),
             target=recipe.budget.latency,
             predicted_ratio=predicted_ratio,
-            inputs=subject.inputs,
+            inputs=subject.as_served.inputs,
             seed=recipe.seed + 1,
             min_seconds=FINAL_SECONDS,
         )
@@ -342,6 +359,7 @@ def gates(
     accuracy_: AccuracyPart,
     speed: Gate,
     size: SizePart,
+    vocabulary: VocabularyPart | None = None,
 ) -> list[Gate]:
     """All gates of an output, in the order of every report."""
     sized = size_gate(size)
@@ -351,6 +369,7 @@ def gates(
         *([] if quantized is None else [quantized_gate(quantized)]),
         accuracy_gate(accuracy_, recipe.limits.max_drop),
         agreement_gate(accuracy_),
+        *([] if vocabulary is None else [vocabulary_gate(vocabulary)]),
         speed,
         *([] if sized is None else [sized]),
     ]

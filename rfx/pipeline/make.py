@@ -26,6 +26,7 @@ from rfx.export.triton import (
 from rfx.models.checkpoint import readable, save
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
+from rfx.models.vocabulary import Vocabulary, keep_embeddings
 from rfx.pipeline.dense import export_model, quantizes, workload_of
 from rfx.pipeline.quantizing import Quantizing
 from rfx.pipeline.session import Session
@@ -70,12 +71,12 @@ def export(
     Args:
         quantizing: what makes the file at a quantized precision.
     """
-    small = shrink(subject.model, subject.sites, plan, update)
-    for parameter in small.parameters():
-        parameter.requires_grad_(False)
-    return cast("PreTrainedModel", small), export_model(
+    small = shrunk_model(subject, plan, update)
+    if subject.vocabulary is not None:
+        keep_embeddings(small, subject.vocabulary)
+    return small, export_model(
         recipe,
-        subject,
+        subject.as_served,
         small,
         folder,
         outputs,
@@ -86,9 +87,22 @@ def export(
     )
 
 
-def own_metadata(recipe: Recipe, table: TablePart | None) -> dict[str, str]:
-    """What the file of a pruned model says of how it was found."""
+def shrunk_model(subject: Subject, plan: Plan, update: Update) -> PreTrainedModel:
+    """The small torch model with all of its vocabulary, without gradients."""
+    small = shrink(subject.model, subject.sites, plan, update)
+    for parameter in small.parameters():
+        parameter.requires_grad_(False)
+    return cast("PreTrainedModel", small)
+
+
+def own_metadata(
+    recipe: Recipe, table: TablePart | None, vocabulary: Vocabulary | None = None
+) -> dict[str, str]:
+    """What the file of a pruned model says of how it was found, and of which ids it takes where its
+    vocabulary is smaller."""
+    kept = {} if vocabulary is None else {"vocabulary": vocabulary.hash}
     return {
+        **kept,
         "table": table.hash if table else "none",
         "table_key": table.key_hash if table else "none",
         "recipe": label(recipe.method),
@@ -113,7 +127,7 @@ def make(
         quantizing: what makes the served file at a quantized precision.
     """
     with session.stage("bake, shrink, export"):
-        metadata = own_metadata(recipe, table)
+        metadata = own_metadata(recipe, table, subject.vocabulary)
         small, artefact = export(
             recipe, subject, outputs, plan, update, folder, metadata, quantizing
         )
@@ -121,7 +135,7 @@ def make(
         if quantizes(recipe):
             proved = export_model(
                 recipe,
-                subject,
+                subject.as_served,
                 small,
                 folder,
                 outputs,
@@ -132,7 +146,7 @@ def make(
             )
         if artefact.roles != (MODEL,):  # of one graph its name says all
             artefact.save(folder)
-        save(small, subject.sites, plan, folder / "model", subject.preprocessor)
+        save(small, subject.sites, plan, folder / "model", subject.as_served.preprocessor)
         text = json.dumps(plan.to_json(), indent=1) + "\n"
         (folder / "plan.json").write_text(text, encoding="utf-8")
         if update.scales or update.weights or update.biases:

@@ -23,6 +23,7 @@ from rfx.pipeline.resolve import open_session, resolve
 from rfx.pipeline.score import computed_cost, method_of, score, search_part
 from rfx.pipeline.size import file_cost, is_of_file, require_room
 from rfx.pipeline.table import Tables
+from rfx.pipeline.vocabulary import with_vocabulary
 from rfx.recipe.spec import Recipe
 
 
@@ -67,7 +68,13 @@ def plan(
     """
     require.a_recipe(recipe)
     by_latency, of_file = recipe.budget.latency is not None, is_of_file(recipe)
-    stages = 3 + of_file + by_latency * (1 + quantizes(recipe)) + (by_latency and table is None)
+    stages = (
+        3
+        + recipe.vocabulary.prune
+        + of_file
+        + by_latency * (1 + quantizes(recipe))
+        + (by_latency and table is None)
+    )
     session = open_session(recipe, store=store, progress=progress, table=table, stages=stages)
     require.budget(recipe)
     if build(recipe.method, seed=recipe.seed, labelled=True).schedule.searches_again:
@@ -75,7 +82,7 @@ def plan(
             f"The {recipe.method.schedule} schedule searches again as it compensates: the counts "
             "of prune-export will differ from this plan, which is its first search."
         )
-    resolved = resolve(session, recipe)
+    resolved = with_vocabulary(session, resolve(session, recipe))
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
     modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
     outputs = examples.task.output_names

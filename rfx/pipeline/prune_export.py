@@ -33,6 +33,7 @@ from rfx.pipeline.rival import judged, make_rival, stages_of_rival
 from rfx.pipeline.score import flops_cost, score
 from rfx.pipeline.size import require_possible, size_part
 from rfx.pipeline.table import Tables
+from rfx.pipeline.vocabulary import Finished, vocabulary_part, with_vocabulary
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.find import builder_elsewhere
 
@@ -149,14 +150,15 @@ def _at_one_precision(
     place = Path(out)
     if not inside:
         place = places.output_folder(out, recipe, session.store.root, session.progress.warn)
-    resolved = resolve(session, recipe)
+    resolved = with_vocabulary(session, resolve(session, recipe))
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
     outputs = examples.task.output_names
 
     dense = dense_baseline(session, recipe, subject, outputs)
     before = dense_accuracy(session, recipe, subject, examples, dense)
     check_calibration(session, recipe, subject, examples)
-    quantizing = for_serving(session, recipe, subject, examples, recipe.workload.precision)
+    served = (subject.as_served, examples.served)
+    quantizing = for_serving(session, recipe, *served, recipe.workload.precision)
     rival = make_rival(session, recipe, subject, examples)
     quantized = rival.baseline if rival is not None and quantizes(recipe) else None
     require_possible(session, recipe, subject, outputs, dense, quantized)
@@ -186,6 +188,17 @@ def _at_one_precision(
         same = judge.diagnose(session, recipe, examples, plain[0], same, folder)
         accuracy = done.accuracy
         part = None if done.quantized is None else done.quantized.part
+        finished = Finished(
+            subject,
+            plan,
+            update,
+            artefact,
+            engine,
+            done.after,
+            quantizing,
+            done.planned.found.table,
+        )
+        words = vocabulary_part(session, done.recipe, examples, finished)
         latency = beside = None
         if not session.target.absent:
             latency, beside = judge.latency(
@@ -228,12 +241,14 @@ def _at_one_precision(
                 accuracy,
                 judge.speed_gate(session, recipe, latency, predicted, _of(table)),
                 sized,
+                words,
             ),
             latency=latency,
             accuracy=accuracy,
             rival=against,
             quantization=part,
             size=sized,
+            vocabulary=words,
             parity=differences,
             flops_ratio=flops_cost(subject, examples).share_of(plan),
             params_ratio=parameter_count(pruned.model) / parameter_count(subject.model),
@@ -253,6 +268,7 @@ def _stages(recipe: Recipe, table: LatencyTable | None) -> int:
     # load, baseline and its accuracy, score, search, compensate; export, engine, parity, accuracy,
     # latency; the quantized file beside that of fp32, and site by site where that is asked for
     measured += quantizes(recipe) * (1 + recipe.quantization.by_site)
+    measured += 2 * recipe.vocabulary.prune
     return 11 + measured + recipe.method.polish + recipe.method.guard
 
 

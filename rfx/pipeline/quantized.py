@@ -20,6 +20,7 @@ from rfx.pipeline.judge import FINAL_SECONDS
 from rfx.pipeline.losses import by_site, sites_in_integers
 from rfx.pipeline.quantizing import quantizer_of
 from rfx.pipeline.session import Session
+from rfx.pipeline.vocabulary import divergence
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
 from rfx.tasks.examples import Examples
@@ -65,7 +66,9 @@ def quantization(
         return None
     names, kept = examples.task.output_names, recipe.quantization.keep_fp32
     with session.stage("quantized beside fp32"):
-        between = evaluate(session, examples, plain[1], "evaluating the pruned model in fp32")
+        between = evaluate(
+            session, examples.served, plain[1], "evaluating the pruned model in fp32"
+        )
         quantizer = quantizer_of(
             session.target.serves, recipe.workload.precision, modules_of(subject, kept)
         )
@@ -77,7 +80,7 @@ def quantization(
                 plain[1],
                 served[1],
                 workload_of(recipe, FULL),
-                inputs=subject.inputs,
+                inputs=subject.as_served.inputs,
                 seed=recipe.seed + 2,
                 min_seconds=FINAL_SECONDS / 2,
             )
@@ -88,7 +91,7 @@ def quantization(
         products=products,
         bytes=sum(file.stat().st_size for file in served[0].files),
         fp32_bytes=sum(file.stat().st_size for file in plain[0].files),
-        pruning=outputs_divergence(before, between, names),
+        pruning=divergence(examples, before, between),
         quantization=outputs_divergence(between, after, names),
         ratio=ratio,
         interval=interval,
@@ -96,8 +99,8 @@ def quantization(
         excluded=list(excluded),
         sites=sites,
         max_loss=recipe.limits.max_quantization_loss,
-        fp32_metric=result_of(examples, between).value,
-        by_site=by_site(session, recipe, subject, examples, sites, plain, served)
+        fp32_metric=result_of(examples.served, between).value,
+        by_site=by_site(session, recipe, subject, examples.served, sites, plain, served)
         if (recipe.quantization.by_site if losses is None else losses)
         else None,
         mismatches=mismatches,

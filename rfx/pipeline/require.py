@@ -134,6 +134,18 @@ def quantized_options(recipe: Recipe) -> None:
             )
 
 
+def vocabulary_options(recipe: Recipe) -> None:
+    """Raises UsageError where a limit of what a smaller vocabulary costs meets a full one."""
+    least = recipe.limits.min_vocabulary_agreement
+    if least is not None and not recipe.vocabulary.prune:
+        raise UsageError(
+            "Only a smaller vocabulary can change answers.",
+            got=f"--min-vocabulary-agreement {least:g} without --prune-vocabulary",
+            allowed="--min-vocabulary-agreement with --prune-vocabulary",
+            next_step="add --prune-vocabulary, or leave --min-vocabulary-agreement out",
+        )
+
+
 def something_quantized(sites: Collection[str], kept: Collection[str], what: str) -> None:
     """Raises UnsupportedModelError where all of these sites, of which there may be none, are kept
     in fp32: the file would be called quantized and would not be.

@@ -82,6 +82,7 @@ def open_session(
     if not target.absent:
         require.quantizer(recipe, target.serves)
     require.quantized_options(recipe)
+    require.vocabulary_options(recipe)
     require.names(recipe)
     if stages is not None and _made_first(recipe):
         stages += 1

@@ -26,7 +26,7 @@ from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.searcher import Searcher
 from rfx.models.subject import Subject
-from rfx.pipeline.dense import DENSE, Baseline, export_model, quantizes
+from rfx.pipeline.dense import DENSE, Baseline, quantizes
 from rfx.pipeline.make import export, own_metadata
 from rfx.pipeline.quantizing import for_timing
 from rfx.pipeline.rival import precision_of
@@ -64,25 +64,25 @@ def file_cost(
     import onnx
 
     cls: type[FileCost] = find("cost", str(recipe.budget.unit))
-    more = _bytes_of(own_metadata(recipe, None)) - _bytes_of(DENSE)
+    more = _bytes_of(own_metadata(recipe, None, subject.vocabulary)) - _bytes_of(DENSE)
     at = recipe.workload.precision
-    if not recipe.quantization.keep_fp32:
+    if not recipe.quantization.keep_fp32 and subject.vocabulary is None:
         files = (quantized or dense).artefact.files
         graphs = [onnx.load(str(file)) for file in files]
         return cls.of_files(graphs, subject.sites, precision=at, more=more)
-    # The dense model of which sites are kept in fp32 is nobody's rival: it is made for this alone.
+    # The dense model of a smaller vocabulary, or of which sites are kept in fp32, is nobody's
+    # rival: it is made for this alone.
     folder = session.store.scratch("size")
     try:
-        made = export_model(
+        _, made = export(
             recipe,
             subject,
-            subject.model,
-            folder,
             outputs,
             Plan.dense(subject.sites),
-            metadata=DENSE,
-            keep_fp32=recipe.quantization.keep_fp32,
-            quantizing=for_timing(session, recipe, subject),  # no scale takes more bytes
+            Update(),
+            folder,
+            DENSE,
+            for_timing(session, recipe, subject.as_served),  # no scale takes more bytes
         )
         graphs = [onnx.load(str(file)) for file in made.files]
     finally:
@@ -109,12 +109,13 @@ def require_room(session: Session, recipe: Recipe, cost: Cost) -> None:
     able = None if quantizes(recipe) else precision_of(session)
     if able is not None:
         smaller += f", add --precision {able}"
+    words = "" if recipe.vocabulary.prune else ", add --prune-vocabulary"
     raise FixedPartError(
         "The file cannot be as small as this: what cannot be pruned is larger.",
         got=f"--size {recipe.budget.size}; without any head and filter the file still has "
         f"{size_words(cost.fixed)}" + (f" ({made_of})" if made_of else ""),
         allowed=f"{size_up(cost.fixed)} or more at {recipe.workload.precision}",
-        next_step=f"{smaller}, or start from a model with a smaller vocabulary",
+        next_step=f"{smaller}{words}, or start from a model with a smaller vocabulary",
     )
 
 
@@ -180,8 +181,8 @@ def close_on_size(
                     plan,
                     Update(),
                     folder,
-                    own_metadata(recipe, None),
-                    for_timing(session, recipe, subject),
+                    own_metadata(recipe, None, subject.vocabulary),
+                    for_timing(session, recipe, subject.as_served),
                 )
                 real = sum(file.stat().st_size for file in artefact.files)
                 artefact.remove()

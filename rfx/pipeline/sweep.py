@@ -41,11 +41,12 @@ from rfx.pipeline.score import codes, flops_cost, score
 from rfx.pipeline.session import Session
 from rfx.pipeline.size import require_possible, size_part
 from rfx.pipeline.table import Tables
+from rfx.pipeline.vocabulary import with_vocabulary
 from rfx.recipe.sections import Budget
 from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import features_hash
 
-VERSION = 9  # of a point: those of another are not taken from the store
+VERSION = 10  # of a point: those of another are not taken from the store
 BUDGETS = tuple(Budget.model_fields)
 
 
@@ -97,7 +98,8 @@ def sweep(
             "rfx prune-export does, so that its result at a target may be another one."
         )
     folder = places.sweep_folder(out, recipe, session.store.root, session.progress.warn)
-    resolved = resolve(session, _at(recipe, goals[0], by))
+    resolved = with_vocabulary(session, resolve(session, _at(recipe, goals[0], by)))
+    _say_vocabulary(session, resolved)
     given = (session, resolved.recipe, resolved.subject)
     outputs = resolved.examples.task.output_names
     dense, rival = dense_baseline(*given, outputs), None
@@ -115,7 +117,7 @@ def sweep(
             if number:
                 reseeded = _reseeded(resolved.recipe, recipe, number)
                 examples = load_examples(session, reseeded, resolved.subject)
-                one = Resolved(reseeded, resolved.subject, examples)
+                one = with_vocabulary(session, Resolved(reseeded, resolved.subject, examples))
             else:
                 one = resolved
             check_calibration(session, one.recipe, one.subject, one.examples)
@@ -208,6 +210,7 @@ def _point(
     subject = subject.trained(outcome.model)
     plan, predicted = outcome.plan, found.predicted_ratio(outcome.plan)
     session.warn_of(plan)
+    served = (subject.as_served, examples.served)
     folder = session.store.scratch("sweep")
     try:
         small, artefact = export(
@@ -217,8 +220,10 @@ def _point(
             plan,
             outcome.update,
             folder,
-            own_metadata(recipe, found.table),  # bytes of the file that would be served
-            quantizing=for_serving(session, recipe, subject, examples, recipe.workload.precision),
+            own_metadata(
+                recipe, found.table, subject.vocabulary
+            ),  # bytes of the file that would be served
+            quantizing=for_serving(session, recipe, *served, recipe.workload.precision),
         )
         size = sum(file.stat().st_size for file in artefact.files)
         engine = session.build(artefact, workload_of(recipe))
@@ -278,6 +283,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         tool(),
         "sweep-point",
         at.subject.hash,
+        at.subject.vocabulary.hash if at.subject.vocabulary else "",
         [site.to_json() for site in at.subject.sites],
         features_hash(examples.calibration_features),
         features_hash(examples.evaluation_features),
@@ -304,6 +310,17 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         table.hash if table else "measured here",
     ]
     return [*facts, *theirs]
+
+
+def _say_vocabulary(session: Session, resolved: Resolved) -> None:
+    """Warn that a smaller vocabulary is measured with all the rest, and not by itself."""
+    kept = resolved.subject.vocabulary
+    if kept is not None:
+        session.warn(
+            f"Every point keeps {kept.after} of {kept.before} entries of the vocabulary, and its "
+            "accuracy is that of its own tokenizer. What the vocabulary alone costs, a sweep does "
+            "not judge: rfx prune-export does."
+        )
 
 
 def _at(recipe: Recipe, target: float, by: str) -> Recipe:

@@ -32,10 +32,12 @@ from rfx.pipeline.exclude import with_kept
 from rfx.pipeline.make import PLAIN, exported
 from rfx.pipeline.measured import Measured
 from rfx.pipeline.quantized import quantization
+from rfx.pipeline.quantizing import for_serving
 from rfx.pipeline.resolve import open_session, resolve
 from rfx.pipeline.rival import judged, make_rival, stages_of_rival
 from rfx.pipeline.session import Session
 from rfx.pipeline.size import size_part
+from rfx.pipeline.vocabulary import Finished, answered, of_output, vocabulary_part
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Engine
@@ -94,10 +96,10 @@ def verify(
         recipe,
         store=store,
         progress=progress,
-        stages=STAGES + (quantizes(recipe) or onnx is not None),
+        stages=STAGES + (quantizes(recipe) or onnx is not None) + recipe.vocabulary.prune,
     )
     session.expect(stages_of_rival(session, recipe))
-    resolved = resolve(session, recipe)
+    resolved = of_output(session, resolve(session, recipe), folder, before)
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
     if subject.hash != before.model.get("hash"):
         session.warn(
@@ -121,26 +123,32 @@ def verify(
     if trained:
         session.warn(
             "The weights of this output were trained: the masked model, which is not kept, is not "
-            "compared again."
+            "compared again"
+            + (
+                ", and what its smaller vocabulary costs is taken from the earlier evidence."
+                if before.vocabulary
+                else "."
+            )
         )
     same, differences = judge.parity(
         session, recipe, subject, examples, plan, update, small, plain, masked_too=not trained
     )
     same = judge.diagnose(session, recipe, examples, proved, same, None)
     shrunk = judge.shrunk(subject, proved.files, plan)
+    own = engine
     if onnx is not None:
         engine = judge.other_file(session, recipe, subject, engine, Path(onnx))
         shrunk, same = judge.of_other_file(subject, plan, Path(onnx), shrunk, same)
     accuracy, after = judge.accuracy(
         session, recipe, subject, examples, dense, engine, before=outputs
     )
-    part = None
+    part, known = None, before.quantization
+    excluded = [] if known is None else known.excluded
+    kept = with_kept(recipe, excluded) if excluded else recipe
     if onnx is None:
-        known = before.quantization
-        excluded = [] if known is None else known.excluded
         quantized = quantization(
             session,
-            with_kept(recipe, excluded) if excluded else recipe,
+            kept,
             subject,
             examples,
             plan,
@@ -153,6 +161,14 @@ def verify(
             losses=known is not None and known.by_site is not None,
         )
         part = None if quantized is None else quantized.part
+    words = before.vocabulary
+    if words is not None and not trained:  # a trained model's other rows are not kept
+        answers = after if own is engine else answered(session, kept, examples, own)
+        made = for_serving(
+            session, kept, subject.as_served, examples.served, kept.workload.precision
+        )
+        finished = Finished(subject, plan, update, artefact, own, answers, made, before.table)
+        words = vocabulary_part(session, kept, examples, finished)
     predicted = before.latency.predicted_ratio if before.latency else None
     latency, beside = judge.latency(
         session,
@@ -194,12 +210,14 @@ def verify(
                 accuracy,
                 judge.speed_gate(session, recipe, latency),
                 sized,
+                words,
             ),
             "latency": latency,
             "accuracy": accuracy,
             "rival": against,
             "quantization": part,
             "size": sized,
+            "vocabulary": words,
             "stages": session.stages,
             "files": files,
             "warnings": session.warnings,

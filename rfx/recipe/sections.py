@@ -365,6 +365,18 @@ class Limits(Section):
         ge=0,
         allow_inf_nan=False,
     )
+    min_vocabulary_agreement: float | None = option(
+        None,
+        """Smallest share of the answers that must be those of the same pruned model with its full
+        vocabulary, where --prune-vocabulary makes that smaller. Of a regression it is the
+        correlation of their predictions.""",
+        cli="--min-vocabulary-agreement",
+        unit="share",
+        unset="0.95",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+    )
     min_speedup: float | None = option(
         None,
         "Smallest speedup over the dense model that passes, e.g. 1.3.",

@@ -29,6 +29,7 @@ from rfx.recipe.sections import (
     QuantizationSpec,
     WorkloadSpec,
 )
+from rfx.recipe.vocabulary import VocabularySpec
 
 DEFAULT = "default"  # the origin of a value that nobody has set
 GIVEN = "given"  # of one that was set, by somebody who did not say who it is
@@ -119,6 +120,9 @@ class Recipe(Section):
     )
     budget: Budget = option(
         Budget, "How much the pruned model may cost.", group="budget", alternatives=True
+    )
+    vocabulary: VocabularySpec = option(
+        VocabularySpec, "What becomes of the vocabulary.", group="budget"
     )
     limits: Limits = option(Limits, "What the result is judged by.", group="limits")
     workload: WorkloadSpec = option(WorkloadSpec, "What is timed.", group="workload")

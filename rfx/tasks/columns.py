@@ -213,3 +213,23 @@ def refuse_halves(text: str, name: str, number: int) -> None:
 
 def missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def numbers_alone(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The inputs that are a number in every example: most likely a column of another kind.
+
+    Args:
+        inputs: those of each example by name.
+    """
+    if not inputs:
+        return []
+    names = [n for n, value in inputs[0].items() if isinstance(value, str)]
+    return [n for n in names if all(_is_number(one.get(n)) for one in inputs)]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True

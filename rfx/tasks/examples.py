@@ -26,6 +26,7 @@ from rfx.tasks.columns import (
     columns_of,
     columns_said,
     missing,
+    numbers_alone,
     written_as,
 )
 from rfx.tasks.columns import (
@@ -80,6 +81,9 @@ class Examples:
         contradictory: evaluation rows that were left out because their inputs stand there with
             another label too.
         label_mapping: the labels of the data -> what the model calls them.
+        training: all training examples that calibration was drawn from.
+        again: the same examples as the tokenizer of a smaller vocabulary encodes them; None: there
+            is none.
     """
 
     task: Task
@@ -94,6 +98,13 @@ class Examples:
     skipped: int = 0
     contradictory: int = 0
     label_mapping: Mapping[str, str] = field(default_factory=dict)
+    training: tuple[Example, ...] = ()
+    again: Examples | None = None
+
+    @property
+    def served(self) -> Examples:
+        """The examples as a finished model is given them."""
+        return self.again or self
 
     @property
     def labelled(self) -> bool:
@@ -169,7 +180,7 @@ def read_examples(
     if taken:
         note(f"columns read: {taken}")
     for part, examples in (("training", training), ("evaluation", whole)):
-        if numbers := _numbers_alone(examples):
+        if numbers := numbers_alone([e.inputs for e in examples]):
             warn(
                 f"Every {' and every '.join(numbers)} of the {part} examples is a number; if that "
                 "is another column than the one with the texts, name that with --column."
@@ -232,6 +243,7 @@ def read_examples(
         skipped,
         contradictory,
         dict(task.mapping),
+        tuple(training),
     )
 
 
@@ -314,22 +326,6 @@ def _skipped(task: Task, of: int, part: str, place: str) -> str:
         f"{task.skipped} of {of} {part} rows lack a text or a label; they are left out of {place}"
         f"{which}."
     )
-
-
-def _numbers_alone(examples: Sequence[Example]) -> list[str]:
-    """The inputs that are a number in every example: most likely a column of another kind."""
-    if not examples:
-        return []
-    names = [n for n, value in examples[0].inputs.items() if isinstance(value, str)]
-    return [n for n in names if all(_is_number(e.inputs.get(n)) for e in examples)]
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _of_one_form(training: Sequence[Example], judged: Sequence[Example]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfx.evidence.gates import loses_too_much, one_answer, out_of_reach
+from rfx.evidence.gates import loses_too_much, one_answer, other_rows, out_of_reach
 from rfx.evidence.records import Evidence, Gate
 
 
@@ -57,6 +57,11 @@ def next_step(evidence: Evidence, out: Path | None = None, given: Path | None = 
             "Next: the evaluation set is too small to tell whether the pruned model still answers "
             "as the dense model does. Give more examples with --eval, or set --min-agreement."
         )
+    if states.get("vocabulary") == "inconclusive":
+        return (
+            "Next: the evaluation set is too small to tell whether the smaller vocabulary keeps "
+            "the answers. Give more examples with --eval, or set --min-vocabulary-agreement."
+        )
     if not states:
         return f"Next: nothing was judged. Measure it: {again}"
     return _serve(evidence, out, given)
@@ -77,7 +82,8 @@ def _failed(evidence: Evidence, gates: list[Gate]) -> str:
     if not failed:
         return ""
     part = evidence.quantization
-    if "shrunk" in failed or "same" in failed or (part is not None and part.mismatches):
+    wrong = part is not None and bool(part.mismatches)
+    if "shrunk" in failed or "same" in failed or wrong or other_rows(evidence):
         return (
             "Next: do not use this model. A proof of rfx failed; please report it with "
             "evidence.json and the output of `rfx env`."
@@ -114,6 +120,12 @@ def _failed(evidence: Evidence, gates: list[Gate]) -> str:
             "Next: the pruned model no longer answers as the dense model does. Raise the target (a "
             "higher --latency, --flops or --size), check the labels of --eval, or allow it with "
             "--min-agreement."
+        )
+    if "vocabulary" in failed:
+        return (
+            "Next: too many answers are others with the smaller vocabulary. Give more training "
+            "texts with --train, leave --prune-vocabulary out, or allow it with "
+            "--min-vocabulary-agreement."
         )
     return "Next: a gate failed; its line says why."
 

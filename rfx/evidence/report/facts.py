@@ -32,6 +32,7 @@ GATE_TITLES = {
     "quantized": "quantized rightly, and faster for it",
     "accuracy": "accurate enough",
     "agreement": "answers as the dense model does",
+    "vocabulary": "answers as with the full vocabulary",
     "latency": "fast enough",
     "size": "small enough",
     "baseline-accuracy": "as accurate as the baseline",

@@ -31,6 +31,7 @@ from rfx.evidence.report.facts import (
     workload_text,
 )
 from rfx.evidence.report.rival import rival_texts
+from rfx.evidence.vocabulary import vocabulary_texts
 from rfx.evidence.words import score
 
 NEEDS = ("matplotlib", "jinja2")
@@ -123,7 +124,7 @@ def _page(e: Evidence) -> str:
         units=[(name, "n") for name in unit_names(e)],
         layers=_layers(e),
         compensation=compensation_text(e),
-        beside=rival_texts(e),
+        beside=[*vocabulary_texts(e.vocabulary), *rival_texts(e)],
         tuning=_tuning(e),
         by_site=_by_site(e),
         stages=[

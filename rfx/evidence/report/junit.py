@@ -20,6 +20,7 @@ from rfx.evidence.report.facts import (
     value_text,
     verdict,
 )
+from rfx.evidence.vocabulary import vocabulary_texts
 
 _MOST_MB = 16  # of a file that is looked at: rfx writes some kilobytes
 
@@ -69,7 +70,9 @@ def _junit(evidence: Evidence) -> str:
             ET.SubElement(case, "skipped", {"message": f"{verdict(gate)}: {text}"})
         else:
             ET.SubElement(case, "system-out").text = text
-    ET.SubElement(suite, "system-out").text = xml(f"{outcome_text(evidence)}: {headline(evidence)}")
+    whole = [f"{outcome_text(evidence)}: {headline(evidence)}"]
+    whole += vocabulary_texts(evidence.vocabulary)
+    ET.SubElement(suite, "system-out").text = xml(". ".join(text.rstrip(".") for text in whole))
     ET.indent(suites)
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -31,6 +31,7 @@ from rfx.evidence.report.facts import (
     workload_text,
 )
 from rfx.evidence.report.rival import rival_texts
+from rfx.evidence.vocabulary import vocabulary_texts
 
 _MARKS = {
     "pass": "✅ pass",
@@ -75,7 +76,8 @@ def _summary(evidence: Evidence) -> str:
         f"- budget: {markdown(budget_text(evidence))}",
         f"- measured with {markdown(workload_text(evidence))}",
     ]
-    lines += [f"- {markdown(text)}" for text in rival_texts(evidence)]
+    beside = [*vocabulary_texts(evidence.vocabulary), *rival_texts(evidence)]
+    lines += [f"- {markdown(text)}" for text in beside]
     lines += [f"- warning: {markdown(w)}" for w in evidence.warnings]
     lines += ["", sentence(next_step(evidence))]
     return "\n".join(lines) + "\n"
@@ -175,6 +177,7 @@ def _card(evidence: Evidence) -> str:
         "checkpoint; `rfx.load` does. Outputs for a row that is padding alone mean nothing.",
         "",
     ]
+    beside = [*vocabulary_texts(evidence.vocabulary), *rival_texts(evidence)]
     lines += [
         *(part for text in runtime_texts(evidence) for part in (sentence(text), "")),
         "## Evidence",
@@ -185,7 +188,7 @@ def _card(evidence: Evidence) -> str:
         "",
         f"Measured with {markdown(workload_text(evidence))}.",
         "",
-        *(part for text in rival_texts(evidence) for part in (markdown(text), "")),
+        *(part for text in beside for part in (markdown(text), "")),
     ]
     if evidence.accuracy:
         d = evidence.data

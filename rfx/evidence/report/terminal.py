@@ -26,6 +26,7 @@ from rfx.evidence.report.facts import (
     workload_text,
 )
 from rfx.evidence.report.rival import rival_texts
+from rfx.evidence.vocabulary import vocabulary_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,6 +132,7 @@ def summary(evidence: Evidence, out: Path | None = None) -> list[Table | Text]:
         table_text(evidence),
         *round_texts(evidence),
         " ".join(compensation_text(evidence)),
+        *vocabulary_texts(evidence.vocabulary),
         *rival_texts(evidence),
     ):
         if text:
