@@ -31,7 +31,6 @@ ROWS = (
     ("int8", "18MB", False),
     ("int8", "18MB", True),
     ("int8", "12MB", True),
-    ("fp32", "70MB", True),
 )
 
 

@@ -213,7 +213,7 @@ def diagnose(
     from rfx.measure.parity.compare import compare_runtimes
     from rfx.measure.parity.difference import save_repro
 
-    batches = _engine_inputs(examples.served, PARITY_EXAMPLES)
+    batches = _engine_inputs(examples, PARITY_EXAMPLES)
     inputs = [{n: np.asarray(a) for n, a in batch.items()} for batch in batches]
     try:
         found = compare_runtimes(
@@ -244,6 +244,7 @@ class _SeenError(Exception):
 
 def _engine_inputs(examples: Examples, count: int) -> list[dict[str, np.ndarray]]:
     """The batches that `parity` runs, as they reach an engine."""
+    examples = examples.served
     seen: list[dict[str, np.ndarray]] = []
 
     def keep(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

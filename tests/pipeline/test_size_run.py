@@ -200,7 +200,7 @@ def closed_loop(monkeypatch, tmp_path, limit, real):
     result, rounds = sizes.close_on_size(
         session,
         recipe,
-        SimpleNamespace(sites=SITES),
+        SimpleNamespace(sites=SITES, vocabulary=None, as_served=None),
         make_scores(SITES),
         build(recipe.method, seed=0, labelled=True).searcher(made),
         ("logits",),
