@@ -103,9 +103,10 @@ def search_counts(
         with session.stage("search and closed loop"):
             cost = file_cost(session, recipe, subject, names, dense, quantized)
             searcher = method.searcher(cost)
+            turns: list[SizeRound] = []
             if recipe.budget.size_bytes is None:  # of another package, and a share as others are
                 budget = recipe.budget.within(cost.dense(subject.sites))
-                result, turns = searcher(subject.sites, scores, budget), []
+                result = searcher(subject.sites, scores, budget)
             else:
                 result, turns = close_on_size(session, recipe, subject, scores, searcher, names)
         part = _of_the_plan(method, search_part(result, cost.unit))
