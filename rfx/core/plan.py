@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -208,7 +209,7 @@ class Plan:
             if not isinstance(said, (list, tuple)) or not isinstance(provenance, Mapping):
                 raise ValueError("sites is no list, or provenance no mapping of keys")
         sites = tuple(SitePlan.from_json(s) for s in said)
-        twice = {s.name for s in sites if sum(o.name == s.name for o in sites) > 1}
+        twice = [name for name, count in Counter(s.name for s in sites).items() if count > 1]
         with _whole_plan():
             if twice:
                 raise ValueError(f"several sites are called {short(min(twice))}")

@@ -17,6 +17,7 @@ from rfx.core.plan import Plan
 from rfx.core.text import one_line
 from rfx.core.values import short
 from rfx.core.workload import SEQUENCE
+from rfx.evidence.gates import accuracy_gate, agreement_gate, latency_gate
 from rfx.evidence.limits import knows_agreement, limit_contradictions, verdict
 from rfx.evidence.records import AccuracyPart, Evidence, Gate, LatencyPart, Percentiles
 from rfx.evidence.sound_precision import precision_contradictions
@@ -95,11 +96,22 @@ def _recorded(e: Evidence) -> Iterator[str]:
             yield from _same(gate, e)
         elif gate.name == "accuracy" and e.accuracy is not None:
             yield from _same_number(gate, e.accuracy.drop, e.accuracy.interval)
+            yield from _there(gate, accuracy_gate(e.accuracy, None))
         elif gate.name == "agreement" and e.accuracy is not None:
             a = e.accuracy
             yield from _same_number(gate, a.agreement, a.agreement_interval)
+            if knows_agreement(a):
+                yield from _there(gate, agreement_gate(a))
         elif gate.name == "latency" and e.latency is not None:
             yield from _same_number(gate, e.latency.ratio, e.latency.interval)
+            yield from _there(gate, latency_gate(e.latency, target=1.0, min_speedup=None))
+
+
+def _there(gate: Gate, own: Gate) -> Iterator[str]:
+    """What a gate over the same numbers has, the recorded one has too."""
+    for what in ("value", "interval"):
+        if getattr(own, what) is not None and getattr(gate, what) is None:
+            yield f"the gate {gate.name} has no {what}"
 
 
 def _shrunk(gate: Gate) -> Iterator[str]:
@@ -130,8 +142,9 @@ def _same_number(
         return
     if value is None or not _near(gate.value, value):
         yield f"the gate {gate.name} has {gate.value:.6g}, measured was {value}"
-    pairs = zip(gate.interval or (), interval or gate.interval or (), strict=True)
-    if not all(_near(a, b) for a, b in pairs):
+    if gate.interval is None or interval is None:  # `_there` says where it has to be
+        return
+    if not all(_near(a, b) for a, b in zip(gate.interval, interval, strict=True)):
         yield f"the gate {gate.name} has another interval than what was measured"
 
 
@@ -212,7 +225,8 @@ def _accuracy(part: AccuracyPart) -> Iterator[str]:
         yield from _interval("the agreement", part.agreement, part.agreement_interval, 0.0, 1.0)
     if part.examples < 1:
         yield f"the accuracy was measured on {part.examples} examples"
-    if part.distinct is not None and not 1 <= part.distinct <= max(1, part.examples):
+    # What stands there twice counts once.
+    if part.distinct is not None and part.distinct != part.examples and part.examples > 0:
         yield f"{part.distinct} of {part.examples} examples are distinct"
 
 
@@ -230,6 +244,10 @@ def _data(e: Evidence) -> Iterator[str]:
         yield f"there are {data.calibration} calibration and {data.evaluation} evaluation examples"
     if data.evaluation_hash in (data.calibration_hash, data.training_hash):
         yield "the evaluation examples are those of calibration or training: their hashes are equal"
+    limits = e.recipe.get("limits")
+    allowed = limits.get("allow_weak_baseline") if isinstance(limits, Mapping) else None
+    if e.accuracy is not None and e.accuracy.weak_baseline and allowed is False:
+        yield "the dense model is no better than a constant answer, which was not allowed"
     if e.accuracy is not None and e.accuracy.examples != data.evaluation:
         yield f"{e.accuracy.examples} examples were evaluated, there are {data.evaluation}"
 
@@ -271,6 +289,10 @@ def _plan(e: Evidence) -> Iterator[str]:
 def _shares(e: Evidence) -> Iterator[str]:
     if not _within(e.flops_ratio, 0.0, 1.0) or math.isnan(e.flops_ratio):
         yield f"the share of FLOPs is {e.flops_ratio:g}"
+    budget = e.recipe.get("budget")
+    asked = budget.get("flops") if isinstance(budget, Mapping) else None
+    if isinstance(asked, (int, float)) and e.flops_ratio > asked + 1e-6:
+        yield f"the share of FLOPs is {e.flops_ratio:g}, and at most {asked:g} was asked for"
     # Compensation may add a bias to a layer.
     if not 0 < e.params_ratio <= 1.05:
         yield f"the share of parameters is {e.params_ratio:g}"

@@ -265,8 +265,9 @@ def unknown_label(
         names = short_list([str(i) for i in range(1, count + 1)])
         step = f"if they are in the model's order, add --labels {names}, or subtract 1 from each"
     elif others and (named := _names_of(values, count)):
-        step = "if these are the model's labels under other names, name them in the model's order: "
-        step += naming(named).removeprefix("add ")
+        step = "if these are the model's labels under other names, name them in the model's order, "
+        step += f"which the data do not tell: {naming(named).removeprefix('add ')} if "
+        step += f"{short(named[0], 40)} is the model's first label"
     elif not others and len(numbers) > count:
         step = f"the data have {len(numbers)} labels and the model {count}: give data of this model"
     return _unknown(value, column, () if others else numbers, what, allowed, step)

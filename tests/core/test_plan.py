@@ -2,6 +2,7 @@
 
 import pytest
 
+from rfx.core.errors import UsageError
 from rfx.core.plan import Choice, Kind, Plan
 from tests.methods.search.problems import make_sites
 
@@ -38,3 +39,11 @@ def test_a_precision_is_written_and_hashed_only_where_a_site_has_its_own():
     assert mixed.hash != plain.hash and mixed.counts == plain.counts
     for plan in (plain, mixed):
         assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_many_sites_of_one_name_are_refused_at_once():
+    """Hostile evidence repeats its sites: comparing each with every other one took a minute."""
+    row = {"name": "a", "layer": 0, "kind": "ffn", "units": 2, "width": 1, "kept": [0]}
+    rows = [{**row, "name": str(i // 2)} for i in range(40_000)]
+    with pytest.raises(UsageError, match="several sites are called"):
+        Plan.from_json({"sites": rows})

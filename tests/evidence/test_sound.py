@@ -109,6 +109,30 @@ FORGED = {
     "an agreement outside its interval": (sets(accuracy__agreement=0.99), "the agreement is 0.99"),
     "no examples": (sets(accuracy__examples=0, accuracy__distinct=None), "on 0 examples"),
     "more examples than there are": (sets(accuracy__examples=10**6), "were evaluated"),
+    "fewer distinct examples": (
+        lambda d: d["accuracy"].update(distinct=d["accuracy"]["examples"] - 7),
+        "examples are distinct",
+    ),
+    "a gate without its number": (lambda d: d["gates"][2].pop("value"), "accuracy has no value"),
+    "a gate without its interval": (
+        lambda d: d["gates"][2].pop("interval"),
+        "accuracy has no interval",
+    ),
+    "a latency without its interval": (
+        lambda d: d["gates"][4].update(interval=None),
+        "latency has no interval",
+    ),
+    "fewer FLOPs than were asked for": (
+        lambda d: d["recipe"].update(budget={"flops": d["flops_ratio"] - 0.1}),
+        "was asked for",
+    ),
+    "a weak baseline that was not allowed": (
+        lambda d: (
+            d["accuracy"].update(weak_baseline=True),
+            d["recipe"].update(limits={"max_drop": 1.0, "allow_weak_baseline": False}),
+        ),
+        "which was not allowed",
+    ),
     "fewer examples than there are": (
         lambda d: d["accuracy"].update(examples=d["accuracy"]["examples"] - 1),
         "were evaluated, there are",

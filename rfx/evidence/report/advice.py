@@ -38,7 +38,7 @@ def next_step(evidence: Evidence, out: Path | None = None, given: Path | None = 
     if states.get("accuracy") == "inconclusive":
         return (
             "Next: the evaluation set is too small to tell whether the drop keeps its limit. Give "
-            "more examples with --eval, or raise the target."
+            "prune-export more examples with --eval, or raise the target."
         )
     if states.get("agreement") == "inconclusive" and _out_of_reach(evidence):
         return (
@@ -55,12 +55,14 @@ def next_step(evidence: Evidence, out: Path | None = None, given: Path | None = 
     if states.get("agreement") == "inconclusive":
         return (
             "Next: the evaluation set is too small to tell whether the pruned model still answers "
-            "as the dense model does. Give more examples with --eval, or set --min-agreement."
+            "as the dense model does. Give prune-export more examples with --eval, or set "
+            "--min-agreement."
         )
     if states.get("vocabulary") == "inconclusive":
         return (
             "Next: the evaluation set is too small to tell whether the smaller vocabulary keeps "
-            "the answers. Give more examples with --eval, or set --min-vocabulary-agreement."
+            "the answers. Give prune-export more examples with --eval, or set "
+            "--min-vocabulary-agreement."
         )
     if not states:
         return f"Next: nothing was judged. Measure it: {again}"

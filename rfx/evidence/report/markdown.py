@@ -192,10 +192,10 @@ def _card(evidence: Evidence) -> str:
     ]
     if evidence.accuracy:
         d = evidence.data
+        among = f"{d.overlap} of which are" if d.overlap else "none of which is"
         lines += [
             f"Accuracy on {d.evaluation} evaluation examples that took part in no choice; "
-            f"calibrated on {d.calibration} "
-            f"training examples; {d.overlap} in both.",
+            f"calibrated on {d.calibration} training examples, {among} among them.",
             "",
         ]
     lines += _layers(evidence)
