@@ -13,7 +13,7 @@ from pathlib import Path
 from rfx.core.claim import is_marked, left_behind
 from rfx.core.workplace import INSIDE, NEW, RANDOM, Workplace, finish
 
-OLD = ".old-"  # in the names of earlier versions of rfx
+OLD, HALF = ".old-", ".new-"  # in the names of earlier versions of rfx
 _WORKPLACE = re.compile(rf"\..+{re.escape(NEW)}[a-z0-9_]{{{RANDOM}}}")
 _AGE_S = 24 * 3600  # earlier versions claimed nothing: what is younger may still be in use
 
@@ -42,6 +42,13 @@ def settle(
     for root in _named(path.parent, f".{path.name}{OLD}"):
         if _end_old(root, path, removable, warn):
             found.append(root.name)
+    if warn is not None:
+        for root in _named(path.parent, f".{path.name}{HALF}"):
+            # It has no mark of rfx, so that it may be somebody's own: it is named and stays.
+            warn(
+                f"{root} is most likely what an earlier version of rfx left half-written when it "
+                "was killed. rfx does not use it; remove it if you do not know it."
+            )
     return found
 
 

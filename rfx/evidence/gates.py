@@ -148,8 +148,15 @@ def accuracy_gate(part: AccuracyPart, max_drop: float | None) -> Gate:
         interval=part.interval if finite else None,
         unit=POINTS,
         detail=f"{part.metric} {score(part.dense)} -> {score(part.pruned)} on {part.examples} "
-        f"examples{_likeness(part)}{why}",
+        f"examples{_likeness(part)}{why}{_weak(part)}",
     )
+
+
+def _weak(part: AccuracyPart) -> str:
+    """What is to be said of a dense model that is no better than a constant answer."""
+    if not part.weak_baseline:
+        return ""
+    return "; the dense model itself is no better than a constant answer (--allow-weak-baseline)"
 
 
 def _chance(part: AccuracyPart) -> float:
@@ -179,7 +186,8 @@ def agreement_gate(part: AccuracyPart, min_agreement: float | None = None) -> Ga
     inconclusive.
 
     Evidence of earlier versions has no agreement by chance. Without a limit it is then judged
-    by 0.5 alone, the least that the default can be: below that it fails, above it is not judged.
+    by 0.5 alone, the least that the default can be: below that it fails, above it is inconclusive.
+    It must not pass: evidence could be made to look like theirs.
     """
     given = part.min_agreement if min_agreement is None else min_agreement
     chance, value = part.chance_agreement, part.agreement
@@ -189,13 +197,13 @@ def agreement_gate(part: AccuracyPart, min_agreement: float | None = None) -> Ga
     outcome: Outcome
     if value is None or interval is None or unknown:
         asked = given is not None or chance is not None
-        outcome = "inconclusive" if asked else "not-judged"
         return Gate(
             name="agreement",
-            outcome=outcome,
+            outcome="inconclusive",
             limit=limit if asked else None,
             unit=ALIKE,
-            detail="the evidence does not say how often the two models answer alike",
+            detail="the evidence does not say how often the two models answer alike; rfx verify "
+            "measures it",
         )
     if given is None and one_answer(part):
         # As a metric that is not defined: a kappa is none here, and no number of examples helps.
@@ -214,14 +222,16 @@ def agreement_gate(part: AccuracyPart, min_agreement: float | None = None) -> Ga
         detail += "end of the interval stays below 1: a limit such as 0.99 can be passed"
     if given is None and chance is not None:
         detail += f"; {chance:.1%} would be by chance, and the limit is half way from there to 1"
-    elif given is None and outcome != "fail":
-        outcome = "not-judged"
-        detail += "; agreement by chance was not recorded, so that there is no default limit"
+    default = given is None and chance is None and outcome != "fail"
+    if default:
+        outcome = "inconclusive"
+        detail += "; agreement by chance was not recorded, so that there is no default limit: give "
+        detail += "--min-agreement"
     return Gate(
         name="agreement",
         outcome=outcome,
         value=value,
-        limit=None if outcome == "not-judged" else limit,
+        limit=None if default else limit,
         interval=interval,
         unit=ALIKE,
         detail=detail,

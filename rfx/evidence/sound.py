@@ -68,6 +68,7 @@ def contradictions(evidence: Evidence) -> Iterator[str]:
     yield from vocabulary_contradictions(evidence)
     yield from limit_contradictions(evidence)
     yield from _data(evidence)
+    yield from _baseline(evidence)
     yield from _layers(evidence)
     yield from _shares(evidence)
     yield from _when(evidence)
@@ -244,12 +245,26 @@ def _data(e: Evidence) -> Iterator[str]:
         yield f"there are {data.calibration} calibration and {data.evaluation} evaluation examples"
     if data.evaluation_hash in (data.calibration_hash, data.training_hash):
         yield "the evaluation examples are those of calibration or training: their hashes are equal"
-    limits = e.recipe.get("limits")
-    allowed = limits.get("allow_weak_baseline") if isinstance(limits, Mapping) else None
-    if e.accuracy is not None and e.accuracy.weak_baseline and allowed is False:
-        yield "the dense model is no better than a constant answer, which was not allowed"
     if e.accuracy is not None and e.accuracy.examples != data.evaluation:
         yield f"{e.accuracy.examples} examples were evaluated, there are {data.evaluation}"
+
+
+def _baseline(e: Evidence) -> Iterator[str]:
+    """A dense model no better than a constant answer stops a run, unless that is allowed."""
+    part, limits = e.accuracy, e.recipe.get("limits")
+    allowed = limits.get("allow_weak_baseline") if isinstance(limits, Mapping) else None
+    if part is None:
+        return
+    if part.weak_baseline and allowed is False:
+        yield "the dense model is no better than a constant answer, which was not allowed"
+    if part.chance is None or part.weak_baseline or allowed or not math.isfinite(part.dense):
+        return
+    # By less it may be chance, which a run goes on with.
+    if part.chance < 1 and part.dense < part.chance - 1 / math.sqrt(max(part.examples, 1)):
+        yield (
+            f"the dense model has {part.dense:.4g} and a constant answer {part.chance:.4g}, with "
+            "which no run goes on"
+        )
 
 
 def _layers(e: Evidence) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rfx.core.files import as_path, require_file_place, require_outside, require
 from rfx.core.home import at_home
 from rfx.core.leftovers import settle, settle_within
 from rfx.evidence.read import read_curve, read_evidence
-from rfx.pipeline import earlier
+from rfx.pipeline import built
 from rfx.recipe.spec import Recipe
 
 CACHE = "the cache of rfx"
@@ -79,17 +79,17 @@ def engine_file(out: Path) -> Path:
             next_step="give another --out",
         )
     out = Path(os.path.realpath(out))
-    built = "an engine of `rfx build` with its facts beside it"
-    require_file_place(out, ours=earlier.is_built, kind=built)
-    facts = out.with_name(out.name + earlier.FACTS)
-    require_file_place(facts, ours=earlier.is_facts, kind=built)
+    kind = "an engine of `rfx build` with its facts beside it"
+    require_file_place(out, ours=built.is_built, kind=kind)
+    facts = out.with_name(out.name + built.FACTS)
+    require_file_place(facts, ours=built.is_facts, kind=kind)
     return out
 
 
 def record_engine(engine: Path) -> None:
     """An engine that was built into an output, however deep, belongs to it from now on."""
     engine = Path(os.path.realpath(engine))
-    facts = engine.with_name(engine.name + earlier.FACTS)
+    facts = engine.with_name(engine.name + built.FACTS)
     for folder in engine.parents:
         if manifest.read(folder) is not None:
             manifest.record(folder, [engine, facts])
@@ -116,19 +116,17 @@ def edited(folder: Path) -> list[str]:
 
 def output_strangers(folder: Path) -> list[str]:
     """What lies in a folder and is no output of `prune-export` as rfx wrote it."""
-    return _strangers(
-        folder, (manifest.OUTPUT, manifest.REPORTS), _whole_output, earlier.output_files
-    )
+    return _strangers(folder, (manifest.OUTPUT, manifest.REPORTS), _whole_output)
 
 
 def sweep_strangers(folder: Path) -> list[str]:
     """The same for a sweep."""
-    return _strangers(folder, (manifest.SWEEP,), _whole_sweep, earlier.sweep_files)
+    return _strangers(folder, (manifest.SWEEP,), _whole_sweep)
 
 
 def report_strangers(folder: Path) -> list[str]:
     """The same for reports alone."""
-    return _strangers(folder, (manifest.REPORTS,), _whole_output, earlier.report_files)
+    return _strangers(folder, (manifest.REPORTS,), _whole_output)
 
 
 def no_strangers(strangers: Callable[[Path], list[str]]) -> Callable[[Path], bool]:
@@ -149,7 +147,10 @@ def _folder(
     require_place(path)
     _require_apart(path, recipe, cache)
     settle(path, no_strangers(strangers), warn)
-    manifest.refuse(path, strangers(path), by, allowed)
+    found = strangers(path)
+    if found and (path / "evidence.json").is_file() and manifest.read(path) is None:
+        allowed += f"; {manifest.FILE}, which says what rfx wrote there, is missing or damaged"
+    manifest.refuse(path, found, by, allowed)
     require_outside(path)
     settle_within(path)  # it is known to be ours
     return path
@@ -159,19 +160,19 @@ def _strangers(
     folder: Path,
     kinds: tuple[str, ...],
     whole: Callable[[Path, dict[str, str]], bool],
-    earlier_files: Callable[[Path], dict[str, str]],
 ) -> list[str]:
-    """By the manifest, or in an output of an earlier version by what its own documents say."""
+    """By the manifest. Without one, as earlier versions wrote outputs, nothing says what somebody
+    has changed since: everything there is a stranger's."""
     if not folder.is_dir():
         return []
     found = manifest.read(folder)
     if found is None:
-        return manifest.strangers(folder, earlier_files(folder))
+        return manifest.strangers(folder, {})
     kind, files = found
     if kind not in kinds or not whole(folder, files):
         return manifest.strangers(folder, {}) or [f"{manifest.FILE} (of another kind)"]
     # A build that was killed has not told the manifest yet: an engine speaks for itself.
-    return manifest.strangers(folder, {**files, **earlier.built_files(folder)})
+    return manifest.strangers(folder, {**files, **built.built_files(folder)})
 
 
 def _whole_output(folder: Path, files: dict[str, str]) -> bool:

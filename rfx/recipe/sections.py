@@ -77,9 +77,9 @@ class DataSpec(Section):
     )
     strict: bool = option(
         False,
-        """Refuse evaluation data in which any text or label is missing, or a text has several
-        labels. Otherwise up to one row in a hundred may lack one, and such rows and the texts with
-        several labels are left out, and counted.""",
+        """Refuse examples in which any text is missing, and evaluation data in which any label is
+        missing or a text has several labels. Otherwise up to one row in a hundred may lack one,
+        and such rows and the texts with several labels are left out, and counted.""",
         cli="--strict",
     )
     max_mb: float = option(

@@ -20,6 +20,7 @@ from rfx.tasks.rows import FORMATS, MAX_MB, NAMES, Note, Row, lines_of, silent
 from rfx.tasks.separated import parse_separated
 
 _WHAT = "file of examples"
+SAFE_DATASETS = 4  # from this version on the library runs no scripts of a dataset
 _KINDS = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet")
 
 
@@ -186,6 +187,14 @@ def _read_dataset(name: str, split: str) -> list[Row]:
             allowed=FORMATS,
             next_step="check the path, or: pip install datasets",
         ) from None
+    if int(str(datasets.__version__).partition(".")[0]) < SAFE_DATASETS:
+        raise EnvironmentMissingError(
+            "Earlier versions of the datasets library run a dataset's own scripts, which rfx does "
+            "not allow.",
+            got=f"datasets {datasets.__version__}",
+            allowed=f"datasets {SAFE_DATASETS} or later",
+            next_step="pip install --upgrade datasets",
+        )
     path, _, config = (
         name.rpartition("/")
         if name.count("/") == 1 and name.startswith("glue/")

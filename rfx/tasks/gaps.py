@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rfx.core.errors import UsageError
 
-MOST = 0.01  # of the evaluation rows
+MOST = 0.01  # of the rows
+FEW = 3  # rows of a training set, however small it is: nothing is judged by it
 NAMED = 5  # rows in a message
 
 
@@ -13,18 +14,20 @@ class Gaps:
 
     Args:
         total: rows of the set.
-        judged: whether it is the evaluation set. Of calibration examples any number may lack
-            something, because a smaller sample is as good.
-        strict: an evaluation row that lacks something is refused.
+        judged: whether it is the evaluation set. Of calibration examples any number may lack a
+            label, which is optional there.
+        strict: a row that lacks something that is needed is refused.
     """
 
     def __init__(self, total: int, *, judged: bool, strict: bool) -> None:
         self.total, self.judged, self.strict = total, judged, strict
         self.rows: dict[int, str] = {}  # row -> what it lacks
+        self._labels: set[int] = set()  # those of them that lack nothing but a label
 
-    def add(self, number: int, what: str) -> None:
-        """Row `number`, counted from 1, lacks `what`."""
-        self.rows.setdefault(number, what)
+    def add(self, number: int, what: str, *, label: bool = False) -> None:
+        """Row `number`, counted from 1, lacks `what`; `label` says that it is its label."""
+        if self.rows.setdefault(number, what) == what and label:
+            self._labels.add(number)
 
     def settle(self) -> int:
         """How many rows are left out.
@@ -32,24 +35,27 @@ class Gaps:
         Raises:
             UsageError: they are too many.
         """
-        allowed = self.total - 1
-        if self.judged:
-            allowed = 0 if self.strict else int(MOST * self.total)
-        if len(self.rows) <= allowed:
+        least = 0 if self.judged else FEW
+        allowed = 0 if self.strict else max(least, int(MOST * self.total))
+        needed = [n for n in self.rows if self.judged or n not in self._labels]
+        if len(needed) <= allowed and len(self.rows) < self.total:
             return len(self.rows)
-        numbers = list(self.rows)
+        self.rows = {n: self.rows[n] for n in needed} if len(needed) > allowed else self.rows
+        numbers, few = list(self.rows), len(needed) > allowed
         if len(numbers) == 1:
             said = f"Row {numbers[0]} has no {self._what()}."
         else:
             said = f"{len(numbers)} of {self.total} rows have no {self._what()}: rows "
             said += f"{self._named()}."
-        limit = "none with --strict" if self.strict else f"1 in 100, here {allowed}"
+        share = "1 in 100" + f" or {FEW}" * bool(least)
+        limit = "none with --strict" if self.strict else f"{share}, here {allowed}"
+        part = "evaluation" if self.judged else "training"
         raise UsageError(
             said,
             got=f"{len(numbers)} of {self.total} rows",
-            allowed=f"{limit} of the evaluation rows" if self.judged else "rows that have it",
+            allowed=f"{limit} of the {part} rows" if few else "rows that have it",
             next_step="remove these rows or fill them in"
-            if self.judged
+            if few and len(numbers) < self.total
             else "name the right column with --column, or fill the rows in",
         )
 

@@ -76,7 +76,7 @@ class QuestionAnswering(Task):
             if not bare:
                 value = field(row, answers)
                 if missing(value):
-                    gaps.add(number, "answers")
+                    gaps.add(number, "answers", label=True)
                     continue
                 given = self._answers(value, text, number)
             out.append(Example({"question": asked, "context": text}, given, row=number))

@@ -112,7 +112,7 @@ class TextClassification(Task):
             elif bare:
                 out.append(Example(inputs, row=number))
             elif self._none(value):
-                gaps.add(number, "label")
+                gaps.add(number, "label", label=True)
             else:
                 target = self._label(value, str(label), number, names, values)
                 out.append(Example(inputs, target, row=number))

@@ -55,7 +55,7 @@ class TokenClassification(Task):
                 out.append(Example({"tokens": words}, row=number))
                 continue
             if missing(labels):
-                gaps.add(number, repr(tags))
+                gaps.add(number, repr(tags), label=True)
                 continue
             if isinstance(labels, str):
                 labels = labels.split()

@@ -273,8 +273,11 @@ def test_what_only_looks_like_a_leftover_is_never_touched(tmp_path):
         (folder / "data").write_text("mine")
         (folder / ".owner").write_text("me")
         os.utime(folder, (0, 0))
-    assert settle(tmp_path / "out") == []
+    told: list[str] = []
+    assert settle(tmp_path / "out", warn=told.append) == []
     assert all((folder / "data").read_text() == "mine" for folder in theirs)
+    # What looks as if an earlier version had left it is named.
+    assert len(told) == 1 and str(theirs[1]) in told[0] and "remove it" in told[0]
     assert not is_leftover(theirs[0] / "data", tmp_path)
 
 

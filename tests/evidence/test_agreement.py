@@ -52,7 +52,7 @@ def test_agreement_that_is_not_known_is_inconclusive_where_it_is_asked_for():
     assert agreement_gate(nan).outcome == "inconclusive"
     # Evidence of an earlier rfx has none of it.
     old = make_accuracy(**unknown, chance_agreement=None)
-    assert agreement_gate(old).outcome == "not-judged"
+    assert agreement_gate(old).outcome == "inconclusive" and agreement_gate(old).limit is None
     assert agreement_gate(old, 0.9).outcome == "inconclusive"
 
 
@@ -112,7 +112,7 @@ def test_earlier_evidence_that_records_a_share_alone_is_judged_as_far_as_it_goes
         return agreement_gate(part, limit)
 
     assert old(0.3).outcome == "fail"  # less than any agreement by chance would allow
-    assert old(0.97).outcome == "not-judged" and old(0.97).limit is None
+    assert old(0.97).outcome == "inconclusive" and old(0.97).limit is None
     low, high = old(0.97).interval  # Wilson's, of 970 in 1000
     assert (low, high) == pytest.approx((0.9575, 0.9789), abs=1e-4)
     assert old(0.97, 0.95).outcome == "pass" and old(0.97, 0.975).outcome == "inconclusive"
@@ -129,8 +129,11 @@ def test_a_metric_that_rises_while_the_answers_change_is_no_pass():
         agreement_interval=(0.33, 0.39),
         chance_agreement=0.33,
         chance=0.354,
+        weak_baseline=True,  # else the run would have stopped
     )
     evidence = make_evidence(accuracy=part)
+    (found,) = (g for g in evidence.gates if g.name == "accuracy")
+    assert "the dense model itself is no better than a constant answer" in found.detail
     outcomes = {g.name: g.outcome for g in evidence.gates}
     assert outcomes["accuracy"] == "pass" and outcomes["agreement"] == "fail"
     assert evidence.outcome == "fail" and exit_code(evidence) == ExitCode.GATE_FAILED

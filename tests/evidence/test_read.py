@@ -27,7 +27,7 @@ def test_evidence_of_schema_1():
     assert new.recipe["workload"]["sequence"] == 16 and "conditions" not in new.recipe
     assert [g.model_dump(mode="json") for g in new.gates] == old["gates"]
     # It does not say how often two models would answer alike by chance: there is no default limit.
-    agreement = {"agreement": "not-judged"}
+    agreement = {"agreement": "inconclusive"}
     four = dict.fromkeys(("shrunk", "same", "accuracy", "latency"), "pass")
     six = four | dict.fromkeys(("baseline-accuracy", "baseline-latency"), "pass")
     assert _outcomes(check(new, min_speedup=1.2)) == four | agreement
@@ -55,6 +55,8 @@ def test_the_command_line_judges_it():
         return CliRunner().invoke(app, ["gate", str(KEPT / "evidence.json"), "--json", *more])
 
     found = gate()
+    assert found.exit_code == 7 and json.loads(found.stdout)["outcome"] == "inconclusive"
+    found = gate("--min-agreement", "0.9")
     assert found.exit_code == 0 and json.loads(found.stdout)["outcome"] == "pass"
     assert gate("--min-speedup", "2.0").exit_code == 1
 

@@ -8,7 +8,9 @@ import pytest
 
 from rfx.core.errors import ExitCode, UsageError
 from rfx.evidence.check import check
+from rfx.evidence.gates import exit_code
 from rfx.evidence.read import read_evidence
+from rfx.evidence.records import Evidence
 from rfx.evidence.sound import contradictions
 from rfx.pipeline.gate import gate
 from tests.commands import run
@@ -125,6 +127,10 @@ FORGED = {
     "fewer FLOPs than were asked for": (
         lambda d: d["recipe"].update(budget={"flops": d["flops_ratio"] - 0.1}),
         "was asked for",
+    ),
+    "a dense model that is worse than a constant answer": (
+        sets(accuracy__chance=0.99),
+        "with which no run goes on",
     ),
     "a weak baseline that was not allowed": (
         lambda d: (
@@ -326,6 +332,18 @@ def test_the_message_lists_what_is_wrong_and_no_more_than_helps(tmp_path):
         forge(data)
     with pytest.raises(UsageError, match=r"contradicts itself(.|\n)*and \d+ more"):
         gate(write(tmp_path, data))
+
+
+def test_evidence_that_is_made_to_look_like_an_earlier_versions_does_not_pass():
+    """All that came with agreement is taken out, so that nothing contradicts itself."""
+    data = honest()
+    taken = ("agreement", "agreement_interval", "chance_agreement", "chance", "distinct")
+    data["accuracy"] |= dict.fromkeys(taken)
+    data["gates"] = [g for g in data["gates"] if g["name"] != "agreement"]
+    judged = gate(Evidence.model_validate(data))
+    outcomes = {g.name: g.outcome for g in judged.gates}
+    assert outcomes["agreement"] == "inconclusive" and judged.outcome == "inconclusive"
+    assert exit_code(judged) == ExitCode.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("count", ["contradictory", "near_copies", "skipped"])

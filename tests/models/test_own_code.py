@@ -5,8 +5,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 import rfx
+from rfx.core.errors import EnvironmentMissingError
+from rfx.tasks.data import load_examples
 from tests.commands import given
 from tests.models.checkpoints import checkpoint, edit
 
@@ -55,3 +60,17 @@ def test_every_load_of_the_package_says_so():
                 loads.append((f"{file.name}:{node.lineno}", said.get("trust_remote_code")))
     assert len(loads) >= 8
     assert [where for where, trusted in loads if trusted is not False] == []
+
+
+def test_a_library_that_runs_scripts_of_datasets_is_refused(monkeypatch):
+    """Versions before 4 ask on standard input whether they may run them."""
+
+    def load_dataset(*_, **__):
+        raise AssertionError("it was asked for a dataset")
+
+    for version in ("3.6.0", "2.14.1"):
+        library = SimpleNamespace(__version__=version, load_dataset=load_dataset)
+        monkeypatch.setitem(sys.modules, "datasets", library)
+        with pytest.raises(EnvironmentMissingError, match="own scripts") as refused:
+            load_examples("glue/sst2", split="train")
+        assert version in refused.value.got and "upgrade" in refused.value.next_step

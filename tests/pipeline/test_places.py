@@ -20,6 +20,7 @@ from rfx.cost.bundle import require_bundle_place
 from rfx.cost.table_file import require_table_place
 from rfx.evidence.curve import Curve, Point
 from rfx.evidence.report.curve import write_curve
+from rfx.evidence.report.write import files as reports
 from rfx.evidence.report.write import write_reports
 from rfx.pipeline import places
 from rfx.recipe.spec import Recipe
@@ -72,11 +73,26 @@ def place(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest", "of an earlier version"])
-def test_an_output_that_nobody_changed_is_replaced(place, sealed):
-    fill(place, sealed=sealed)
+def test_an_output_that_nobody_changed_is_replaced(place):
+    fill(place)
     assert ask(place, place.parent / "cache") == []
     assert places.output_strangers(place) == []
+
+
+@pytest.mark.parametrize("loss", ["of an earlier version", "gone", "damaged"])
+def test_without_a_manifest_nothing_says_what_somebody_has_changed(place, loss):
+    """Reports in which notes were made look like those of rfx."""
+    fill(place, sealed=loss != "of an earlier version")
+    if loss == "gone":
+        (place / manifest.FILE).unlink()
+    if loss == "damaged":
+        (place / manifest.FILE).write_text("{}")
+    (place / "README.md").write_text((place / "README.md").read_text() + "\nOur notes.\n")
+    before = state(place)
+    with pytest.raises(UsageError, match="did not write") as refused:
+        ask(place, place.parent / "cache")
+    assert "README.md (added)" in refused.value.got and manifest.FILE in refused.value.allowed
+    assert state(place) == before
 
 
 def add_link(folder: Path) -> None:
@@ -126,9 +142,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest", "of an earlier version"])
-def test_whatever_is_not_as_rfx_wrote_it_is_refused_and_stays(place, change, sealed):
-    fill(place, sealed=sealed)
+def test_whatever_is_not_as_rfx_wrote_it_is_refused_and_stays(place, change):
+    fill(place)
     make, said = CHANGES[change]
     make(place)
     before = state(place)
@@ -138,15 +153,17 @@ def test_whatever_is_not_as_rfx_wrote_it_is_refused_and_stays(place, change, sea
     assert state(place) == before
 
 
-def test_a_report_that_was_edited_is_somebodys_work(place):
+@pytest.mark.parametrize("report", [*reports()])
+def test_a_report_that_was_edited_is_somebodys_work(place, report):
     fill(place)
-    (place / "README.md").write_text((place / "README.md").read_text() + "\nOur notes.\n")
-    with pytest.raises(UsageError, match=r"README.md \(changed\)"):
+    with (place / report).open("a") as stream:
+        stream.write("\nOur notes.\n")
+    with pytest.raises(UsageError, match="changed") as refused:
         ask(place, place.parent / "cache")
+    assert report in refused.value.got
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["with a manifest", "of an earlier version"])
-def test_a_sweep_that_nobody_changed_is_replaced_and_nothing_else(place, sealed):
+def test_a_sweep_that_nobody_changed_is_replaced_and_nothing_else(place):
     facts = make_evidence()
     curve = Curve(
         **{name: getattr(facts, name) for name in ("tool", "created", "recipe", "model", "data")},
@@ -156,12 +173,13 @@ def test_a_sweep_that_nobody_changed_is_replaced_and_nothing_else(place, sealed)
     )
     place.mkdir()
     written = write_curve(curve, place)
-    if sealed:
-        manifest.seal(place, manifest.SWEEP, {}, [file.name for file in written])
 
     def sweep() -> None:
         places.sweep_folder(place, Recipe(), place.parent / "cache", print)
 
+    with pytest.raises(UsageError, match=r"sweep.csv \(added\)"):
+        sweep()  # it has no manifest, as those of earlier versions
+    manifest.seal(place, manifest.SWEEP, {}, [file.name for file in written])
     sweep()
     with pytest.raises(UsageError, match="did not write"):
         ask(place, place.parent / "cache")  # a sweep is no output of prune-export

@@ -90,9 +90,25 @@ def test_empty_texts_are_left_out_and_counted_too(tokenizer, none):
     rows[8]["text"] = none
     with pytest.raises(UsageError, match="2 of 100 rows have no 'text': rows 8, 9"):
         task.examples(rows)
-    assert len(task.examples(rows, need_labels=False)) == 98
-    with pytest.raises(UsageError, match="rows 1, 2, 3, 4, 5, ..."):
-        task.examples(rows_of([1] * 9) and [{"text": none, "label": 1}] * 9, need_labels=False)
+    # Labels are optional in training, texts are not; of a small set a few may lack them.
+    for row in rows[9:11]:
+        row["text"] = none
+    with pytest.raises(UsageError, match="4 of 100 rows have no 'text': rows 8, 9, 10") as refused:
+        task.examples(rows, need_labels=False)
+    assert "1 in 100 or 3, here 3 of the training rows" in refused.value.allowed
+    for row in rows[8:11]:
+        row["text"] = "w"
+    for row in rows[20:60]:
+        row["label"] = ""
+    assert len(task.examples(rows, need_labels=False)) == 59 and task.skipped == 41
+    task.strict = True
+    with pytest.raises(UsageError, match="Row 8 has no 'text'") as refused:
+        task.examples(rows, need_labels=False)
+    assert "--strict" in refused.value.allowed
+    task.strict = False
+    with pytest.raises(UsageError, match="rows 1, 2, 3, 4, 5, ...") as refused:
+        task.examples([{"text": none, "label": 1}] * 9, need_labels=False)
+    assert "--column" in refused.value.next_step
 
 
 def test_a_number_of_a_regression_may_be_minus_one(tokenizer):
