@@ -64,6 +64,38 @@ def test_the_watch_sees_what_is_sent():
     assert len(watched.connections) == 1 and watched.packets >= 1
 
 
+ENTRIES = (
+    "import rfx",
+    "import rfx.cli.app",
+    "import rfx.board",
+    "import rfx.quantize",
+    "import rfx.runtimes.onnxruntime.runtime",
+)
+WATCH = """
+import importlib.abc, os, sys
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime" and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+            print("onnxruntime is imported with its telemetry on")
+sys.meta_path.insert(0, Watch())
+{entry}
+import rfx.runtimes.find
+rfx.runtimes.find.runtime_class("ort").availability()
+import onnxruntime
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_telemetry_is_off_before_the_runtime_is_imported(entry):
+    """The wheel asks for its maker's host as it is imported: later is too late."""
+    command = [sys.executable, "-c", WATCH.format(entry=entry)]
+    done = subprocess.run(
+        command, env=environment(), check=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["1"], done.stdout
+
+
 def test_what_a_user_has_set_stays(monkeypatch):
     from rfx.core import telemetry
 

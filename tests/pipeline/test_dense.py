@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import onnx
 import pytest
 
 import rfx.pipeline.dense as dense
@@ -11,12 +12,13 @@ from rfx.core.errors import UsageError
 from rfx.core.plan import Plan
 from rfx.core.registry import register
 from rfx.core.store import Store
-from rfx.export.onnx import OnnxExporter
+from rfx.core.workload import Workload
+from rfx.export.onnx import OnnxExporter, export_onnx
 from rfx.export.quantizers import onnxruntime as quantizer
 from rfx.pipeline.quantizing import for_serving
 from rfx.recipe.read import make_recipe
 from rfx.runtimes.find import runtime_class
-from tests.families import text_inputs
+from tests.families import make, text_inputs
 from tests.methods.search.problems import make_sites
 
 
@@ -103,3 +105,28 @@ def test_versions_of_onnx_are_asked_only_of_an_exporter_that_knows_them(forgets)
     with pytest.raises(UsageError, match="'one version' does not take") as error:
         dense._asked(make_recipe({**other, **asked}), ())
     assert error.value.got == "opset 18, ir_version 8"
+
+
+@pytest.mark.parametrize(("opset", "version"), [(18, 8), (19, 9), (20, 10)])
+def test_a_written_file_has_the_versions_that_were_asked_for(tmp_path, opset, version):
+    """Older runtimes refuse a file by these two numbers."""
+    names = ("input_ids", "attention_mask")
+    file = export_onnx(
+        make("bert", hidden_size=32, intermediate_size=64, num_hidden_layers=1),
+        tmp_path / "model.onnx",
+        inputs=text_inputs(names),
+        output_names=("logits",),
+        opset=opset,
+        ir_version=version,
+    )
+    written = onnx.load(file)
+    assert written.ir_version == version
+    assert [o.version for o in written.opset_import if o.domain in ("", "ai.onnx")] == [opset]
+    onnx.checker.check_model(written, full_check=True)
+    assert runtime_class("ort")().build(file, Workload.of_text(sequence=8)) is not None
+
+
+@pytest.mark.parametrize("opset", [19, 20])
+def test_a_format_that_cannot_hold_the_operators_is_refused(opset):
+    with pytest.raises(UsageError, match="needs an ir_version of at least 9, not 8"):
+        make_recipe({"opset": opset, "ir_version": 8})

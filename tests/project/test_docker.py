@@ -276,3 +276,20 @@ def test_the_client_example_reads_the_names_from_the_server():
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             owner = {"triton": triton, "client": triton.InferenceServerClient}.get(node.value.id)
             assert owner is None or hasattr(owner, node.attr), node.attr
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_libraries_of_an_image_report_nothing(file):
+    """Also where another program than rfx is run in it."""
+    said = [arguments for name, arguments in instructions(file) if name == "ENV"]
+    found = dict(part.split("=", 1) for line in said for part in line.split() if "=" in part)
+    for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        assert found.get(name) == "1", name
+
+
+def test_the_server_of_the_compose_file_reports_nothing():
+    services = [s for s in COMPOSE["services"].values() if "onnx" in str(s) or "triton" in str(s)]
+    assert services
+    for service in services:
+        if "build" not in service:
+            assert service["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
