@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.results_file import place_of, read_results, write_part
 from rfx.core import manifest
-from rfx.pipeline import earlier, places
+from rfx.pipeline import built, places
 
 JOBS = ("prune-export", "build", "sweep")
 WORDS = ("good", "bad", "fine", "dull", "a", "film", "plot", "scene", "was", "very", "and", "the")
@@ -144,7 +144,7 @@ def _jobs(folder: Path) -> dict[str, Job]:
         "prune-export": Job(
             ["prune-export", *given, "--flops", "0.5", "--out", str(out)], out, _whole_output
         ),
-        "build": Job(["build", *ahead], engine, earlier.is_built),
+        "build": Job(["build", *ahead], engine, built.is_built),
         "sweep": Job(
             ["sweep", *given, "--flops", "0.5,0.7", "--out", str(curve)],
             curve,

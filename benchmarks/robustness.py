@@ -136,7 +136,7 @@ def _written(folder: Path) -> tuple[list[Path], list[str]]:
 def _obeyed(text: str) -> bool:
     """Whether a terminal or a CI service would obey something in a text."""
     lines = (line.lstrip() for line in text.splitlines())
-    signs = ("\x1b", "\x9b", "\u202e", "##[")
+    signs = ("\x1b", "\x9b", "\u202e", "##[", "##vso[", "##teamcity[")
     return any(sign in text for sign in signs) or any(line.startswith("::") for line in lines)
 
 

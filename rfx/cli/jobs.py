@@ -125,14 +125,14 @@ def sweep_command(
     --max-drop.
 
     Exits with 1 where no point keeps the --max-drop and still answers as the dense model does (see
-    --min-agreement), with 3 where no target can be reached. An
-    earlier sweep in --out is replaced; its points are kept in the cache.
+    --min-agreement), also without a --max-drop where none still does, with 3 where no target can
+    be reached. An earlier sweep in --out is replaced; its points are kept in the cache.
     """
     with session(json_, quiet, "sweep") as progress:
         by, targets = targets_of(asked)
         recipe = recipe_of(asked.without(*BUDGET))
         from rfx.cli.results import print_curve
-        from rfx.evidence.curve import max_drop_missed, recommend
+        from rfx.evidence.curve import all_otherwise, max_drop_missed, recommend
         from rfx.pipeline.sweep import sweep
 
         curve = sweep(
@@ -145,6 +145,11 @@ def sweep_command(
             print_curve(curve, out)
         if max_drop_missed(curve):
             why = recommend(curve.rows, curve.max_drop)[1]
+            end(ExitCode.GATE_FAILED, f"sweep: {why}", json_, quiet)
+        if all_otherwise(curve):
+            why = "no target still answers as the dense model does (see --min-agreement)"
+            if not (json_ or quiet):
+                progress.error(why)
             end(ExitCode.GATE_FAILED, f"sweep: {why}", json_, quiet)
 
 

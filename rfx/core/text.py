@@ -2,7 +2,8 @@
 terminal, a CI log or a report.
 
 A terminal obeys escape sequences, and a CI service obeys lines: GitHub Actions takes a line that
-starts with `::` (blanks before it do not count), and `##[` anywhere in a line, for a command.
+starts with `::` (blanks before it do not count), and `##[` anywhere in a line, for a command; Azure
+Pipelines takes `##vso[`, and TeamCity `##teamcity[`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _UNSAFE = re.compile(
     + "".join(f"\\U{c:08x}" for c in (*_CONTROLS, *_DIRECTIONS, *_UNSEEN))
     + f"\\U{_SURROGATES.start:08x}-\\U{_SURROGATES.stop - 1:08x}]"
 )
-_COMMAND = re.compile(r"^([^\S\n]*):(?=:)|##(?=\[)", re.MULTILINE)
+_COMMAND = re.compile(r"^([^\S\n]*):(?=:)|##(?=\w*\[)", re.MULTILINE)
+_MARKED = re.compile(r"##(?=\w*\[)")
 _CUT = " [...] "
 
 
@@ -32,7 +34,7 @@ def printable(text: str) -> str:
     that a CI service would take for commands made plain text. Line feeds and tabs stay."""
     if _UNSAFE.search(text):
         text = _UNSAFE.sub(_escaped, text)
-    if "::" in text or "##[" in text:
+    if "::" in text or "##" in text:
         text = _COMMAND.sub(_disarmed, text)
     return text
 
@@ -41,7 +43,7 @@ def in_json(text: str) -> str:
     """A JSON text in which the same is written by JSON's own escapes, so that it still reads as the
     same document."""
     text = _UNSAFE.sub(lambda m: json.dumps(m[0])[1:-1], text)
-    return text.replace("##[", "#\\u0023[")
+    return _MARKED.sub(r"#\\u0023", text)
 
 
 def one_line(text: str, most: int = 200) -> str:

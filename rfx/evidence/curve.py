@@ -297,3 +297,9 @@ def _left_out(rows: Sequence[Row], best: Row, max_drop: float) -> str:
 def max_drop_missed(curve: Curve) -> bool:
     """Whether a limit was given and no point keeps it."""
     return curve.max_drop is not None and recommend(curve.rows, curve.max_drop)[0] is None
+
+
+def all_otherwise(curve: Curve) -> bool:
+    """Whether every point that was reached no longer answers as the dense model does: none of them
+    is of any use, whatever may be lost."""
+    return bool(curve.rows) and all(row.alike == "fail" for row in curve.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +101,15 @@ def _parse(
             next_step="give the right file",
         ) from None
     data: Any = parse_json(text, what=what, where=file, allowed=allowed, strict=True)
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # no document can be written with it again
+        raise UsageError(
+            f"The {what} is not valid JSON.",
+            got=f"{file}: {error.object[error.start]!a} is half a character",
+            allowed=allowed,
+            next_step="give the file as rfx wrote it, or make it again",
+        ) from None
     if not isinstance(data, dict) or "schema_version" not in data:
         raise UsageError(
             f"This is no {what} of rfx.",

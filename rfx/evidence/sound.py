@@ -23,6 +23,7 @@ from rfx.evidence.records import AccuracyPart, Evidence, Gate, LatencyPart, Perc
 from rfx.evidence.sound_precision import precision_contradictions
 from rfx.evidence.sound_size import size_contradictions
 from rfx.evidence.sound_vocabulary import vocabulary_contradictions
+from rfx.evidence.words import points
 
 REQUIRED = ("shrunk", "same", "accuracy", "latency")
 # Evidence of earlier versions has no agreement.
@@ -211,6 +212,10 @@ def _accuracy(part: AccuracyPart) -> Iterator[str]:
         yield from _interval("the drop", part.drop, part.interval, -200.0, 200.0)
         if part.metric == "accuracy" and part.distinct and part.interval[0] == part.interval[1]:
             yield f"the interval of the drop is a point, on {part.distinct} examples"
+    # Only where the two models answer otherwise can one be right and the other wrong.
+    otherwise = 1.0 if part.agreement is None else 1 - part.agreement
+    if part.metric == "accuracy" and math.isfinite(drop) and abs(drop) > 100 * otherwise + 1e-6:
+        yield f"{points(drop)}, and only {otherwise:.4g} of the answers are otherwise"
     for name, share in (
         ("agreement", part.agreement),
         ("agreement by chance", part.chance_agreement),
@@ -259,8 +264,9 @@ def _baseline(e: Evidence) -> Iterator[str]:
         yield "the dense model is no better than a constant answer, which was not allowed"
     if part.chance is None or part.weak_baseline or allowed or not math.isfinite(part.dense):
         return
-    # By less it may be chance, which a run goes on with.
-    if part.chance < 1 and part.dense < part.chance - 1 / math.sqrt(max(part.examples, 1)):
+    # By less it may be chance, which a run goes on with: no interval of a share reaches further.
+    far = 2 / math.sqrt(max(part.examples, 1))
+    if part.metric == "accuracy" and part.chance < 1 and part.dense < part.chance - far:
         yield (
             f"the dense model has {part.dense:.4g} and a constant answer {part.chance:.4g}, with "
             "which no run goes on"

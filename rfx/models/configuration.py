@@ -3,6 +3,7 @@ switches are set to what rfx needs where that leaves the model's function as it 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,9 @@ def check_values(place: Place, config: Mapping[str, Any]) -> None:
     _refuse_quantized(place, config)
     if not isinstance(config.get("model_type", ""), str):
         raise _wrong(place, "model_type", config["model_type"], "a text, bert for example")
+    for name, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _wrong(place, name, value, "a finite number")
     named = config.get("architectures")
     if named is not None and not (
         isinstance(named, list) and all(isinstance(name, str) for name in named)

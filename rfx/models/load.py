@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from rfx.core.errors import UnsupportedModelError, UsageError, first_line, is_interrupt
+from rfx.core.errors import UnsupportedModelError, UsageError, first_line, in_words, is_interrupt
 from rfx.core.inputs import InputSpec
 from rfx.core.signs import refuse_saved
+from rfx.core.values import short
 from rfx.models.configuration import check_values, make_configuration, set_switches
 from rfx.models.families.find import find_sites, position_limit
 from rfx.models.place import CONFIG, Place, look_at, refuse_own_code
@@ -193,10 +194,23 @@ def _tokenizer(place: Place) -> Any:
                 refuse_saved(folder / name, what="a file of the tokenizer")
         raise UsageError(
             "The model's tokenizer does not load.",
-            got=f"{source}: {first_line(error)}",
+            got=f"{source}: {in_words(error)}",
             allowed="a checkpoint with tokenizer.json",
             next_step=TOKENIZER_ADVICE,
         ) from None
+    names = tokenizer.model_input_names
+    if not (
+        isinstance(names, (list, tuple))
+        and all(isinstance(name, str) for name in names)
+        and "input_ids" in names
+    ):
+        raise UsageError(
+            "The model's tokenizer does not give the ids of a text.",
+            got=f"{source}: model_input_names {short(names)} in tokenizer_config.json",
+            allowed="a list of names with input_ids among them",
+            next_step="take model_input_names out of tokenizer_config.json: the usual ones are "
+            "taken then",
+        )
     # transformers makes one without a single word where files are missing.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         none = folder is not None and not any((folder / n).is_file() for n in TOKENIZER_FILES)

@@ -25,6 +25,7 @@ CLEARLY = 1e-3  # the chance that two orders of the labels that fit alike differ
 GAIN = 0.05  # of the answers that another order must have right beyond the given one
 AGAINST = 0.3  # a correlation below minus this one is called one
 SHOWN = 6  # labels in a message
+ENOUGH = 30  # examples that all get one answer from a model that is a constant one
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,12 @@ def _chance(
         by = "By the Matthews correlation, which is 0 for every constant answer, "
         got += f"; the Matthews correlation is {100 * beyond:.2f}"
     sure = possible and (high < 0 or beyond <= 0)
-    if not possible and high < 0:  # of one label alone, whose constant answer nothing can beat
+    if classes is not None and len({int(i) for i in classes[1]}) > 1:
+        # Rare labels leave little to show, but that it is worse than the constant answer they do,
+        # and a model that gives one answer alone is one.
+        same = len({int(i) for i in classes[0]}) == 1 and len(examples) >= ENOUGH
+        sure |= high < 0 or (same and beyond <= 0)
+    elif not possible and high < 0:  # of one label alone, whose constant answer nothing can beat
         chance = 1 / max(task.num_labels, 1)
         # Its interval includes guessing, and ends far from what a model of use would score.
         guesses = low + least <= chance and high + least < (1 + chance) / 2

@@ -4,7 +4,6 @@ evidence."""
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -129,7 +128,9 @@ def _plain(value: Any) -> Any:
     lists and tables. A text of nothing but signs stays as it is."""
     if isinstance(value, str):
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
-        return re.sub(r"[\W_]+", " ", text).strip() or value
+        # The marks of many scripts (vowels of Devanagari, for one) are no letters to \w.
+        kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+        return " ".join(kept.split()) or value
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

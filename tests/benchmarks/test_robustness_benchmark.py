@@ -1,5 +1,8 @@
 """The hostile documents are hostile where they say, and what a terminal would obey is seen."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 
 from benchmarks.robustness import READ, SWITCHES, _obeyed, _written, environment
@@ -9,6 +12,8 @@ from rfx.core.errors import UsageError
 from rfx.core.migrate import EVIDENCE
 from rfx.cost.table_file import read_table
 from rfx.evidence.read import parse_evidence
+
+ROOT = Path(__file__).parents[2]
 
 
 def said_of(call):
@@ -131,3 +136,16 @@ def test_each_part_names_its_own_day_and_machine():
     made["kills/sweep"] = made["kills/build"]
     killed = page({**results, "made": made}).split("## Kills")[1]
     assert "\nCounted on 2026-01-03 on Linux 6, two, Python 3.11.7." in killed
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_can_be_started(name):
+    """What it imports of rfx is there."""
+    importlib.import_module(f"benchmarks.{name}")
+
+
+def test_a_hang_is_no_error_of_a_file():
+    """Readers turn errors of the system into refusals, and a TimeoutError is one of them."""
+    from benchmarks.fuzz import TooLongError
+
+    assert not issubclass(TooLongError, Exception)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from rfx.core.errors import UsageError
-from rfx.core.text import one_line, printable
+from rfx.core.text import in_json, one_line, printable
 from rfx.core.values import short
 
 
@@ -26,13 +29,19 @@ def test_what_is_not_for_showing_is_escaped_visibly(given: str, shown: str):
 
 
 @pytest.mark.parametrize(
-    "line", ["::error::x", "  ::set-output name=a::b", "\t::add-mask::x", "a ##[error]x"]
+    "line",
+    [
+        *("::error::x", "  ::set-output name=a::b", "\t::add-mask::x", "a ##[error]x"),
+        *("##vso[task.complete result=Succeeded;]", "x ##teamcity[buildStop]"),
+    ],
 )
 def test_no_line_is_a_command_of_a_ci_service(line: str):
     for text in (line, f"before\n{line}", f"before\r\n{line}", f"before\n\n{line}"):
         for shown in printable(text).splitlines():
             assert not shown.strip().startswith("::")
-            assert "##[" not in shown
+            assert not re.search(r"##\w*\[", shown)
+            assert not re.search(r"##\w*\[", in_json(json.dumps(text)))
+    assert printable("## A heading") == "## A heading"
     assert printable("std::vector stays") == "std::vector stays"
 
 

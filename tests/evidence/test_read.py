@@ -75,3 +75,14 @@ def test_a_newer_one_is_said_to_be_newer(read, name, tmp_path):
     (tmp_path / f"{name}.json").write_text(json.dumps(data | {"schema_version": 3}))
     with pytest.raises(UsageError, match=rf"written by a newer rfx(.|\n)*{name}\.json"):
         read(tmp_path)
+
+
+def test_half_a_character_is_refused(tmp_path):
+    """JSON can name it, and no document can be written with it again."""
+    text = (KEPT / "evidence.json").read_text(encoding="utf-8")
+    (tmp_path / "evidence.json").write_text(
+        text.replace('"rfx', '"\\ud800rfx', 1), encoding="utf-8"
+    )
+    with pytest.raises(UsageError, match="not valid JSON") as refused:
+        read_evidence(tmp_path)
+    assert "half a character" in refused.value.got and refused.value.next_step

@@ -111,6 +111,10 @@ FORGED = {
     "an agreement outside its interval": (sets(accuracy__agreement=0.99), "the agreement is 0.99"),
     "no examples": (sets(accuracy__examples=0, accuracy__distinct=None), "on 0 examples"),
     "more examples than there are": (sets(accuracy__examples=10**6), "were evaluated"),
+    "a drop although all answers are alike": (
+        sets(accuracy__agreement=1.0, accuracy__agreement_interval=[0.99, 1.0]),
+        "of the answers are otherwise",
+    ),
     "fewer distinct examples": (
         lambda d: d["accuracy"].update(distinct=d["accuracy"]["examples"] - 7),
         "examples are distinct",

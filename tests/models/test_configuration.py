@@ -1,6 +1,7 @@
 """A configuration is checked before a model is made of it, and set to plain outputs."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -37,6 +38,9 @@ def folder(good, tmp_path):
         ({"hidden_size": None}, "hidden_size"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps"),
         ({"hidden_dropout_prob": 7}, "dropout"),
+        ({"hidden_dropout_prob": math.nan}, "hidden_dropout_prob"),
+        ({"classifier_dropout": math.nan}, "classifier_dropout"),
+        ({"layer_norm_eps": math.inf}, "layer_norm_eps"),
         ({"pad_token_id": 5000}, "Padding_idx"),
         ({"hidden_act": "swoosh"}, "gelu_new"),
         ({"hidden_act": ["gelu"]}, "gelu_new"),
@@ -156,3 +160,13 @@ def test_half_precision_is_loaded_as_it_is_and_computed_in_float32(tmp_path):
     loaded = load(folder).model
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert all(torch.equal(p, q.float()) for p, q in zip(loaded.parameters(), model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "names", [["attention_mask", "token_type_ids"], "input_ids", [True, "input_ids"], [["a"]], {}]
+)
+def test_a_tokenizer_that_gives_no_ids_is_named(folder, names):
+    edit(folder, "tokenizer_config.json", model_input_names=names)
+    error = refusal(folder)
+    assert error.exit_code == ExitCode.USAGE and error.next_step
+    assert "tokenizer" in error.what and "NoneType" not in str(error)

@@ -222,6 +222,17 @@ def test_a_sweep_that_keeps_no_limit_fails_in_ci(trained, tmp_path):
     assert quiet.stderr.startswith("sweep: No point keeps the drop within 0 points")
 
 
+def test_a_sweep_of_ruined_points_fails_without_any_limit(trained, tmp_path):
+    """As prune-export does: a model that no longer answers as the dense one is of no use."""
+    asked = ("--flops", "0.05", "--method", "random")
+    ruined = run(trained, tmp_path / "a", *asked)
+    assert {row.alike for row in read_curve(tmp_path / "a").rows} == {"fail"}
+    assert ruined.exit_code == 1, ruined.output
+    assert "no target still answers as the dense model does" in ruined.output
+    allowed = run(trained, tmp_path / "b", *asked, "--min-agreement", "0")
+    assert allowed.exit_code == 0, allowed.output
+
+
 def test_a_strangers_folder_is_left_alone(trained, tmp_path):
     for name in (
         "mine.txt",

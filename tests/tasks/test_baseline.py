@@ -257,3 +257,18 @@ def test_labels_that_two_files_write_differently_have_to_be_written_alike_first(
     found = weakness(task, answers(1 - labels, 0.9, 2), judged)
     assert found.sure and "numbers in one and names in the other" in found.next_step
     assert "add --labels" not in found.next_step
+
+
+@pytest.mark.parametrize(("count", "rare", "right"), [(100, 2, 0.7), (200, 2, 0.7), (50, 1, 0.8)])
+def test_a_model_below_a_constant_answer_is_none_though_one_label_is_rare(count, rare, right):
+    """So few of a label cannot show that a perfect model is better than a constant answer; that
+    this one is worse, they do."""
+    labels = np.array([0] * rare + [1] * (count - rare))
+    task = classifier()
+    found = weakness(task, answers(labels, 2 * right - 1, 2), examples(task, labels.tolist()))
+    assert found is not None and found.sure and "not better than a constant answer" in found.what
+    constant = weakness(task, [1] * count, examples(task, labels.tolist()))
+    assert constant.sure
+    assert weakness(task, labels.tolist(), examples(task, labels.tolist())) is None or not (
+        weakness(task, labels.tolist(), examples(task, labels.tolist())).sure
+    )

@@ -194,3 +194,10 @@ def test_several_answers_to_one_question_are_all_right(tmp_path):
     # One row says that there is an answer, the other that there is none.
     found, said = read_rows(task, [*judged, row("a plot", "good")], train)
     assert found.contradictory == 2 and "different labels: rows 3, 4" in said
+
+
+def test_marks_that_are_vowels_are_no_punctuation():
+    """In Devanagari and many other scripts words differ in marks alone."""
+    one, other = (Example({"text": text}) for text in ("\u0915\u093f", "\u0915\u0940"))
+    assert near_key(one) != near_key(other)
+    assert near_key(Example({"text": "a_b, C!"})) == near_key(Example({"text": "A b c"}))
