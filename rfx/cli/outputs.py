@@ -139,7 +139,7 @@ def gate_command(
             "--verify-key",
             metavar="KEY.pub",
             help="The public Ed25519 key that the evidence must be signed for, by "
-            "evidence.json.sig beside it.",
+            "evidence.json.sig beside it, and that of --baseline too.",
             parser=given_path,
         ),
     ] = None,

@@ -43,7 +43,8 @@ def gate(
         max_regression: points that it may lose against the baseline.
         files: an output folder whose files must be those that the evidence lists, each with its
             hash, and no others.
-        verify_key: the public Ed25519 key that evidence.json must be signed for.
+        verify_key: the public Ed25519 key that evidence.json must be signed for, and that of the
+            baseline.
 
     Raises:
         UsageError: no such file, evidence without measurements or that contradicts itself, files
@@ -62,7 +63,8 @@ def gate(
         require_files(found, files)
     against = None
     if baseline is not None:
-        against = baseline if isinstance(baseline, Evidence) else read_evidence(baseline)
+        # What it is judged by is to be as sure as what is judged.
+        against = _read(baseline, verify_key)
         require_sound(against, "baseline")
     given = {
         "max_drop": max_drop,

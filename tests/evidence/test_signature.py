@@ -92,6 +92,20 @@ def test_what_is_not_signed_altered_or_of_another_key_is_refused(signed, tmp_pat
         gate(make_evidence(), verify_key=public)
 
 
+def test_what_is_compared_with_has_to_be_signed_too(signed, tmp_path):
+    """A baseline that anybody could have written would let any regression pass."""
+    document, private, public = signed
+    (tmp_path / "main").mkdir()
+    other = tmp_path / "main" / "evidence.json"
+    other.write_text(document.read_text())
+    asked = ("gate", document, "--baseline", other, "--verify-key", public)
+    refused = run(*asked, "--json")
+    assert refused.exit_code == ExitCode.USAGE, refused.output
+    assert "not signed" in json.loads(refused.stdout)["error"]["what"]
+    sign(other, private_key(private))
+    assert run(*asked).exit_code == 0
+
+
 def test_keys_that_are_none_are_refused(tmp_path):
     private, public = write_keys(tmp_path)
     locked, _ = write_keys(tmp_path, "locked", passphrase=b"secret")
