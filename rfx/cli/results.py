@@ -198,7 +198,7 @@ def print_environment(facts: Mapping[str, Any]) -> None:
 
 def print_curve(curve: Curve, out: Path) -> None:
     """A sweep: one row for each target, the recommendation, what was written."""
-    from rfx.evidence.curve import recommend
+    from rfx.evidence.curve import none_passes, recommend
     from rfx.evidence.report.curve import rows_table
     from rfx.evidence.report.rival import sweep_rival_text
     from rfx.evidence.words import target_text
@@ -214,7 +214,7 @@ def print_curve(curve: Curve, out: Path) -> None:
     say(f"Written to {out}: sweep.html, sweep.csv, sweep.svg, sweep.json.")
     if best is not None:
         say(f"Next: make the recommended model: rfx prune-export {out / 'recipe.yaml'}")
-    elif curve.max_drop is None:
+    elif curve.max_drop is None and not none_passes(curve):
         say(
             "Next: say with --max-drop what may be lost, and run again for a recommendation. The "
             "points are kept in the cache, so that it takes no time."

@@ -248,6 +248,11 @@ def recommend(rows: Sequence[Row], max_drop: float | None) -> tuple[Row | None, 
     Targets that a seed did not reach are none of them, nor are those that fail the gate agreement
     with a seed: a metric can stay, or rise, while the answers change.
     """
+    if max_drop is None and _all_otherwise(rows):
+        return None, (
+            "No point still answers as the dense model does: ask for a higher target, or start "
+            "from a better model."
+        )
     if max_drop is None:
         return None, "No --max-drop was given, so no point is recommended."
     whole = [r for r in rows if math.isfinite(r.drop) and r.seeds >= r.asked]
@@ -294,12 +299,13 @@ def _left_out(rows: Sequence[Row], best: Row, max_drop: float) -> str:
     return f", without {', '.join(names)}, where the model no longer answers as the dense one does"
 
 
-def max_drop_missed(curve: Curve) -> bool:
-    """Whether a limit was given and no point keeps it."""
-    return curve.max_drop is not None and recommend(curve.rows, curve.max_drop)[0] is None
+def none_passes(curve: Curve) -> bool:
+    """Whether no point is of any use: none keeps the --max-drop that was given, or, without one,
+    none still answers as the dense model does."""
+    if curve.max_drop is None:
+        return _all_otherwise(curve.rows)
+    return recommend(curve.rows, curve.max_drop)[0] is None
 
 
-def all_otherwise(curve: Curve) -> bool:
-    """Whether every point that was reached no longer answers as the dense model does: none of them
-    is of any use, whatever may be lost."""
-    return bool(curve.rows) and all(row.alike == "fail" for row in curve.rows)
+def _all_otherwise(rows: Sequence[Row]) -> bool:
+    return bool(rows) and all(row.alike == "fail" for row in rows)

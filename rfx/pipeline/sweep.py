@@ -220,9 +220,8 @@ def _point(
             plan,
             outcome.update,
             folder,
-            own_metadata(
-                recipe, found.table, subject.vocabulary
-            ),  # bytes of the file that would be served
+            # With it, the file has the bytes of the one that would be served.
+            own_metadata(recipe, found.table, subject.vocabulary),
             quantizing=for_serving(session, recipe, *served, recipe.workload.precision),
         )
         size = sum(file.stat().st_size for file in artefact.files)

@@ -116,10 +116,9 @@ def _with(session: Session, resolved: Resolved, vocabulary: Vocabulary) -> Resol
     task = make_task(resolved.recipe, subject.as_served)
     vars(task).update({**vars(examples.task), "tokenizer": vocabulary.tokenizer})
     evaluation = tuple(task.encode(examples.evaluation))
-    if task.truncated > (cut := _cut(examples)):
+    if (more := task.truncated - examples.truncated) > 0:
         session.warn(
-            f"{task.truncated - cut} more evaluation examples are longer than {task.max_length} "
-            "tokens with the smaller vocabulary, and are cut."
+            f"{more} more evaluation examples are longer than {task.max_length} tokens with the smaller vocabulary, and are cut."
         )
     again = replace(
         examples,
@@ -129,12 +128,6 @@ def _with(session: Session, resolved: Resolved, vocabulary: Vocabulary) -> Resol
         again=None,
     )
     return replace(resolved, subject=subject, examples=replace(examples, again=again))
-
-
-def _cut(examples: Examples) -> int:
-    """How many evaluation examples are longer than the full tokenizer's model takes."""
-    examples.task.encode(examples.evaluation)
-    return examples.task.truncated
 
 
 def in_full(call: Call, vocabulary: Vocabulary | None) -> Call:

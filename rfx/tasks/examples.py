@@ -82,6 +82,7 @@ class Examples:
             another label too.
         label_mapping: the labels of the data -> what the model calls them.
         training: all training examples that calibration was drawn from.
+        truncated: evaluation examples that are longer than the model takes, and are cut.
         again: the same examples as the tokenizer of a smaller vocabulary encodes them; None: there
             is none.
     """
@@ -99,6 +100,7 @@ class Examples:
     contradictory: int = 0
     label_mapping: Mapping[str, str] = field(default_factory=dict)
     training: tuple[Example, ...] = ()
+    truncated: int = 0
     again: Examples | None = None
 
     @property
@@ -230,12 +232,14 @@ def read_examples(
             )
         return tuple(features)
 
+    calibration_features = encode(calibration, "calibration")
+    evaluation_features = encode(judged, "evaluation")
     return Examples(
         task,
         tuple(calibration),
         tuple(judged),
-        encode(calibration, "calibration"),
-        encode(judged, "evaluation"),
+        calibration_features,
+        evaluation_features,
         set_hash(training),
         dropped,
         near,
@@ -244,6 +248,7 @@ def read_examples(
         contradictory,
         dict(task.mapping),
         tuple(training),
+        task.truncated,  # by the last of the two
     )
 
 

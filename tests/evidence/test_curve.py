@@ -1,6 +1,6 @@
 """A sweep recommends no point whose answers are no longer the dense model's."""
 
-from rfx.evidence.curve import Curve, Point, max_drop_missed, recommend
+from rfx.evidence.curve import Curve, Point, none_passes, recommend
 from rfx.evidence.report.curve import page, recipe_yaml, rows_table
 from tests import commands
 from tests.evidences import make_accuracy, make_evidence
@@ -48,7 +48,7 @@ def test_a_sweep_goes_by_the_least_agreement_that_was_asked_for():
     strict = curve_of((0.8, 0.2, 0.97, 0.99), (0.7, 0.3, 0.96, 0.99))
     best, why = recommend(strict.rows, strict.max_drop)
     assert best is None and "still answers as the dense model does" in why
-    assert max_drop_missed(strict)
+    assert none_passes(strict)
     doubted = curve_of((0.8, 0.2, 0.97, 0.9), (0.7, 0.3, 0.905, 0.9))
     assert doubted.rows[1].alike == "inconclusive"
     assert recommend(doubted.rows, doubted.max_drop)[0].target == 0.8  # surely

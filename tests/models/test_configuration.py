@@ -163,7 +163,8 @@ def test_half_precision_is_loaded_as_it_is_and_computed_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [["attention_mask", "token_type_ids"], "input_ids", [True, "input_ids"], [["a"]], {}]
+    "names",
+    [["attention_mask", "token_type_ids"], "input_ids", [True, "input_ids"], [["a"]], {}, None],
 )
 def test_a_tokenizer_that_gives_no_ids_is_named(folder, names):
     edit(folder, "tokenizer_config.json", model_input_names=names)

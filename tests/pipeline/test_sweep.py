@@ -228,7 +228,9 @@ def test_a_sweep_of_ruined_points_fails_without_any_limit(trained, tmp_path):
     ruined = run(trained, tmp_path / "a", *asked)
     assert {row.alike for row in read_curve(tmp_path / "a").rows} == {"fail"}
     assert ruined.exit_code == 1, ruined.output
-    assert "no target still answers as the dense model does" in ruined.output
+    why = "No point still answers as the dense model does"
+    assert why in ruined.output and "larger shares" in ruined.output
+    assert why in (tmp_path / "a" / "sweep.html").read_text(encoding="utf-8")
     allowed = run(trained, tmp_path / "b", *asked, "--min-agreement", "0")
     assert allowed.exit_code == 0, allowed.output
 
