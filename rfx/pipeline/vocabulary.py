@@ -118,7 +118,8 @@ def _with(session: Session, resolved: Resolved, vocabulary: Vocabulary) -> Resol
     evaluation = tuple(task.encode(examples.evaluation))
     if (more := task.truncated - examples.truncated) > 0:
         session.warn(
-            f"{more} more evaluation examples are longer than {task.max_length} tokens with the smaller vocabulary, and are cut."
+            f"{more} more evaluation examples are longer than {task.max_length} tokens "
+            "with the smaller vocabulary, and are cut."
         )
     again = replace(
         examples,
