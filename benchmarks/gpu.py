@@ -8,6 +8,11 @@ It works through its list in order of worth and writes its results as it goes. T
 on where it stopped. Runtimes that cannot run here are skipped, and named. It leaves gpu.json and
 gpu.md in DIR and needs no network.
 
+INT8 and FP8 are measured with --precisions fp16 int8 fp8, where modelopt is installed (docs:
+quantization.md): the table is of quantized stacks, the loop closes on quantized engines, and the
+dense model is timed beside itself in fp32 and fp16. Those that cannot be made here are skipped, and
+named.
+
 The models are encoders of random weights at the shapes of BERT-base and MiniLM, because latency
 does not depend on weights. Dense and pruned are timed in turns in one process; ratios are of
 medians, with a bootstrap interval. With --runtimes ort the same code runs on a CPU.
@@ -37,8 +42,10 @@ from rfx.core.files import atomic_write_text
 from rfx.core.progress import Bar
 from rfx.core.store import Store
 from rfx.core.streams import results
+from rfx.export.find import quantizer_class
+from rfx.export.precision.convert import is_quantized
 from rfx.runtimes.find import runtime_class
-from rfx.runtimes.gpu import free_pools
+from rfx.runtimes.gpu import compute_of, free_pools, require_compute
 
 
 class OutOfTimeError(Exception):
@@ -92,6 +99,14 @@ def run_config(
         row["clock"] = bench.runtime.clock_for(bench.workload)
         row["dense_ms"], row["work"] = bench.dense_ms(dense, seconds), bench.work()
         save()
+        if is_quantized(config["precision"]):
+            row["quantizer"] = bench.quantizer
+            for other in ("fp32", "fp16"):
+                runs = other in bench.runtime.capabilities.precisions
+                if runs and other not in row.setdefault("against", {}):
+                    progress.check(f"dense beside {other}")
+                    row["against"][other] = bench.against(dense, other, seconds)
+                    save()
         progress.check("latency table")
         table = bench.table(dense)
         row["table"], row["table_dense_ms"] = table.to_json(), table.predict_ms(bench.sites, full)
@@ -139,6 +154,35 @@ def configurations(args: argparse.Namespace) -> list[dict[str, Any]]:
             order[r["runtime"]],
         ),
     )
+
+
+def possible(configs: list[dict[str, Any]], skipped: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that can be made and run here; why others cannot goes into `skipped`, by runtime and
+    precision."""
+    found = []
+    for config in configs:
+        why = _impossible(config["runtime"], config["precision"])
+        if not why:
+            found.append(config)
+        elif (name := f"{config['runtime']} {config['precision']}") not in skipped:
+            skipped[name] = why
+            say(f"skipped {name}: {why}")
+    return found
+
+
+def _impossible(name: str, precision: str) -> str:
+    """Why a precision cannot be measured on a runtime of this machine; empty where it can."""
+    able = runtime_class(name).capabilities
+    if precision not in able.precisions:
+        return f"{name} does not run at {precision}"
+    if not is_quantized(precision):
+        return ""
+    try:
+        require_compute(able, precision, compute_of(runtime_class(name)().device()))
+        quantizer_class(able.quantizer or "").require()
+    except UserError as error:
+        return f"{error.what} {error.got or ''}".strip()
+    return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -192,7 +236,9 @@ def _run(args: argparse.Namespace) -> int:
     with Terminal() as terminal:
         progress = Deadline(terminal, deadline)
         # What failed before is tried again, after all that was not tried yet.
-        for config in sorted(configurations(args), key=lambda c: "error" in known(c)):
+        for config in sorted(
+            possible(configurations(args), result["skipped"]), key=lambda c: "error" in known(c)
+        ):
             row = known(config)
             if row.get("done"):
                 continue
@@ -252,7 +298,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--sequence", type=int, help="default: 128, and 384 for BERT-base at batch 32"
     )
     parser.add_argument(
-        "--precisions", nargs="+", choices=["fp32", "fp16", "bf16"], default=["fp16", "fp32"]
+        "--precisions",
+        nargs="+",
+        choices=["fp32", "fp16", "bf16", "int8", "fp8"],
+        default=["fp16", "fp32"],
     )
     parser.add_argument("--targets", nargs="+", type=float, default=[0.8, 0.7, 0.6, 0.5, 0.4])
     parser.add_argument(

@@ -4,6 +4,7 @@ pruning gains at latency targets and at a share of the FLOPs."""
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from rfx.cost.stacks import Stacks
 from rfx.cost.table import LatencyTable
 from rfx.cost.whole import check_additivity
 from rfx.evidence.records import LatencyPart
-from rfx.export.blocks import BlockShape, stack
-from rfx.export.precision.convert import convert_precision
+from rfx.export.blocks import BlockShape, stack, stack_inputs
+from rfx.export.find import quantizer_class
+from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.measure.latency import measure_pair
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.knapsack import knapsack
@@ -38,6 +40,7 @@ SHAPES = {  # by name the block and the number of layers
     "tiny": (BlockShape(64, 4, 16, 256), 3),
 }
 SEED = 0
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}  # of a weight
 
 
 def inputs_of(shape: BlockShape) -> InputSpec:
@@ -72,6 +75,11 @@ class Bench:
         self.sites = sites_of(self.shape, self.layers)
         self.inputs = inputs_of(self.shape)
         self.store, self.progress = store, progress
+        precision = self.workload.precision
+        self.quantizer = ""  # in words, of a quantized precision
+        if is_quantized(precision):
+            name = self.runtime.capabilities.quantizer or ""
+            self.quantizer = quantizer_class(name)(precision).table_method()
         rng = np.random.default_rng(SEED)
         # Importance as trained models have it: heavy-tailed over units, uneven over layers.
         self.scores = Scores(
@@ -81,16 +89,24 @@ class Bench:
             }
         )
 
-    def engine(self, counts: Counts) -> Engine:
-        """The engine of an encoder that keeps `counts` of its units."""
+    def engine(self, counts: Counts, precision: str | None = None) -> Engine:
+        """The engine of an encoder that keeps `counts` of its units, at the precision of the
+        configuration or at another one."""
         import onnx
 
+        workload = replace(self.workload, precision=precision or self.workload.precision)
         layers = [(counts[f"{i}.mha"], counts[f"{i}.ffn"]) for i in range(self.layers)]
         folder = self.store.scratch("gpu-bench")
         try:
             made = stack(self.shape, layers, seed=SEED)
-            onnx.save(convert_precision(made, self.workload.precision), str(folder / "m.onnx"))
-            return self.runtime.build(folder / "m.onnx", self.workload)
+            converted = convert_precision(
+                made,
+                workload.precision,
+                quantizer=self.runtime.capabilities.quantizer,
+                calibration=[stack_inputs(self.shape, workload.batch, workload.sequence, SEED)],
+            )
+            onnx.save(converted, str(folder / "m.onnx"))
+            return self.runtime.build(folder / "m.onnx", workload)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -157,8 +173,28 @@ class Bench:
             progress=self.progress,
             seed=SEED,
             finish=with_additivity,
-            stacks=Stacks(self.shape, self.workload, SEED),
+            stacks=Stacks(self.shape, self.workload, SEED, self.runtime.capabilities.quantizer),
+            quantizer=self.quantizer,
         )[0]
+
+    def against(self, dense: Engine, precision: str, seconds: float) -> dict[str, Any]:
+        """The dense model at the precision of the configuration beside the dense model at another
+        one, timed in turns: what quantizing alone gains."""
+        other = self.engine({s.name: s.units for s in self.sites}, precision)
+        try:
+            part = measure_pair(
+                self.runtime,
+                other,
+                dense,
+                self.workload,
+                inputs=self.inputs,
+                seed=SEED + 2,
+                min_seconds=seconds,
+                max_seconds=2 * seconds,
+            )
+        finally:
+            other.close()
+        return {"ratio": part.ratio, "interval": part.interval, "ms": part.dense_ms}
 
     def flops_share(self, counts: Counts) -> float:
         """The FLOPs of some counts as a share of the dense encoder's."""
@@ -235,9 +271,7 @@ class Bench:
         stream = 2 * 4 * c.batch * c.sequence * shape.hidden
         return {
             "flop": 2 * c.batch * self.flops_cost().dense(self.sites),
-            "bytes": float(
-                self.layers * (weights * (4 if c.precision == "fp32" else 2) + 2 * stream)
-            ),
+            "bytes": float(self.layers * (weights * BYTES[c.precision] + 2 * stream)),
         }
 
     def at_flops(self, dense: Engine, share: float, seconds: float) -> dict[str, Any]:

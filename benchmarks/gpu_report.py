@@ -67,7 +67,7 @@ def markdown(result: Mapping[str, Any]) -> str:
                 f"{'yes' if t['landed'] else 'no'} | {t['speedup']:.2f}x | "
                 f"{t['flops']:.2f} | {len(t['emptied_sublayers'])} |"
             )
-    lines += _widths(result["rows"]) + _dropped(result["rows"])
+    lines += _beside(result["rows"]) + _widths(result["rows"]) + _dropped(result["rows"])
     if extras:
         lines += ["", "| measured beside | |", "|---|---|"]
         lines += [f"| {name} | {_short(value)} |" for name, value in extras.items()]
@@ -106,7 +106,9 @@ def roofline_ms(row: Mapping[str, Any], extras: Mapping[str, Any]) -> float | No
         return None
     precision = row["config"]["precision"]
     # Matrix products of fp32 run as TF32 on a GPU.
-    rate = roof[f"{'tf32' if precision == 'fp32' else precision}_tflop_s"] * 1e12
+    rate = roof.get(f"{'tf32' if precision == 'fp32' else precision}_tflop_s", 0.0) * 1e12
+    if not rate:  # that of products of 8 bits is not measured
+        return None
     return 1e3 * max(work["flop"] / rate, work["bytes"] / (roof["copy_gb_s"] * 1e9))
 
 
@@ -130,6 +132,26 @@ def half_width(curve: Mapping[str, float]) -> dict[str, float]:
         "empty": empty / full if full else 0.0,
         "saved": (full - half) / (full - empty) if full > empty else 0.0,
     }
+
+
+def _beside(rows: list[dict[str, Any]]) -> list[str]:
+    """What quantizing alone gains."""
+    found = [
+        f"{_head(row)} {other} | {a['ratio']:.3f} | {a['interval'][0]:.3f} to "
+        f"{a['interval'][1]:.3f} |"
+        for row in rows
+        for other, a in row.get("against", {}).items()
+    ]
+    if not found:
+        return []
+    return [
+        "",
+        "The dense model, quantized and not pruned, as a share of itself at another precision:",
+        "",
+        "| runtime | shape | batch x tokens | precision | beside | measured | 95 % |",
+        "|---|---|---|---|---|---:|---|",
+        *found,
+    ]
 
 
 def _widths(rows: list[dict[str, Any]]) -> list[str]:

@@ -38,6 +38,7 @@ from rfx.cost.whole import Partial, check_additivity
 from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime, runtime_names, runtimes_report
+from rfx.runtimes.gpu import compute_of, require_compute
 
 ADDITIVITY_LIMIT = 0.05
 
@@ -60,6 +61,9 @@ def profile(
     """
     options = EngineOptions(max_sequence=max(workload.sequence, bundle.max_sequence), store=store)
     runs_on = runtime(target, options)
+    if runs_on.capabilities.least_compute:
+        here = compute_of(runs_on.device())
+        require_compute(runs_on.capabilities, workload.precision, here)
     folder = store.scratch("board")
     engines: list[Engine] = []
 

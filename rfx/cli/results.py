@@ -185,6 +185,13 @@ def print_environment(facts: Mapping[str, Any]) -> None:
         say(f"  {row['name']}{mark}: {here}")
         if not row["ok"] and row["next_step"]:
             say(f"    next: {row['next_step']}")
+    say("quantizers:")
+    for row in facts["quantizers"]:
+        what = f"{row['name']} ({', '.join(row['precisions'])} for {', '.join(row['targets'])})"
+        here = "can be used here" if row["ok"] else f"cannot be used here: {row['reason']}"
+        say(f"  {what}: {here}")
+        if not row["ok"] and row["next_step"]:
+            say(f"    next: {row['next_step']}")
     say("plug-ins:")
     for plugin in facts["plugins"]:
         say(f"  {plugin['distribution']} {plugin['version']}")

@@ -26,6 +26,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "openvino",
     "nncf",
+    "nvidia-modelopt",
     "polygraphy",
     "cupy-cuda12x",
     "cupy-cuda13x",

@@ -39,9 +39,11 @@ _ALIGN = 4096
 _FILES = {
     1: ("weights.f32.bin", 4),
     3: ("weights.s8.bin", 1),  # of quantized products and tables
+    17: ("weights.f8.bin", 1),  # FP8 (e4m3) of quantized products
     10: ("weights.f16.bin", 2),
     16: ("weights.bf16.bin", 2),
 }
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 _GRAPH = re.compile(r"dense|emptied|without/[a-z]{1,16}|plan/\d{1,6}|stack/\d{1,9}/\d{1,9}/\d{1,6}")
 _MOST, _MOST_MB = 1 << 30, 512  # of anything that is counted; of the file
 _MOST_BYTES, _MOST_GRAPH_MB = 64 << 30, 256  # of a file of weights; of a graph, unpacked
@@ -59,11 +61,16 @@ def strip(model: onnx.ModelProto) -> tuple[bytes, dict[str, int]]:
     light = onnx.ModelProto()
     light.CopyFrom(model)
     sizes: dict[str, int] = {}
+    scales = {n.input[1] for n in light.graph.node if n.op_type in _QDQ}
     for tensor in light.graph.initializer:
+        if tensor.name in scales:
+            _level(tensor)
+            continue
         count = int(np.prod(list(tensor.dims), dtype=np.int64))
         if tensor.data_type not in _FILES or count * _FILES[tensor.data_type][1] <= INLINE_BYTES:
             continue
-        if tensor.data_type == onnx.TensorProto.INT8 and _is_constant(tensor):
+        eight = (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN)
+        if tensor.data_type in eight and _is_constant(tensor):
             continue  # zero points, which pack to next to nothing and are zero in every file
         name, width = _FILES[tensor.data_type]
         offset, length = sizes.get(name, 0), count * width
@@ -77,10 +84,20 @@ def strip(model: onnx.ModelProto) -> tuple[bytes, dict[str, int]]:
     return light.SerializeToString(), sizes
 
 
+def _level(scale: onnx.TensorProto) -> None:
+    """Give a scale one value throughout. Runtimes refuse scales that are not positive, as random
+    numbers would be, and the true ones of many columns do not pack."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(scale)
+    level = np.full_like(values, np.abs(values).mean() if values.size else 1)
+    scale.CopyFrom(numpy_helper.from_array(level, scale.name))
+
+
 def _is_constant(tensor: onnx.TensorProto) -> bool:
     from onnx import numpy_helper
 
-    values = numpy_helper.to_array(tensor)
+    values = numpy_helper.to_array(tensor).astype(np.float32)
     return bool((values == values.flat[0]).all())
 
 
@@ -296,4 +313,7 @@ def _typed(pool: np.ndarray, name: str) -> np.ndarray:
         return (pool.view(np.uint32) >> 16).astype(np.uint16)
     if name == "weights.s8.bin":  # of a scale by which three deviations fit
         return np.clip(np.rint(pool * np.float32(2000)), -127, 127).astype(np.int8)
+    if name == "weights.f8.bin":  # nor float8: bit patterns of numbers from 1/8 to 7.5, of any sign
+        size = np.abs(np.rint(pool * np.float32(2000))).astype(np.uint8) % 48 + 32
+        return (size | np.where(pool < 0, 128, 0)).astype(np.uint8)
     return pool

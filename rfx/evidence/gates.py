@@ -107,7 +107,7 @@ def quantized_gate(part: QuantizationPart) -> Gate:
         limit=1.0,
         interval=part.interval if known and all(map(math.isfinite, part.interval or ())) else None,
         unit="of fp32",
-        detail=f"{part.products} products in integers ({part.method})"
+        detail=f"{part.products} quantized products ({part.method})"
         + (f"; {why}" if why else ", each weight within half a step of the fp32 file's")
         + ("" if known else "; its latency was not measured"),
     )

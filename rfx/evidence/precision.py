@@ -9,9 +9,9 @@ from pydantic import Field
 
 from rfx.evidence.part import Number, Part
 
-# Precisions whose products are in integers. Evidence of a model that is served in one of them says
-# how it was quantized, and shows the rival.
-QUANTIZED = frozenset({"int8"})
+# Precisions with scales, in integers or in FP8. Evidence of a model that is served in one of them
+# says how it was quantized, and shows the rival.
+QUANTIZED = frozenset({"int8", "fp8"})
 
 
 def served_precision(recipe: Mapping[str, Any]) -> str:

@@ -8,19 +8,33 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rfx.core.errors import InfeasibleError
+from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import FULL
 from rfx.core.store import Store
+from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Considered, Evidence
 from rfx.export.precision.convert import is_quantized
+from rfx.pipeline import require
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Runtime
 
 
-def candidates(runtime: Runtime) -> tuple[str, ...]:
-    """The precisions that are tried on a runtime: fp32, and the quantized ones."""
-    able = runtime.capabilities.precisions
-    return (FULL, *(name for name in able if is_quantized(name)))
+def candidates(recipe: Recipe, runtime: Runtime, table: LatencyTable | None) -> tuple[str, ...]:
+    """The precisions that are tried on a runtime: fp32, and the quantized ones that its GPU has.
+
+    Raises:
+        EnvironmentMissingError: what quantizes for it is not installed.
+    """
+    found = [FULL]
+    for name in filter(is_quantized, runtime.capabilities.precisions):
+        at = at_precision(recipe, name)
+        try:
+            require.compute(at, runtime, table)
+        except UsageError:
+            continue
+        require.quantizer(at, runtime)
+        found.append(name)
+    return tuple(found)
 
 
 def at_precision(recipe: Recipe, precision: str) -> Recipe:
@@ -43,7 +57,8 @@ def best(
     which is the caller's to remove.
 
     A latency is what the search aims at, so that all of them are as fast. Those whose gates fail
-    are taken only where all fail; of the others the one of the smallest divergence is.
+    are taken only where all fail, and a quantized one that was not measured faster than itself in
+    fp32 only where nothing else is left; of the others the one of the smallest divergence is.
 
     Args:
         make: makes the output of a recipe in a folder.
@@ -92,10 +107,18 @@ def _considered(precision: str, evidence: Evidence) -> Considered:
     )
 
 
-def _loss(evidence: Evidence) -> tuple[bool, float]:
-    """By what outputs are compared: failed or not, and the divergence, or the drop without one."""
+def _loss(evidence: Evidence) -> tuple[bool, bool, float]:
+    """By what outputs are compared: failed or not, quantized for nothing or not, and the
+    divergence, or the drop without one."""
     part = evidence.accuracy
     loss = math.inf
     if part is not None:
         loss = part.drop if part.divergence is None else part.divergence
-    return evidence.outcome == "fail", loss if math.isfinite(loss) else math.inf
+    finite = loss if math.isfinite(loss) else math.inf
+    return evidence.outcome == "fail", _no_faster(evidence), finite
+
+
+def _no_faster(evidence: Evidence) -> bool:
+    """Whether nothing was gained by quantizing that could be measured."""
+    part = evidence.quantization
+    return part is not None and (part.interval is None or not part.interval[1] < 1)

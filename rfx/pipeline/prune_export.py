@@ -102,6 +102,7 @@ def _choose(
             allowed=f"--precision {require.AUTO_PRECISION} with --latency",
             next_step="give --latency, or the name of a precision",
         )
+    tried = candidates(at, session.target.serves, table)
     warn = session.progress.warn
     place = places.output_folder(out, at, session.store.root, warn)
 
@@ -110,9 +111,7 @@ def _choose(
         own = None if table is None or table.key.precision != one.workload.precision else table
         return _at_one_precision(one, folder, store, progress, own, None, inside=True)
 
-    evidence, made = best(
-        recipe, candidates(session.target.serves), session.store, make_one, session.note
-    )
+    evidence, made = best(recipe, tried, session.store, make_one, session.note)
     try:
         with atomic_dir(
             place, removable=places.no_strangers(places.output_strangers), warn=warn

@@ -15,6 +15,7 @@ from rfx.methods import build as method
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Runtime
 from rfx.runtimes.find import able, runtime_class
+from rfx.runtimes.gpu import compute_of, require_compute
 from rfx.tasks.columns import ROLES
 from rfx.tasks.find import task_class
 
@@ -78,6 +79,16 @@ def precision(recipe: Recipe, runtime: Runtime) -> None:
             allowed=", ".join(allowed),
             next_step=f"give another --precision, or {others or 'another --target'}",
         )
+
+
+def compute(recipe: Recipe, runtime: Runtime, table: LatencyTable | None) -> None:
+    """Raises UsageError for a precision that the GPU does not have: that of this machine, that of
+    a table, or one of those that engines are compiled for ahead of time."""
+    if not runtime.capabilities.least_compute:
+        return
+    device = runtime.device() if table is None else table.key.device
+    ahead = {f"--compute-capability {c}": c for c in recipe.engine.compute_capabilities}
+    require_compute(runtime.capabilities, recipe.workload.precision, compute_of(device) | ahead)
 
 
 def quantizer(recipe: Recipe, runtime: Runtime) -> None:
@@ -198,8 +209,8 @@ def table_fits(recipe: Recipe, table: LatencyTable) -> None:
 
 def table_of_this_cpu(table: LatencyTable, here: str) -> None:
     """A table of another device is the table of a board. But a CPU of the same name with other
-    instruction sets is no board that somebody means, and an INT8 file is written for the CPU that
-    it is written on.
+    instruction sets is no board that somebody means, and an INT8 file for a CPU is written for the
+    one that it is written on.
 
     Args:
         here: the device of this machine, as the table's runtime names it.
@@ -209,7 +220,8 @@ def table_of_this_cpu(table: LatencyTable, here: str) -> None:
     """
     there = table.key.device
     (name, listed), (ours, known) = split_device(there), split_device(here)
-    quantized = is_quantized(table.key.precision)
+    on_cpu = runtime_class(table.key.runtime).capabilities.device == "cpu"
+    quantized = on_cpu and is_quantized(table.key.precision)
     if there == here or (name != ours and not quantized):
         return
     old = name == ours and len(listed) == 1 and {*known, "avx"}.issuperset(listed)

@@ -24,6 +24,7 @@ from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline import require
 from rfx.pipeline.examples import load_examples, read_rows
+from rfx.pipeline.quantizing import table_method
 from rfx.pipeline.session import Session, Target
 from rfx.recipe.read import bundled_recipes
 from rfx.recipe.spec import DEFAULT, GIVEN, Recipe
@@ -79,8 +80,10 @@ def open_session(
     target = _target(recipe, options, table, may_be_absent)
     require.chosen_precision(recipe)
     require.precision(recipe, target.serves)
-    if not target.absent:
-        require.quantizer(recipe, target.serves)
+    require.compute(recipe, target.serves, table)
+    require.quantizer(recipe, target.serves)
+    if table is not None:
+        _require_made_alike(table, recipe, target.serves)
     require.quantized_options(recipe)
     require.vocabulary_options(recipe)
     require.names(recipe)
@@ -96,6 +99,21 @@ def open_session(
             "is not measured. Run `rfx verify` on the device."
         )
     return session
+
+
+def _require_made_alike(table: LatencyTable, recipe: Recipe, serves: Runtime) -> None:
+    """Raises UsageError for a table of files that something else quantized, or another version of
+    it, or in another way: their latencies are not those of the files of this run."""
+    made = table_method(serves, recipe.workload.precision)
+    if table.key.quantizer != made:
+        ours, theirs = (name or "the runtime itself" for name in (made, table.key.quantizer))
+        raise UsageError(
+            "The latency table is of files that were quantized in another way.",
+            got=f"table: {theirs}; here: {ours}",
+            allowed="a table of files that the same quantizer made, in the same version",
+            next_step=f"measure one with it (rfx profile MODEL --target {table.key.runtime} "
+            f"--precision {recipe.workload.precision} --out table.json)",
+        )
 
 
 def _target(

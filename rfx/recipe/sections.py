@@ -122,10 +122,10 @@ class WorkloadSpec(Section):
     )
     precision: str = option(
         "fp32",
-        """Number format of the matrix products in the ONNX file; int8 prunes and quantizes in one,
-        and its latency budget is a share of the dense fp32 latency. Not every runtime and device
-        has each of them. With auto, prune-export tries fp32 and int8, and takes what stays nearest
-        to the dense model.""",
+        """Number format of the matrix products in the ONNX file; int8 and fp8 prune and quantize in
+        one, and their latency budget is a share of the dense fp32 latency. Not every runtime and
+        device has each of them. With auto, prune-export tries fp32 and what can be quantized to,
+        and takes what stays nearest to the dense model.""",
         cli="--precision",
         names="precision",
     )

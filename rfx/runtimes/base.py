@@ -62,6 +62,8 @@ class Capabilities:
             shallower the stacks may be, which build more quickly.
         smooth: latency is near linear in the counts, so that noise of a table may be smoothed away.
         own_activations: every bound engine holds its activations on the device, beside its weights.
+        least_compute: by precision, the least compute capability of a GPU that has it; one that is
+            not named here is on every GPU.
         verified: it was seen running on the hardware that it is for, with a committed result.
     """
 
@@ -83,6 +85,7 @@ class Capabilities:
     max_depth: int = 12
     smooth: bool = False
     own_activations: bool = False
+    least_compute: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     verified: bool = True
 
 
@@ -93,7 +96,8 @@ class EngineOptions:
     `max_batch` and `max_sequence` bound the optimisation profile (None: what the workload says;
     the least is always 1 x 1). `version_compatible` lets an engine run under later minor versions,
     `hardware_compatible` on every GPU from Ampere on; both forbid kernels and cost speed. `store`
-    keeps the timing cache.
+    keeps the timing cache. With `as_typed` every node is computed as the file says, without kernels
+    for quantized products: asked of what stands in for an absent target.
     """
 
     max_batch: int | None = None
@@ -102,6 +106,7 @@ class EngineOptions:
     builder_level: int | None = None  # 0..5, None: the runtime's default (3)
     version_compatible: bool = False
     hardware_compatible: bool = False
+    as_typed: bool = False
     store: Store | None = None
     more: Mapping[str, Any] = field(
         default_factory=dict

@@ -106,7 +106,7 @@ def stand_in(precision: str) -> Runtime:
     able = [c for c in _ranked() if precision in c.capabilities.stands_in]
     for cls in able:
         if cls.availability().ok:
-            return cls()
+            return cls(EngineOptions(as_typed=True))
     raise EnvironmentMissingError(
         "Without the target at hand, accuracy is measured on the CPU, and no runtime for that "
         "is installed.",
@@ -168,6 +168,15 @@ def runtimes_report() -> list[RuntimeStatus]:
         why = f"{error.what} {error.got or ''}".strip()
         rows.append(RuntimeStatus(name, False, why, error.next_step or "", False))
     return rows
+
+
+def quantizers_of_runtimes() -> dict[str, list[str]]:
+    """What makes quantized files, by name, and the runtimes that it makes them for."""
+    found: dict[str, list[str]] = {}
+    for cls in _ranked():
+        if cls.capabilities.quantizer is not None:
+            found.setdefault(cls.capabilities.quantizer, []).append(cls.name)
+    return found
 
 
 def _ranked() -> list[type[Runtime]]:

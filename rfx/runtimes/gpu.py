@@ -4,11 +4,17 @@ CUDA is needed."""
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rfx.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rfx.runtimes.base import Capabilities
 
 # CUdevice_attribute
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -55,6 +61,44 @@ def compute_capability() -> tuple[int, int] | None:
         library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
         found.append(value.value)
     return found[0], found[1]
+
+
+def capability_of(device: str) -> tuple[int, int] | None:
+    """The compute capability in a device's name, as `gpu_name` writes it; None where there is
+    none."""
+    found = re.search(r"\(sm(\d+)(\d)\)$", device)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def require_compute(able: Capabilities, precision: str, where: Mapping[str, str]) -> None:
+    """Raises UsageError where a GPU does not have a precision.
+
+    Args:
+        able: of the runtime that it is for.
+        where: compute capabilities, such as "8.9", by what they are of, in words.
+    """
+    least = able.least_compute.get(precision)
+    if least is None:
+        return
+    weak = [f"{name}: {text}" for name, text in where.items() if _numbers(text) < least]
+    if weak:
+        raise UsageError(
+            f"This GPU cannot compute in {precision}.",
+            got="compute capability of " + ", ".join(weak),
+            allowed=f"compute capability {least[0]}.{least[1]} or more for {precision}",
+            next_step="give --precision int8 or --precision fp16",
+        )
+
+
+def compute_of(*devices: str) -> dict[str, str]:
+    """The compute capabilities of devices, by their names; without those that say none."""
+    found = {device: capability_of(device) for device in devices}
+    return {name: f"{c[0]}.{c[1]}" for name, c in found.items() if c is not None}
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (1 << 30, 0)
 
 
 @lru_cache(maxsize=1)

@@ -91,6 +91,33 @@ def test_what_is_measured_is_not_measured_again(measured, tmp_path, monkeypatch)
 ORT = ["--runtimes", "ort", *SMALL[3:]]
 
 
+def test_quantized_models_are_measured_beside_the_others(quick, tmp_path):
+    """On the CPU by its own quantizer: the same code as on a GPU, where modelopt is it."""
+    asked = [x if x != "fp32" else "int8" for x in ORT]
+    assert gpu.main(["--out", str(tmp_path), *asked]) == 0
+    (row,) = rows(tmp_path)
+    assert row["done"] and row["config"]["precision"] == "int8" and row["quantizer"] == ""
+    assert row["table"]["key"]["precision"] == "int8" and 0 < row["targets"][0]["ratio"] < 1
+    assert list(row["against"]) == ["fp32"] and row["against"]["fp32"]["ratio"] > 0
+    assert "| int8 | fp32 |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_what_cannot_be_quantized_here_is_skipped_and_named(tmp_path, monkeypatch):
+    from rfx.export.quantizers import modelopt
+
+    trt = runtime_class("trt")
+    monkeypatch.setattr(modelopt.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trt, "device", lambda self: "NVIDIA Orin (sm87)")
+    skipped: dict[str, str] = {}
+    configs = [
+        {"runtime": name, "precision": precision}
+        for name, precision in (("trt", "fp16"), ("trt", "int8"), ("trt", "fp8"), ("ort", "fp8"))
+    ]
+    assert gpu.possible(configs, skipped) == configs[:1]
+    assert "nvidia-modelopt" in skipped["trt int8"] and "8.7" in skipped["trt fp8"]
+    assert skipped["ort fp8"] == "ort does not run at fp8"
+
+
 def rows(folder):
     return json.loads((folder / "gpu.json").read_text())["rows"]
 

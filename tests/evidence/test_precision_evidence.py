@@ -393,12 +393,12 @@ FORMS = ("html", "markdown", "card")
 def test_every_report_has_the_rival_and_what_quantizing_did():
     evidence = make_quantized()
     beside, file, parts = rival_texts(evidence)
-    assert "14 products in integers and 20.0 MB; in fp32 it has 60.0 MB" in file
+    assert "14 quantized products and 20.0 MB; in fp32 it has 60.0 MB" in file
     assert "takes 2.22 times as long" in file
     assert "pruning alone makes 0.01" in parts and "diverges by 0.002" in parts
     for form in FORMS:
         text = render(evidence, form)
-        for said in ("The dense model in int8, not pruned", "14 products in integers", "0.002"):
+        for said in ("The dense model in int8, not pruned", "14 quantized products", "0.002"):
             assert said in text, (form, said)
     assert "as fast as the dense model in int8 alone" in render(evidence, "junit")
     assert json.loads(render(evidence, "json"))["rival"]["latency"]["ratio"] == 0.4
@@ -406,7 +406,7 @@ def test_every_report_has_the_rival_and_what_quantizing_did():
     for part in summary(evidence):
         console.print(part)
     shown = console.export_text()
-    assert beside[:60] in shown and "14 products in integers" in shown and "quantized" in shown
+    assert beside[:60] in shown and "14 quantized products" in shown and "quantized" in shown
 
 
 def test_names_of_strangers_are_escaped_in_every_report():

@@ -16,7 +16,7 @@ from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import Recipe
 from rfx.runtimes.find import runtime_class
 from tests.commands import STANDARD, given, run
-from tests.evidences import make_accuracy, make_evidence, make_latency
+from tests.evidences import make_accuracy, make_evidence, make_latency, make_quantization
 
 RECIPE = Recipe(model="m", budget={"latency": 0.4})
 
@@ -78,7 +78,18 @@ def test_a_budget_that_only_one_reaches_and_one_that_none_does(tmp_path):
 
 
 def test_what_is_tried_is_what_the_target_runs():
-    assert candidates(runtime_class("ort")()) == ("fp32", "int8")
+    assert candidates(RECIPE, runtime_class("ort")(), None) == ("fp32", "int8")
+
+
+@pytest.mark.parametrize("interval", [None, (0.97, 1.01), (1.1, 1.2)])
+def test_one_that_was_not_measured_faster_than_itself_in_fp32_is_not_chosen(tmp_path, interval):
+    ratio = None if interval is None else sum(interval) / 2
+    part = make_quantization(ratio=ratio or 0.5, interval=interval)
+    slow = made(0.001).model_copy(update={"quantization": part})
+    assert choose(tmp_path, {"fp32": made(0.03), "int8": slow})[1] == "fp32"
+    fast = slow.model_copy(update={"quantization": make_quantization()})
+    assert choose(tmp_path, {"fp32": made(0.03), "int8": fast})[1] == "int8"
+    assert choose(tmp_path, {"fp32": None, "int8": slow})[1] == "int8"
 
 
 @pytest.mark.parametrize(

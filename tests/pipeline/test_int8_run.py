@@ -164,7 +164,7 @@ def test_every_report_has_the_rival_and_the_quantization(built):
     for name in ("README.md", "report.html"):
         written = (folder / name).read_text(encoding="utf-8")
         assert "The dense model in int8, not pruned" in written, name
-        assert f"{read_evidence(folder).quantization.products} products in integers" in written
+        assert f"{read_evidence(folder).quantization.products} quantized products" in written
     said = ET.parse(folder / "junit.xml").getroot().findtext("testsuite/system-out")
     assert "as fast as the dense model in int8 alone" in said
     cases = [c.get("name") for c in ET.parse(folder / "junit.xml").iter("testcase")]

@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 import pytest
 
-from rfx.core.errors import EnvironmentMissingError
+from rfx.core.errors import EnvironmentMissingError, UserError
 from rfx.core.workload import Workload
 from rfx.cost import effort
 from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
+from rfx.export.quantizers.modelopt import Modelopt
 from rfx.runtimes.base import EngineOptions
-from rfx.runtimes.find import runtime, runtime_class
-from rfx.runtimes.gpu import gpu_count, throttle_reasons
+from rfx.runtimes.find import runtime, runtime_class, stand_in
+from rfx.runtimes.gpu import compute_of, gpu_count, gpu_name, require_compute, throttle_reasons
 from tests.commands import given, run
 
 SHAPE = BlockShape(256, 8, 32, 1024)
@@ -101,6 +102,54 @@ def test_the_whole_pipeline_runs_on_it(name, trained, cache, tmp_path, monkeypat
     gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
     assert gates["shrunk"] == gates["same"] == "pass", evidence["gates"]
     assert evidence["latency"]["with_transfers"]["dense_ms"] > 0
+    verified = run("verify", tmp_path / "out", "--json", "--quiet")
+    assert verified.exit_code in (0, 1, 7), verified.output
+
+
+def has(precision: str) -> None:
+    """Skips where the GPU does not have a precision, or modelopt is not there."""
+    able = runtime_class("trt").capabilities
+    try:
+        require_compute(able, precision, compute_of(gpu_name()))
+        Modelopt.require()
+    except UserError as error:
+        pytest.skip(f"{error.what} {error.got}")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize("name", [here(n) for n in GPU[:2]])
+def test_a_quantized_file_gives_what_it_says(name, precision, tmp_path):
+    has(precision)
+    counts = [(8, 1024), (3, 416), (0, 1024), (8, 0)]
+    inputs = stack_inputs(SHAPE, 2, 24)
+    made = convert_precision(
+        stack(SHAPE, counts), precision, quantizer="modelopt", calibration=[inputs]
+    )
+    onnx.save(made, tmp_path / "m.onnx")
+    expected = stand_in(precision).build(tmp_path / "m.onnx", Workload()).run(inputs)["output"]
+    workload = Workload.of_text(batch=2, sequence=24, precision=precision)
+    target = runtime(name, EngineOptions(max_sequence=32))
+    engine = target.build(tmp_path / "m.onnx", workload)
+    found = engine.run(inputs)["output"]
+    assert np.abs(found - expected).max() / np.abs(expected).max() <= target.tolerance(precision)
+    assert engine.bind(inputs).time_ms() > 0
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize("name", [here(n) for n in GPU[:2]])
+def test_the_whole_pipeline_runs_quantized(name, precision, trained, cache, tmp_path, monkeypatch):
+    has(precision)
+    monkeypatch.setattr(effort, "SECONDS", (0.5, 2.0))
+    options = {"precision": precision, "latency": 0.8, "examples": 64, "sequence": 32}
+    arguments = given(trained, target=name, **options, max_length=32, out=tmp_path / "out")
+    result = run("prune-export", *arguments, "--json", "--quiet")
+    evidence = json.loads(result.stdout)
+    gates = {g["name"]: g["outcome"] for g in evidence["gates"]}
+    assert gates["shrunk"] == gates["same"] == "pass", evidence["gates"]
+    part, rival = evidence["quantization"], evidence["rival"]
+    assert part["mismatches"] == [] and part["ratio"] > 0
+    assert rival["precision"] == precision and rival["latency"]["ratio"] > 0
     verified = run("verify", tmp_path / "out", "--json", "--quiet")
     assert verified.exit_code in (0, 1, 7), verified.output
 

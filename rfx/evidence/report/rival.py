@@ -45,7 +45,7 @@ def rival_texts(evidence: Evidence) -> list[str]:
         said.append(_described(rival) + _own(evidence))
     if part is not None:
         text = (
-            f"The served file has {part.products} products in integers and {part.bytes / MB:.1f} "
+            f"The served file has {part.products} quantized products and {part.bytes / MB:.1f} "
             f"MB; in fp32 it has {part.fp32_bytes / MB:.1f} MB"
         )
         if part.ratio is not None and _known(part.ratio):
@@ -54,7 +54,7 @@ def rival_texts(evidence: Evidence) -> list[str]:
         if part.pruning is not None and part.quantization is not None:
             said.append(
                 f"Of the divergence from the dense model pruning alone makes {part.pruning:.2g}, "
-                f"and the file in integers diverges by {part.quantization:.2g} from the same model "
+                f"and the quantized file diverges by {part.quantization:.2g} from the same model "
                 "in fp32."
             )
         said += _sites(part)
@@ -78,7 +78,7 @@ def _sites(part: QuantizationPart) -> list[str]:
             for x in part.excluded
         )
         said.append(
-            "rfx kept these sites in fp32 of itself, because a limit failed with them in integers "
+            "rfx kept these sites in fp32 of itself, because a limit failed with them quantized "
             f"and not in fp32: {rows}."
         )
     if part.kept_fp32:

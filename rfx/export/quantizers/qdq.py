@@ -1,5 +1,6 @@
 """Files with explicit quantization: what enters a product goes through QuantizeLinear and
-DequantizeLinear, and its weight is stored in integers before a DequantizeLinear of its own."""
+DequantizeLinear, and its weight is stored in integers or in FP8 before a DequantizeLinear of its
+own."""
 
 from __future__ import annotations
 
@@ -45,6 +46,7 @@ class QdqFile:
         if any(i not in self.constants for i in node.input):
             return None
         whole, scale, *zero = (numpy_helper.to_array(self.constants[i]) for i in node.input)
+        floating = self.constants[node.input[0]].data_type in _floats()
         if scale.size > 1:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             sizes = [1] * whole.ndim
@@ -52,15 +54,20 @@ class QdqFile:
             scale, zero = scale.reshape(sizes), [z.reshape(sizes) for z in zero]
         offset = zero[0].astype(np.float32) if zero else np.float32(0)
         scale = scale.astype(np.float32)
-        values = (whole.astype(np.float32) - offset) * scale
-        return Stored(values, np.broadcast_to(np.abs(scale) / 2, values.shape))
+        whole = whole.astype(np.float32)
+        values, half = (whole - offset) * scale, np.abs(scale) / 2
+        if floating:
+            half = half * _steps(whole)
+        return Stored(values, np.broadcast_to(half, values.shape))
 
-    def weight(self, name: str) -> Stored | None:
+    def weight(self, name: str, *, smooth: bool = True) -> Stored | None:
         """The weight of the product that makes the tensor of this name: [inputs, outputs]; None
         where that is no product both of whose sides are quantized.
 
-        A quantizer may divide what enters a product by a factor a channel and multiply the weight
-        by it (Smooth Quant): then the weight is given as it is without that factor.
+        Args:
+            smooth: the quantizer may divide what enters a product by a factor a channel and
+                multiply the weight by it (Smooth Quant): the weight is given as it is without that
+                factor.
         """
         from onnx import numpy_helper
 
@@ -74,7 +81,7 @@ class QdqFile:
         if is_turned(node):
             values, half = values.T, half.T
         before = self.makers.get(entering)
-        if before is not None and before.op_type == "Mul":
+        if smooth and before is not None and before.op_type == "Mul":
             for name_ in before.input:
                 if name_ not in self.constants:
                     continue
@@ -82,6 +89,19 @@ class QdqFile:
                 if factor.shape[0] in (1, values.shape[0]):
                     values, half = values * factor, half * np.abs(factor)
         return Stored(values, half)
+
+    def has(self, name: str, expected: np.ndarray) -> bool:
+        """Whether the product that makes the tensor of this name has this weight, [inputs,
+        outputs], in fp32."""
+        from onnx import numpy_helper
+
+        node = self.nodes.get(name)
+        if node is None or len(node.input) < 2 or node.input[1] not in self.constants:
+            return False
+        own = numpy_helper.to_array(self.constants[node.input[1]])
+        return own.dtype == expected.dtype and np.array_equal(
+            own.T if is_turned(node) else own, expected
+        )
 
     def _quantized(self, name: str) -> str | None:
         """The tensor that goes through QuantizeLinear and DequantizeLinear to become this one."""
@@ -93,21 +113,36 @@ class QdqFile:
 
 
 def compared(
-    plain: onnx.ModelProto, quantized: onnx.ModelProto, keep_fp32: Collection[str] = ()
+    plain: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    keep_fp32: Collection[str] = (),
+    *,
+    only: Collection[str] | None = None,
+    form: str = "integers",
+    smooth: bool = True,
 ) -> tuple[int, list[str]]:
     """See `Quantizer.compare`: every product with a weight is quantized, but for those of the
-    modules that are kept, and its weight lies within half a step of the fp32 file's."""
+    modules that are kept, and its weight lies within half a step of the fp32 file's.
+
+    Args:
+        only: names of the weights whose products are quantized, where not all of them are. The
+            others have to be those of the fp32 file.
+        form: what products are quantized to, in words.
+        smooth: see `QdqFile.weight`.
+    """
     file, wrong, count = QdqFile(quantized), [], 0
     for node, weight, expected in products_with_weight(plain):
-        found = file.weight(_name(node))
-        kept = _kept(weight, keep_fp32)
+        found = file.weight(_name(node), smooth=smooth)
+        kept = _kept(weight, keep_fp32) if only is None else weight not in only
         if found is None:
             if not kept:
-                wrong.append(f"the product of {weight} is not in integers")
+                wrong.append(f"the product of {weight} is not in {form}")
+            elif only is not None and not file.has(_name(node), expected):
+                wrong.append(f"{weight} should be in fp32, and is not that of the fp32 file")
             continue
         count += 1
         if kept:
-            wrong.append(f"{weight} is in integers, and should be in fp32")
+            wrong.append(f"{weight} is in {form}, and should be in fp32")
         elif found.values.shape != expected.shape:
             wrong.append(
                 f"{weight} has the shape {found.values.shape} in place of {expected.shape}"
@@ -115,8 +150,31 @@ def compared(
         elif not _near(found, expected):
             wrong.append(f"{weight} lies more than half a step from its fp32 values")
     if not count:
-        wrong.append("nothing in the file is in integers")
+        wrong.append(f"nothing in the file is in {form}")
     return count, sorted({*wrong, *_compared_tables(plain, file)})
+
+
+def weak_scales(model: onnx.ModelProto) -> list[str]:
+    """Names of the scales in a file that are no positive numbers: TensorRT refuses them."""
+    from onnx import numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    names = {n.input[1] for n in model.graph.node if n.op_type in (QUANTIZE, DEQUANTIZE)}
+    arrays = {n: numpy_helper.to_array(constants[n]) for n in names & constants.keys()}
+    return sorted(n for n, a in arrays.items() if not (np.isfinite(a) & (a > 0)).all())
+
+
+def _floats() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return (TensorProto.FLOAT8E4M3FN,)
+
+
+def _steps(whole: np.ndarray) -> np.ndarray:
+    """The distance from each number in FP8 (e4m3) to the next larger one: it has three bits of the
+    fraction, and below 2^-6 the distance stays the same."""
+    exponent = np.floor(np.log2(np.maximum(np.abs(whole), np.float32(2.0**-6))))
+    return np.exp2(exponent - 3).astype(np.float32)
 
 
 def _compared_tables(plain: onnx.ModelProto, file: QdqFile) -> list[str]:

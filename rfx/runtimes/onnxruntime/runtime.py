@@ -40,7 +40,8 @@ class OnnxRuntimeCpu(Runtime):
         quantizer="onnxruntime",
         preference=40,
         serving="onnxruntime",
-        stands_in=("fp32", "fp16"),  # the CPU provider has no bfloat16 products
+        # The CPU provider has no bfloat16 products.
+        stands_in=("fp32", "fp16", "int8", "fp8"),
         uses_threads=True,
         smooth=True,  # latency on a CPU is near linear in heads and filters (R2 >= 0.996)
     )
@@ -116,7 +117,7 @@ class OnnxRuntimeCpu(Runtime):
         try:
             session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
-                _options(ort, workload),
+                _options(ort, workload, as_typed=self.options.as_typed),
                 providers=self._providers(),
             )
         except (
@@ -247,7 +248,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         return OrtCudaEngine(session)
 
 
-def _options(ort: ModuleType, workload: Workload) -> onnxruntime.SessionOptions:
+def _options(
+    ort: ModuleType, workload: Workload, *, as_typed: bool = False
+) -> onnxruntime.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = workload.threads
     options.inter_op_num_threads = 1
@@ -256,5 +259,9 @@ def _options(ort: ModuleType, workload: Workload) -> onnxruntime.SessionOptions:
     # A spinning worker burns CPU time that is no work of the model.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if as_typed:
+        # Fused products of integers round as this CPU has them, and of FP8 they become an invalid
+        # graph (1.24 to 1.32).
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.log_severity_level = 4  # the library never prints; what fails comes as an exception
     return options

@@ -68,7 +68,8 @@ class TensorRT(Runtime):
     clock: ClassVar[str] = "GPU compute time (CUDA events around a queued CUDA graph, no transfers)"
     capabilities: ClassVar[Capabilities] = Capabilities(
         device="gpu",
-        precisions=("fp32", "fp16", "bf16"),
+        precisions=("fp32", "fp16", "bf16", "int8", "fp8"),
+        quantizer="modelopt",
         preference=10,
         engine_file="model.engine",
         earlier_engine_files=("model.plan",),  # of version 0.1
@@ -79,6 +80,7 @@ class TensorRT(Runtime):
         max_depth=6,  # a GPU's clock is sharp enough for shallow stacks, which build quickly
         smooth=False,  # latency goes in steps of tiles
         own_activations=True,
+        least_compute={"fp8": (8, 9)},  # Ada and Hopper
         verified=False,
     )
 

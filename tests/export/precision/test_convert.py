@@ -521,7 +521,7 @@ def test_a_conversion_is_repeatable_and_leaves_its_model_alone():
 
 def test_what_is_asked_wrongly_is_refused():
     model = stack(BlockShape(32, 4, 8, 48), [(4, 48)])
-    with pytest.raises(UsageError, match="bf16, fp16, fp32, int8"):
+    with pytest.raises(UsageError, match="bf16, fp16, fp32, fp8, int8"):
         convert_precision(model, "int4")
     for first, second in (("fp16", "bf16"), ("fp16", "int8"), ("int8", "fp16"), ("int8", "int8")):
         with pytest.raises(UsageError, match="already"):
