@@ -82,10 +82,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _portable(evidence: Evidence) -> str:
-    """The document, without the place that the model has on the disk of this machine."""
+    """The document, without the place that the quickstart has on the disk of this machine."""
     text = evidence.model_dump_json(indent=1)
-    place = json.dumps(str(evidence.model["source"]))[1:-1]
-    return text.replace(place, "quickstart") + "\n"
+    place = json.dumps(str(Path(evidence.recipe["model"]).parents[2]))[1:-1]
+    return text.replace(place + "/", "/cache/") + "\n"
 
 
 if __name__ == "__main__":

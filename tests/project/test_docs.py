@@ -184,56 +184,14 @@ def test_the_page_of_installation_has_every_extra():
 
 
 def printed_summary() -> list[str]:
-    """What a run prints at its end, with the committed figures of the quickstart at 0.7. That file
-    keeps nothing of the search and of the compensation, so their lines are absent."""
+    """What a run prints at its end: the one whose whole evidence is committed."""
     from rich.console import Console
     from rich.table import Table
 
-    from rfx.core import migrate
-    from rfx.evidence import records
-    from rfx.evidence.gates import accuracy_gate, latency_gate
+    from rfx.evidence.read import read_evidence
     from rfx.evidence.report.terminal import summary
 
-    file = ROOT / "benchmarks" / "results" / "quickstart.json"
-    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    (run,) = (r for r in runs if r["target"] == 0.7)
-    document = migrate.evidence({"schema_version": 1, "latency": run["latency"]})
-    latency = records.LatencyPart(**document["latency"])
-    accuracy = records.AccuracyPart(**run["accuracy"])
-    rival = run.get("rival")
-    evidence = records.Evidence(
-        tool="rfx",
-        created="",
-        recipe={"name": "quickstart", "budget": {"latency": 0.7}},
-        model={"source": "/cache/model"},
-        environment=run["environment"],
-        data=records.DataPart(
-            calibration=0, evaluation=4000, calibration_hash="", evaluation_hash="", overlap=0
-        ),
-        plan={},
-        dense_layers=[{"heads": 12, "filters": 1536}] * 6,
-        kept_layers=run["kept_layers"],
-        search=records.SearchPart(method="", budget=0.0, budget_unit="ms", rounds=run["rounds"]),
-        table=records.TablePart(
-            key={},
-            hash="",
-            costs_ms={},
-            fixed_ms=0.0,
-            additivity=[],
-            additivity_error=run["additivity_error"],
-        ),
-        gates=[
-            *(g for g in run["gates"] if g["name"] in ("shrunk", "same")),
-            accuracy_gate(accuracy, accuracy.max_drop),
-            latency_gate(latency, target=latency.target, min_speedup=None),
-        ],
-        latency=latency,
-        accuracy=accuracy,
-        rival=None if rival is None else records.RivalPart(**rival),
-        flops_ratio=run["flops_ratio"],
-        params_ratio=run["params_ratio"],
-        warnings=run["warnings"],
-    )
+    evidence = read_evidence(ROOT / "benchmarks" / "results" / "quickstart-evidence.json")
     console = Console(width=120, no_color=True, highlight=False, file=io.StringIO())
     for line in summary(evidence, Path("rfx-out")):
         console.print(line, soft_wrap=not isinstance(line, Table))  # as the command line does
@@ -245,8 +203,9 @@ def test_the_shown_output_is_what_a_run_prints(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("model", "triton"):
         (tmp_path / "rfx-out" / name).mkdir(parents=True)
-    for name in ("model.onnx", "report.html", "evidence.json", "junit.xml", "README.md"):
+    for name in ("model.onnx", "model.fp32.onnx", "report.html", "evidence.json", "junit.xml"):
         (tmp_path / "rfx-out" / name).touch()
+    (tmp_path / "rfx-out" / "README.md").touch()
     printed = printed_summary()
     text = (ROOT / page).read_text(encoding="utf-8")
     (block,) = re.findall(r"<!-- output -->\n```text\n(.*?)```", text, re.S)

@@ -73,7 +73,8 @@ def test_the_quickstart_block(tmp_path, cache, quickstarted, monkeypatch):
     assert venv == ["python3", "-m", "venv", ".venv"]
     assert torch == TORCH.split()
     assert install == [".venv/bin/pip", "install", "-e", ".[quickstart,plots]"]
-    assert prune == [".venv/bin/rfx", "prune-export", "--latency", "0.7"]
+    asked = ["--precision", "int8", "--latency", "0.2"]
+    assert prune == [".venv/bin/rfx", "prune-export", *asked]
     assert run(prune[1:]) in (0, 1, 7)  # so little training promises no accuracy
     files = {p.name for p in (tmp_path / "rfx-out").iterdir()}
     named = re.search(r"## What comes out\n\n(.*?)\n\n", TEXT, re.S).group(1)
