@@ -3,7 +3,6 @@ builds."""
 
 import importlib.util
 import io
-import json
 import re
 import subprocess
 import sys
