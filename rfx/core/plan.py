@@ -12,11 +12,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rfx.core.errors import UsageError, in_words
 from rfx.core.kind import Kind as Kind
+from rfx.core.site import Site as Site
 from rfx.core.values import short
 
 if TYPE_CHECKING:  # who judges evidence in CI has no NumPy
@@ -35,47 +36,6 @@ class Choice:
     precision: str = FULL
 
 
-@dataclass(frozen=True)
-class Site:
-    """One prunable sublayer of a model.
-
-    `inputs` are module paths whose output rows are sliced (q, k, v; or the first FFN linear),
-    `output` is the path of the output projection, whose input columns are sliced. Its input has
-    `units * width` channels. `block` is the module replaced or adjusted when heads go (the self
-    attention), `layer_path` the Transformer layer,
-    `norm` the first LayerNorm run after the output projection: its input is the residual stream.
-    `returns` is what `block.forward` gives: 0 a tensor, n a tuple of n whose first entry is the
-    tensor.
-    """
-
-    name: str
-    layer: int
-    kind: Kind
-    units: int
-    width: int
-    inputs: tuple[str, ...]
-    output: str
-    block: str
-    layer_path: str
-    norm: str
-    returns: int = 2
-
-    @property
-    def channels(self) -> int:
-        return self.units * self.width
-
-    def channels_of(self, kept: Sequence[int]) -> list[int]:
-        """The channels of some units, in their order."""
-        return [u * self.width + c for u in kept for c in range(self.width)]
-
-    def to_json(self) -> dict:
-        return {**asdict(self), "kind": self.kind.value, "inputs": list(self.inputs)}
-
-    @classmethod
-    def from_json(cls, data: Mapping) -> Site:
-        return cls(**{**data, "kind": Kind(data["kind"]), "inputs": tuple(data["inputs"])})
-
-
 Counts = dict[str, int]  # site name -> kept units
 Choices = Mapping[str, Choice]  # by site name
 
@@ -92,6 +52,7 @@ class SitePlan:
     width: int
     kept: tuple[int, ...]  # sorted unit indices
     precision: str | None = None
+    weights: int = 0  # of a unit, as in `Site`
 
     @property
     def count(self) -> int:
@@ -106,6 +67,7 @@ class SitePlan:
             "width": self.width,
             "kept": list(self.kept),
             **({} if self.precision is None else {"precision": self.precision}),
+            **({"weights": self.weights} if self.weights else {}),
         }
 
     @classmethod
@@ -121,6 +83,7 @@ class SitePlan:
             data["width"],
             tuple(data["kept"]),
             data.get("precision"),
+            data.get("weights", 0),
         )
 
 
@@ -152,6 +115,7 @@ class Plan:
                     s.width,
                     tuple(sorted(int(u) for u in kept[s.name])),
                     (precisions or {}).get(s.name),
+                    s.weights,
                 )
                 for s in sites
             ),
@@ -271,8 +235,8 @@ def _check(data: Mapping[str, Any]) -> None:
     name, kept, precision = data["name"], data["kept"], data.get("precision")
     if not isinstance(name, str) or not isinstance(precision, (str, type(None))):
         raise ValueError(f"a site called {short(name)} at the precision {short(precision)}")
-    for key, least in (("layer", 0), ("units", 1), ("width", 1)):
-        value = data[key]
+    for key, least in (("layer", 0), ("units", 1), ("width", 1), ("weights", 0)):
+        value = data.get(key, 0) if key == "weights" else data[key]
         if type(value) is not int or not least <= value <= _MOST:
             raise ValueError(f"{short(name)}: {key} = {short(value)}, where a count must be")
     if data["kind"] not in [kind.value for kind in Kind]:

@@ -68,8 +68,9 @@ class FlopsCost(LinearCost, ComputedCost):
     def price(self, site: AnySite) -> float:
         """A head has its q, k and v projections, scores and context, and its part of the output
         projection: 3 n D d + 2 n^2 d + n d D. A filter has its row of the first linear and its
-        column of the second: 2 n D."""
-        return _MACS[site.kind](site.width, self.sequence, self.hidden)
+        column of the second: 2 n D. Other sites say how many weights a unit has."""
+        weights = getattr(site, "weights", 0) or _WEIGHTS[site.kind] * site.width * self.hidden
+        return self.sequence * (weights + _SCORES[site.kind] * self.sequence * site.width)
 
     def step(self, site: AnySite) -> int:
         return self.filter_grid if site.kind is Kind.FFN else 1
@@ -78,12 +79,7 @@ class FlopsCost(LinearCost, ComputedCost):
         return replace(self, filter_grid=FLOPS_GRID)
 
 
-def _head(width: int, n: float, d: int) -> float:
-    return (4 * n * d + 2 * n**2) * width
-
-
-def _filter(width: int, n: float, d: int) -> float:
-    return 2 * n * d
-
-
-_MACS = {Kind.MHA: _head, Kind.FFN: _filter}  # of one unit: (its width, tokens, hidden) -> MACs
+# Of a unit of width 1: its weights for each channel of the stream, where a site does not say them
+# (a plan does not); and the products of scores and context for each pair of tokens.
+_WEIGHTS = {Kind.MHA: 4, Kind.FFN: 2}
+_SCORES = {Kind.MHA: 2, Kind.FFN: 0}

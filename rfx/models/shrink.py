@@ -1,5 +1,6 @@
-"""Physically removes what a plan prunes: rows of q, k, v and the first FFN linear, columns of the
-output projections.
+"""Physically removes what a plan prunes: rows of the dense modules before an output projection (q,
+k and v; the first linear of an FFN), its columns, and parameters beside them that have a place for
+each unit.
 
 An emptied sublayer becomes its constant: the output projection of nothing is its bias. The residual
 and the LayerNorm around it stay.
@@ -8,13 +9,13 @@ and the LayerNorm around it stay.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from rfx.core.plan import Counts, Kind, Plan, Site, Update
+from rfx.core.site import Slice
 from rfx.models.modules import linear_at, output_of
 
 
@@ -47,9 +48,9 @@ class EmptyRows(nn.Module):
         return x[..., :0]
 
 
-class EmptyAttention(nn.Module):
-    """An attention block with no heads. `returns` as in `Site`; `projection` where the block holds
-    its own."""
+class EmptyBlock(nn.Module):
+    """A block whose projection has no units left. `returns` as in `Site`; `projection` is the path
+    of the projection where the block holds its own."""
 
     def __init__(
         self,
@@ -62,14 +63,20 @@ class EmptyAttention(nn.Module):
         super().__init__()
         self.returns, self.projection = returns, projection
         if projection:
-            self.add_module(projection, ConstantBias(features, device, dtype))
+            at: nn.Module = self
+            *above, name = projection.split(".")
+            for part in above:
+                at.add_module(part, nn.Module())
+                at = at.get_submodule(part)
+            at.add_module(name, ConstantBias(features, device, dtype))
 
     def forward(
-        self, hidden_states: torch.Tensor, *_args: object, **_kwargs: object
+        self, *args: object, **kwargs: object
     ) -> torch.Tensor | tuple[torch.Tensor | None, ...]:
-        x = hidden_states[..., :0]  # [B, T, 0]
+        hidden = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
+        x = hidden[..., :0]  # [B, T, 0]
         if self.projection:
-            x = getattr(self, self.projection)(x)
+            x = self.get_submodule(self.projection)(x)
         return x if self.returns == 0 else (x,) + (None,) * (self.returns - 1)
 
 
@@ -88,66 +95,37 @@ def _linear(like: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
     )
 
 
-@dataclass(frozen=True)
-class Slicing:
-    """How the modules of one kind of site take fewer units, beside the rows and columns of their
-    linear layers.
-
-    Args:
-        empty: makes a sublayer without units: (model, site). The output projection then gives its
-            bias alone; this function has to see to that where the projection lies inside of what it
-            replaces.
-        resized: tells the modules around the linear layers how many units are left: (model, site,
-            units).
-        free: whether a part of the units can be computed by slicing the linear layers alone.
-    """
-
-    empty: Callable[[nn.Module, Site], None]
-    resized: Callable[[nn.Module, Site, int], None]
-    free: bool
-
-
-def _constant(model: nn.Module, site: Site) -> None:
-    """The output projection becomes its bias."""
+def empty(model: nn.Module, site: Site) -> None:
+    """Leave a sublayer without units, in place: what remains is the bias of its output
+    projection."""
     out = output_of(model, site)
-    bias = ConstantBias(out.out_features, out.weight.device, out.weight.dtype)
-    _replace(model, site.output, bias)
-
-
-def _empty_attention(model: nn.Module, site: Site) -> None:
-    out = output_of(model, site)
+    facts = (out.out_features, out.weight.device, out.weight.dtype)
+    if not site.block or (site.kind is Kind.FFN and not site.weights):
+        # Between the rows and the projection every channel is for itself.
+        for path in site.inputs:
+            _replace(model, path, EmptyRows())
+        _replace(model, site.output, ConstantBias(*facts))
+        return
     inside = site.output.startswith(site.block + ".")
     projection = site.output.removeprefix(site.block + ".") if inside else None
-    empty = EmptyAttention(
-        site.returns, projection, out.out_features, out.weight.device, out.weight.dtype
-    )
-    _replace(model, site.block, empty)
+    _replace(model, site.block, EmptyBlock(site.returns, projection, *facts))
     if not inside:
-        _constant(model, site)
+        _replace(model, site.output, ConstantBias(*facts))
 
 
-def _resized_attention(model: nn.Module, site: Site, units: int) -> None:
-    """Forward passes shape by view(..., -1, head_dim); these are for whoever reads the module."""
+def _tell(model: nn.Module, site: Site, units: int) -> None:
+    """Set the numbers that modules keep of their own size. In checkpoints before version 0.3 these
+    have no constants: forward passes there shape by view(..., -1, head_dim), and the numbers are
+    for whoever reads the module."""
+    for constant in site.constants:
+        setattr(model.get_submodule(constant.module), constant.attribute, constant.each * units)
+    if site.weights or site.kind is not Kind.MHA:
+        return
     block = model.get_submodule(site.block)
     sizes = {"num_attention_heads": units, "num_heads": units, "n_heads": units}
     for name, value in (*sizes.items(), ("all_head_size", units * site.width)):
         if hasattr(block, name):
             setattr(block, name, value)
-
-
-def _empty_ffn(model: nn.Module, site: Site) -> None:
-    _replace(model, site.inputs[0], EmptyRows())
-    _constant(model, site)
-
-
-def _nothing_to_tell(model: nn.Module, site: Site, units: int) -> None:
-    """The sizes of its linear layers are all that an FFN has."""
-
-
-SLICING = {
-    Kind.MHA: Slicing(_empty_attention, _resized_attention, free=False),
-    Kind.FFN: Slicing(_empty_ffn, _nothing_to_tell, free=True),
-}
 
 
 def resize(model: nn.Module, sites: Sequence[Site], counts: Counts) -> None:
@@ -162,14 +140,26 @@ def resize(model: nn.Module, sites: Sequence[Site], counts: Counts) -> None:
         if kept == site.units:
             continue
         if kept == 0:
-            SLICING[site.kind].empty(model, site)
+            empty(model, site)
             continue
         for path in site.inputs:
             like = linear_at(model, path)
-            _replace(model, path, _linear(like, like.in_features, kept * site.width))
+            _replace(model, path, _linear(like, like.in_features, site.rows(path).size(kept)))
         out = output_of(model, site)
         _replace(model, site.output, _linear(out, kept * site.width, out.out_features))
-        SLICING[site.kind].resized(model, site, kept)
+        for table in site.tables:
+            _resize_table(model, table, kept)
+        _tell(model, site, kept)
+
+
+def _resize_table(model: nn.Module, table: Slice, units: int) -> None:
+    module = model.get_submodule(table.module)
+    old = getattr(module, table.parameter)
+    shape = list(old.shape)
+    shape[table.dim] = table.size(units)
+    setattr(module, table.parameter, nn.Parameter(old.new_empty(shape)))
+    if isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = shape
 
 
 @torch.no_grad()
@@ -200,9 +190,15 @@ def shrink(
         if kept:
             for path in site.inputs:
                 old, new = linear_at(model, path), linear_at(small, path)
-                new.weight.copy_(old.weight[channels])
+                rows = torch.tensor(site.rows(path).kept(kept), device=old.weight.device)
+                new.weight.copy_(old.weight[rows])
                 if old.bias is not None:
-                    new.bias.copy_(old.bias[channels])
+                    new.bias.copy_(old.bias[rows])
+            for table in site.tables:
+                whole = getattr(model.get_submodule(table.module), table.parameter)
+                part = getattr(small.get_submodule(table.module), table.parameter)
+                index = torch.tensor(table.kept(kept), device=whole.device)
+                part.copy_(whole.index_select(table.dim, index))
             new_out.weight.copy_(output_weight(site, out, kept, channels, update))
         if new_out.bias is not None:
             bias: torch.Tensor = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rfx.core.device import model_device
 from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.inputs import Batch
-from rfx.core.plan import Site
+from rfx.core.plan import Kind, Site
 from rfx.models.modules import linear_at, output_of
 
 if TYPE_CHECKING:
@@ -340,16 +340,14 @@ def sliced(
 ) -> Iterator[bool]:
     """While open, the site has only its `kept` units (int64 [K]), their outputs times `scale` [K]:
     what the masked one computes, for a part of the work. Yields whether it could be done, which is
-    where the kind of the site allows it (see `rfx.models.shrink.Slicing`); the modules are as
-    before afterwards."""
+    where nothing but rows and columns has to be cut; the modules are as before afterwards."""
     import torch
-
-    from rfx.models.shrink import SLICING
 
     inputs = [linear_at(model, p) for p in site.inputs]
     output = output_of(model, site)
     fits = (
-        SLICING[site.kind].free
+        site.kind is Kind.FFN
+        and not site.tables
         and len(kept) > 0
         and all(isinstance(m, torch.nn.Linear) and m.out_features == site.channels for m in inputs)
         and isinstance(output, torch.nn.Linear)

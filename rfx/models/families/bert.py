@@ -9,7 +9,7 @@ from rfx.core.registry import register
 from rfx.models.families.family import Family
 
 
-@register("family", "bert")
+
 def bert() -> Family:
     return Family(
         name="bert",
@@ -26,11 +26,11 @@ def bert() -> Family:
     )
 
 
-@register("family", "roberta")
+
 def roberta() -> Family:
     return replace(bert(), name="roberta", model_types=("roberta", "xlm-roberta", "camembert"))
 
 
-@register("family", "electra")
+
 def electra() -> Family:
     return replace(bert(), name="electra", model_types=("electra",))

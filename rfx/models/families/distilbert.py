@@ -6,7 +6,7 @@ from rfx.core.registry import register
 from rfx.models.families.family import Family
 
 
-@register("family", "distilbert")
+
 def distilbert() -> Family:
     return Family(
         name="distilbert",

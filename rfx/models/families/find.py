@@ -1,35 +1,49 @@
-"""Finds the sites of a model: the registered families are asked first; the models of others are
-read off a forward pass, then proved."""
+"""Finds the sites of a model: families that a plug-in registers are asked first; all others are
+found by what they compute. What is found is proved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rfx.core import registry
 from rfx.core.errors import UnsupportedModelError, UsageError
+from rfx.core.inputs import BATCH, InputSpec
 from rfx.core.plan import Kind, Site
+from rfx.core.workload import Workload
 from rfx.models.families.family import Finder
-from rfx.models.families.generic import generic_sites, reads_ahead
+from rfx.models.families.generic import probe_inputs
+from rfx.models.families.probe import Refused
+from rfx.models.families.sites import LEVELS, as_formula, constants, example, found_sites
+from rfx.models.prove import Proof
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Families whose layers look prunable and are not; the reason is what the user reads.
-REFUSED: dict[str, str] = {
-    "albert": "its layers share one set of weights, so units cannot be removed layer by layer",
-    "mpnet": "its relative position bias has one column a head, shared by all layers, and would "
-    "have to be sliced too",
-    "deberta": "its disentangled attention adds position terms a head that would have to be "
-    "sliced too",
-    "deberta-v2": "its disentangled attention adds position terms a head that would have to be "
-    "sliced too",
-    "xlnet": "its attention multiplies by whole tensors for relative positions, without a linear "
-    "layer for each of query, key and value",
-    "t5": "it is an encoder-decoder; rfx prunes encoders",
-}
 
-DECODER = "This model is a decoder: each token sees only those before it. rfx prunes encoders."
+MOST_NAMED = 12  # of refused modules in a message
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What rfx sees of a model.
+
+    Args:
+        sites: the prunable sublayers, in the order in which they are computed; proved together.
+        refused: dense modules between others that are left alone, and why.
+        macs: multiply-accumulates of every dense module for one example of the probe.
+        error: the largest difference between the masked and the shrunk model, relative to the scale
+            of the outputs.
+        rows: examples that were run to find the sites.
+    """
+
+    sites: tuple[Site, ...]
+    refused: tuple[Refused, ...]
+    macs: Mapping[str, int]
+    error: float
+    rows: int
 
 
 def families() -> dict[str, Finder]:
@@ -55,91 +69,116 @@ def families() -> dict[str, Finder]:
 
 
 def family_name(model: PreTrainedModel) -> str:
-    """The family of a model, or "generic" with its model type where no family is for it."""
+    """The family of a model; its model type where no family is registered for it."""
     family = families().get(model.config.model_type)
-    return family.name if family else f"generic ({model.config.model_type})"
+    return family.name if family else str(model.config.model_type)
 
 
 def refuse_family(config: PretrainedConfig, class_name: str = "") -> None:
-    """Refuse a family that is known not to work by its configuration: its weights need not be read.
+    """Refuse a model by its configuration: its weights need not be read.
 
     Args:
         class_name: of the model, where there is one and its configuration does not say it.
 
     Raises:
-        UnsupportedModelError: the family is refused or decodes, or rfx has pruned the model.
+        UnsupportedModelError: rfx has pruned the model.
     """
-    model_type = config.model_type
     named = next(iter(getattr(config, "architectures", None) or ()), None) or class_name
-    encoders = ", ".join(sorted(families())) + ", and encoders with the same layer pattern"
-    advice = "fine-tune one of these families for your task, and prune that"
-    if model_type in REFUSED:
-        raise UnsupportedModelError(
-            f"rfx cannot prune the {model_type} family: {REFUSED[model_type]}.",
-            got=named or model_type,
-            allowed=encoders,
-            next_step=advice,
-        )
     if getattr(config, "pruned_layers", None):
         raise UnsupportedModelError(
             "This model has been pruned by rfx already; pruning starts from the dense model.",
-            got=f"pruned_layers in the configuration of {named or model_type}",
+            got=f"pruned_layers in the configuration of {named or config.model_type}",
             next_step="give the dense checkpoint that it was made from, with a lower target",
         )
-    if _decodes(config):
-        raise UnsupportedModelError(
-            DECODER, got=named or model_type, allowed=encoders, next_step=advice
-        )
-
-
-def _decodes(config: PretrainedConfig) -> bool:
-    """Whether transformers knows the model type for predicting the next token alone."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
-    )
-
-    if getattr(config, "use_bidirectional_attention", False):
-        return False
-    return config.model_type in CAUSAL and config.model_type not in MASKED
 
 
 def find_sites(model: PreTrainedModel) -> list[Site]:
-    """The prunable sublayers of `model` in execution order, attention before FFN in each layer.
+    """The prunable sublayers of `model` in the order in which they are computed.
 
     Raises:
-        UnsupportedModelError: a family that is known not to work, or one whose layers are not
-            understood.
+        UnsupportedModelError: nothing can be pruned; the message says why, module by module.
+        UsageError: the model is a constant.
 
     Examples:
         >>> sites = rfx.find_sites(subject.model)
         >>> sites[0].name, sites[0].units
         ('layer.0.mha', 12)
     """
+    return list(inspect(model).sites)
+
+
+def inspect(model: PreTrainedModel, inputs: InputSpec | None = None) -> Inspection:
+    """Find the sites of a model and prove them: all together, or where that fails each by itself.
+
+    Args:
+        inputs: what the model is fed; None: text.
+
+    Raises:
+        UnsupportedModelError: nothing can be pruned; the message says why, module by module.
+        UsageError: the model is a constant.
+    """
     refuse_family(model.config, type(model).__name__)
-    model_type = model.config.model_type
-    known = families()
-    supported = ", ".join(sorted(known))
-    family = known.get(model_type)
-    sites = family.sites(model) if family else generic_sites(model)
+    fed = probe_inputs(model) if inputs is None else _examples(model, inputs)
+    one = example(model, fed)
+    with as_formula(model):
+        proof = Proof(model, fed)
+        family = families().get(model.config.model_type)
+        if family is not None:
+            sites, refused, findings = family.sites(model), [], None
+        else:
+            sites, refused, findings = found_sites(model, one)
+        error, sites, more = _proved(model, proof, sites)
+    refused = [*refused, *more]
     if not sites:
         raise UnsupportedModelError(
-            f"rfx does not understand the layers of this {model_type} model.",
-            got=type(model).__name__,
-            allowed=supported
-            + ", and encoders whose layers are q, k, v, output projection, and a two-linear FFN",
-            next_step="fine-tune one of these families for your task, and prune that",
+            f"rfx finds nothing that it can prune in this {model.config.model_type} model.",
+            got="; ".join(f"{r.path}: {r.reason}" for r in refused[:MOST_NAMED])
+            or f"{type(model).__name__}, in which no dense module is fed by another one alone",
+            allowed="a model with blocks whose inner channels nothing else reads",
+            next_step="look at all of it with `rfx sites`",
         )
-    if not family and not reads_ahead(model, sites[-1].layer_path):
-        raise UnsupportedModelError(
-            DECODER,
-            got=type(model).__name__,
-            allowed=supported + ", and encoders with the same layer pattern",
-            next_step="fine-tune one of these families for your task, and prune that",
-        )
-    return sites
+    macs = findings.macs if findings else {}
+    rows = findings.rows if findings else 0
+    return Inspection(tuple(sites), tuple(refused), macs, error, rows)
+
+
+def _proved(
+    model: PreTrainedModel, proof: Proof, sites: list[Site]
+) -> tuple[float, list[Site], list[Refused]]:
+    """The sites that are what they seem, told what they have to be; and the others."""
+    refused: list[Refused] = []
+    if not sites:
+        return 0.0, [], refused
+    for level in LEVELS:
+        told = [replace(s, constants=constants(model, s, level)) for s in sites]
+        error, why = proof(told)
+        if not why:
+            return error, told, refused
+    left = []
+    for site in sites:
+        for level in LEVELS:
+            told_one = replace(site, constants=constants(model, site, level))
+            error, why = proof([told_one])
+            if not why:
+                left.append(told_one)
+                break
+        else:
+            refused.append(Refused(site.output, why))
+    error, why = proof(left) if left else (0.0, "")
+    if why:
+        refused += [Refused(s.output, f"not together with the others: {why}") for s in left]
+        left = []
+    return error, left, refused
+
+
+def _examples(model: PreTrainedModel, inputs: InputSpec) -> dict[str, torch.Tensor]:
+    """Two examples, eight long on every axis that is free."""
+    import torch
+
+    sizes = {axis: 8 for axis in inputs.dynamic_axes if axis != BATCH}
+    arrays = inputs.example(Workload(batch=2, axes=sizes))
+    device = next(model.parameters()).device
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def layout(sites: Sequence[Site]) -> str:

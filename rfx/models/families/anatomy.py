@@ -1,0 +1,121 @@
+"""What lies around a projection that the probe found: the module that gives its input or output
+whole, the norm behind it, the layer that it is in. Seen in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rfx.models.families.generic import normalises
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass
+class Seen:
+    """Tensors of one forward pass, which live as long as this does: two that lie at one place in
+    memory are one and the same.
+
+    Args:
+        fed: by module, the first tensor that it was given, by call.
+        given: by module, the first tensor that it gave, by call; and how many things it gave with
+            it (0: the tensor alone).
+        order: modules in the order in which they ended.
+    """
+
+    fed: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    given: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    returns: dict[str, int] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+
+
+def watch(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Seen:
+    """One forward pass of an example."""
+    import torch
+
+    seen, names = Seen(), {m: n for n, m in model.named_modules()}
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        path = names[module]
+        found = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(first, torch.Tensor):
+            return
+        seen.fed.setdefault(path, []).append(found[0] if found else first.new_empty(0))
+        seen.given.setdefault(path, []).append(first)
+        seen.returns[path] = len(output) if isinstance(output, tuple) else 0
+        seen.order.append(path)
+
+    handles = [m.register_forward_hook(see, with_kwargs=True) for m in model.modules()]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one pass are the same one."""
+    return a is b or (
+        a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+    )
+
+
+def block_of(
+    model: nn.Module, seen: Seen, output: str, producers: Sequence[str], known: Sequence[str]
+) -> str:
+    """The largest module that gives what the projection gives or is fed, and in which no other
+    dense module runs than the projection and its producers; empty where there is none.
+
+    Args:
+        output: path of the projection.
+        known: paths of all dense modules.
+    """
+    others = set(known) - {output, *producers}
+    for path, _ in model.named_modules():  # parents come before their children
+        inside = [p for p in known if p == path or p.startswith(path + ".")]
+        if not path or not {*producers} <= {*inside} or others & {*inside}:
+            continue
+        given = seen.given.get(path, [])
+        ends = seen.given[output] if output in inside else seen.fed[output]
+        if len(given) == len(ends) and all(same(a, b) for a, b in zip(given, ends, strict=True)):
+            return path
+    return ""
+
+
+def norm_after(model: nn.Module, seen: Seen, path: str) -> str:
+    """The first module that normalises and ends after the one at `path`; empty where there is
+    none."""
+    later = seen.order[seen.order.index(path) + 1 :]
+    for name in later:
+        module, fed, given = model.get_submodule(name), seen.fed[name][0], seen.given[name][0]
+        alike = fed.shape == given.shape and fed.is_floating_point()
+        if alike and next(module.children(), None) is None and normalises(module, fed):
+            return name
+    return ""
+
+
+def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
+    """Paths of the layers: modules of one list, each called once with what the one before gave, in
+    which all projections are. [] where there are none such."""
+    from torch import nn
+
+    best: list[str] = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList):
+            continue
+        paths = [f"{path}.{i}" for i in range(len(module))]
+        used = [p for p in paths if any(o.startswith(p + ".") for o in outputs)]
+        inside = sum(o.startswith(path + ".") for o in outputs)
+        once = all(len(seen.given.get(p, ())) == 1 for p in used)
+        if inside < len(outputs) or not once or len(used) <= len(best):
+            continue
+        links = zip(used, used[1:], strict=False)
+        if all(same(seen.given[a][0], seen.fed[b][0]) for a, b in links):
+            best = used
+    return best
