@@ -152,6 +152,7 @@ def _class_of(place: Place, config: Mapping[str, Any]) -> Any:
 def _build(
     place: Place, raw: Mapping[str, Any], sites: list[Site], counts: dict[str, int]
 ) -> PreTrainedModel:
+    from rfx.models.canonical import canonical
     from rfx.models.shrink import resize
 
     base = _class_of(place, raw)
@@ -163,6 +164,7 @@ def _build(
         self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any
     ) -> None:
         base.__init__(self, config, *args, **kwargs)
+        canonical(self)
         resize(self, sites, counts)
 
     # A subclass under the same name: from_pretrained builds it with the small shapes, then reads

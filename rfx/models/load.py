@@ -15,9 +15,9 @@ from rfx.core.inputs import InputSpec
 from rfx.core.signs import refuse_saved
 from rfx.core.values import short
 from rfx.models.configuration import check_values, make_configuration, set_switches
-from rfx.models.families.find import find_sites, position_limit
+from rfx.models.canonical import canonical
+from rfx.models.families.find import inspect_model, position_limit
 from rfx.models.place import CONFIG, Place, look_at, refuse_own_code
-from rfx.models.prove import prove
 from rfx.models.sizes import check_shapes, check_sizes, stored
 from rfx.models.subject import Subject
 from rfx.models.weights import (
@@ -145,6 +145,7 @@ def as_subject(
         UnsupportedModelError: rfx cannot prune models of this family.
     """
     model = model.float().eval()
+    canonical(model)
     require_finite_weights(model, source)
     set_switches(model.config)
     for module in model.modules():  # layers keep it for themselves
@@ -152,10 +153,9 @@ def as_subject(
             module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    sites = find_sites(model)
-    prove(model, sites, inputs)
+    sites = inspect_model(model, inputs).sites
     inputs = inputs or text_inputs(model, preprocessor)
-    return Subject(model, preprocessor, tuple(sites), inputs, source, model_hash(model))
+    return Subject(model, preprocessor, sites, inputs, source, model_hash(model))
 
 
 def text_inputs(model: transformers.PreTrainedModel, tokenizer: Any) -> InputSpec:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rfx.core.plan import Site
-from rfx.models.streams import HiddenStates, Trace, stream_is_output
+from rfx.models.calls import HiddenStates
+from rfx.models.streams import Trace, stream_is_output
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ class LayerOutputs:
         import torch
 
         output = trace.output
-        assert output is not None  # the run went to the layer's end
+        if output is None:  # a whole model, after which nothing comes
+            return
         if not self.how:
             self.how = "keep"
             stream = trace.streams[self.closing.name]

@@ -1,7 +1,7 @@
 """The walk of every compensation: site by site from the first, the pruned student's activations
 against the dense teacher's residual stream, earlier sites already compensated.
 
-One layer at a time; in a Transformer three passes over the batches: the teacher and the student's
+One layer at a time (a model without a chain of layers counts as one); in a Transformer three passes over the batches: the teacher and the student's
 attention; the student's FFN; the student's output with what was found. What is fitted to the
 statistics is a subclass's business.
 """
@@ -24,16 +24,9 @@ from rfx.core.progress import Progress
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.outputs import LayerOutputs
 from rfx.methods.finite import require_finite
+from rfx.models.calls import Call, HiddenStates, catch_calls
 from rfx.models.modules import output_of
-from rfx.models.streams import (
-    Call,
-    HiddenStates,
-    Resumed,
-    Trace,
-    catch_first_layer,
-    run_layer,
-    sliced,
-)
+from rfx.models.streams import Resumed, Trace, called_often, run_layer, sliced
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +34,7 @@ if TYPE_CHECKING:
 Decide = Callable[[Site, Resumed], np.ndarray]
 HEAD_POSITIONS = ("first", "all")
 HELD_OUT = 5  # every fifth example is held out
+OFTEN = "its weights are used several times in a pass"
 
 
 @dataclass(frozen=True)
@@ -132,6 +126,7 @@ class Walk(ABC):
         ] = {}  # the student's, of the sites whose turn has come: float64 [units]
         self.teacher_masks: dict[str, torch.Tensor] = {}
         self.records: list[SiteRecord] = []
+        self.often: frozenset[str] = frozenset()  # sites that are run several times in a pass
         self._patched: list[tuple[torch.nn.Linear, Any, Any]] = []  # with weight and bias before
 
     @abstractmethod
@@ -181,7 +176,8 @@ class Walk(ABC):
     def _run(self, progress: Progress, title: str) -> None:
         layers = [list(group) for _, group in groupby(self.sites, key=lambda s: s.layer_path)]
         paths = [layer[0].layer_path for layer in layers]
-        teacher, self.calls = catch_first_layer(self.model, paths, self.batches)
+        teacher, self.calls = catch_calls(self.model, paths, self.batches, self.sites[0])
+        self.often = called_often(self.model, layers[0], teacher[0], self.calls[0])
         student = teacher.copy()
         with progress.bar(title, total=len(layers)) as bar:
             for number, layer in enumerate(layers):
@@ -262,7 +258,7 @@ class Walk(ABC):
             np.asarray(self.decide(site, self.resumed), dtype=np.float64), device=self.device
         )
         kept = torch.nonzero(self.masks[site.name]).flatten()  # [K]
-        reason = self.skip(site, kept)
+        reason = OFTEN if site.name in self.often else self.skip(site, kept)
         if reason:
             self.records.append(SiteRecord(site.name, False, reason=reason))
             return None

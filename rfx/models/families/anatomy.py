@@ -102,10 +102,11 @@ def norm_after(model: nn.Module, seen: Seen, path: str) -> str:
 
 def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
     """Paths of the layers: modules of one list, each called once with what the one before gave, in
-    which all projections are. [] where there are none such."""
+    which the projections are, but for some before or after them. [] where there are none such."""
     from torch import nn
 
     best: list[str] = []
+    most = len(outputs) / 2
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList):
             continue
@@ -113,7 +114,7 @@ def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
         used = [p for p in paths if any(o.startswith(p + ".") for o in outputs)]
         inside = sum(o.startswith(path + ".") for o in outputs)
         once = all(len(seen.given.get(p, ())) == 1 for p in used)
-        if inside < len(outputs) or not once or len(used) <= len(best):
+        if inside <= most or not once or len(used) <= len(best):
             continue
         links = zip(used, used[1:], strict=False)
         if all(same(seen.given[a][0], seen.fed[b][0]) for a, b in links):

@@ -12,6 +12,7 @@ from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.inputs import BATCH, InputSpec
 from rfx.core.plan import Kind, Site
 from rfx.core.workload import Workload
+from rfx.models.canonical import canonical
 from rfx.models.families.family import Finder
 from rfx.models.families.generic import probe_inputs
 from rfx.models.families.probe import Refused
@@ -104,10 +105,10 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         >>> sites[0].name, sites[0].units
         ('layer.0.mha', 12)
     """
-    return list(inspect(model).sites)
+    return list(inspect_model(model).sites)
 
 
-def inspect(model: PreTrainedModel, inputs: InputSpec | None = None) -> Inspection:
+def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> Inspection:
     """Find the sites of a model and prove them: all together, or where that fails each by itself.
 
     Args:
@@ -118,6 +119,7 @@ def inspect(model: PreTrainedModel, inputs: InputSpec | None = None) -> Inspecti
         UsageError: the model is a constant.
     """
     refuse_family(model.config, type(model).__name__)
+    canonical(model)
     fed = probe_inputs(model) if inputs is None else _examples(model, inputs)
     one = example(model, fed)
     with as_formula(model):

@@ -81,6 +81,7 @@ class Findings:
         macs: multiplications and additions of every dense module, for the example, in the order of
             calls.
         positions: at how many places of the example each of them is computed.
+        examples_first: whether the first axis of the input of each of them is that of the examples.
         rows: how many examples were run for it.
     """
 
@@ -88,6 +89,7 @@ class Findings:
     refused: tuple[Refused, ...]
     macs: Mapping[str, int]
     positions: Mapping[str, int]
+    examples_first: Mapping[str, bool]
     rows: int
 
 
@@ -155,7 +157,8 @@ class _Probe:
         )
         macs = {names[m]: taint.positions[m] * weights(m) for m in taint.order}
         positions = {names[m]: taint.positions[m] for m in taint.order}
-        return Findings(found, refused, macs, positions, taint.rows)
+        first = {names[m]: taint.examples_first(m) for m in taint.order}
+        return Findings(found, refused, macs, positions, first, taint.rows)
 
     def _candidates(self) -> list[_Candidate]:
         """Modules whose input is made by dense modules that no other one reads."""

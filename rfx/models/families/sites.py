@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FEW = "it is computed at so few positions that nothing would be gained"
+OUTSIDE = "it is outside of the layers"
+TURNED = "the axes of its input are not examples, tokens and channels"
 SHARED = "a table that it reads, {}, is read by other layers too"
 # Which numbers of modules are told how many units are left: those that are called by heads and are
 # a multiple of the units; none; those too that are the channels; those too that are the outputs of
@@ -69,11 +71,17 @@ def found_sites(
     for found in findings.sites:
         if 4 * findings.positions[found.output] < most:
             refused.append(Refused(found.output, FEW))
+        elif seen.fed[found.output][0].dim() != 3 or not findings.examples_first[found.output]:
+            refused.append(Refused(found.output, TURNED))
         elif found.output in shared:
             refused.append(Refused(found.output, SHARED.format(shared[found.output])))
         else:
             kept.append(found)
     layers = chain(model, seen, [f.output for f in kept])
+    if layers:
+        outside = [f for f in kept if not any(f.output.startswith(p + ".") for p in layers)]
+        refused += [Refused(f.output, OUTSIDE) for f in outside]
+        kept = [f for f in kept if f not in outside]
     sites: list[Site] = []
     layer = 0
     for found in kept:

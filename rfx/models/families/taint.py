@@ -110,6 +110,10 @@ class Taint:
         """Whether what a module is fed can be told apart by rows."""
         return all(axes.fed is not None for axes in self._axes[module])
 
+    def examples_first(self, module: nn.Module) -> bool:
+        """Whether the first axis of what a module is fed is that of the examples, and no more."""
+        return all(axes.fed == 0 for axes in self._axes[module])
+
     def run(self, rows: Sequence[Row], clean: Sequence[Collection[nn.Module]] | None = None) -> Hits:
         """What the NaNs of each row reach.
 
