@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rfx.core.errors import UnsupportedModelError, UsageError, first_line
+from rfx.core.errors import UnsupportedModelError, UsageError, first_line, is_interrupt
 from rfx.core.plan import Kind, Plan, Site
 from rfx.models.families.taint import tensors
 from rfx.models.masks import MaskTap, plan_masks
@@ -90,7 +90,10 @@ class Proof:
                 return worst, NO_EFFECT
             try:
                 small = self._outputs(shrink(self.model, sites, plan))
-            except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            except Exception as error:
+                # A model that was cut wrongly fails in any way that its code fails in.
+                if is_interrupt(error):
+                    raise
                 return float("inf"), f"the shrunk model does not run ({first_line(error)})"
             if small.shape != masked.shape:
                 return float("inf"), "the shrunk model gives outputs of another shape"

@@ -3,7 +3,7 @@ whole, the norm behind it, the layer that it is in. Seen in one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,16 +88,54 @@ def block_of(
     return ""
 
 
-def norm_after(model: nn.Module, seen: Seen, path: str) -> str:
-    """The first module that normalises and ends after the one at `path`; empty where there is
-    none."""
-    later = seen.order[seen.order.index(path) + 1 :]
-    for name in later:
-        module, fed, given = model.get_submodule(name), seen.fed[name][0], seen.given[name][0]
-        alike = fed.shape == given.shape and fed.is_floating_point()
-        if alike and next(module.children(), None) is None and normalises(module, fed):
-            return name
-    return ""
+def norms_after(
+    model: nn.Module, seen: Seen, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str]
+) -> dict[str, str]:
+    """By projection, the first module that normalises what the projection's output has been added
+    to; empty where there is none. Seen by NaNs in the output, in a row of the batch for each
+    projection."""
+    import torch
+
+    norms = [n for n in dict.fromkeys(seen.order) if _is_norm(model, seen, n)]
+    hit: dict[str, torch.Tensor] = {}
+    fed = {k: v.expand(len(outputs), *v.shape[1:]).contiguous() for k, v in inputs.items()}
+
+    def poison(row: int) -> Callable[..., torch.Tensor]:
+        def after(_module: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            output = output.clone()
+            output[row] = float("nan")
+            return output
+
+        return after
+
+    def look(name: str) -> Callable[..., None]:
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0]
+            if len(x) == len(outputs):
+                hit.setdefault(name, torch.isnan(x).flatten(1).any(1))
+
+        return before
+
+    handles = [
+        model.get_submodule(p).register_forward_hook(poison(i)) for i, p in enumerate(outputs)
+    ]
+    handles += [model.get_submodule(n).register_forward_pre_hook(look(n)) for n in norms]
+    try:
+        with torch.no_grad():
+            model(**fed)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        p: next((n for n in norms if n in hit and bool(hit[n][i])), "")
+        for i, p in enumerate(outputs)
+    }
+
+
+def _is_norm(model: nn.Module, seen: Seen, path: str) -> bool:
+    module, fed, given = model.get_submodule(path), seen.fed[path][0], seen.given[path][0]
+    alike = fed.shape == given.shape and fed.is_floating_point()
+    return alike and next(module.children(), None) is None and normalises(module, fed)
 
 
 def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:

@@ -129,8 +129,12 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
             sites, refused, findings = family.sites(model), [], None
         else:
             sites, refused, findings = found_sites(model, one)
+        layers = {s.layer_path for s in sites}
         error, sites, more = _proved(model, proof, sites)
-    refused = [*refused, *more]
+        refused = [*refused, *more]
+        if {s.layer_path for s in sites} != layers:
+            # A layer without a site: they are no chain any more that could be run site by site.
+            sites = [replace(s, layer_path="") for s in sites]
     if not sites:
         raise UnsupportedModelError(
             f"rfx finds nothing that it can prune in this {model.config.model_type} model.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
 from rfx.core.site import ROWS, Constant, Slice
-from rfx.models.families.anatomy import Seen, block_of, chain, norm_after, watch
+from rfx.models.families.anatomy import block_of, chain, norms_after, watch
 from rfx.models.families.probe import Findings, Found, Refused, probe
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def found_sites(
         outside = [f for f in kept if not any(f.output.startswith(p + ".") for p in layers)]
         refused += [Refused(f.output, OUTSIDE) for f in outside]
         kept = [f for f in kept if f not in outside]
+    with as_formula(model):
+        norms = norms_after(model, seen, inputs, [f.output for f in kept])
     sites: list[Site] = []
     layer = 0
     for found in kept:
@@ -102,7 +104,7 @@ def found_sites(
                 found.output,
                 block,
                 next((p for p in layers if found.output.startswith(p + ".")), ""),
-                norm_after(model, seen, found.output),
+                norms[found.output],
                 seen.returns.get(block, 0),
                 _slices(found),
                 (),
