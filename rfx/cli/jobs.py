@@ -1,4 +1,4 @@
-"""The commands that start from a recipe: prune-export, plan, sweep, profile, shapes."""
+"""The commands that start from a recipe: prune-export, plan, sweep, sites, profile, shapes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ SWEEP = Shown(
     without=frozenset({"engine", "limits.min_speedup", "limits.min_vocabulary_agreement"}),
     lists=BUDGET,
 )
+SITES = Shown(frozenset({"model"}))
 PROFILE = Shown(MODEL, also=frozenset({"seed"}))
 # A board measures with as many threads as it is told there.
 SHAPES = Shown(
@@ -55,6 +56,7 @@ def add_jobs(app: typer.Typer, model: type[Recipe]) -> None:
         ("prune-export", prune_export_command, PRUNE_EXPORT),
         ("plan", plan_command, PLAN),
         ("sweep", sweep_command, SWEEP),
+        ("sites", sites_command, SITES),
         ("profile", profile_command, PROFILE),
         ("shapes", shapes_command, SHAPES),
     ):
@@ -146,6 +148,25 @@ def sweep_command(
         if none_passes(curve):
             why = recommend(curve.rows, curve.max_drop)[1]
             end(ExitCode.GATE_FAILED, f"sweep: {why}", json_, quiet)
+
+
+def sites_command(asked: Asked, json_: Json = False, quiet: Quiet = False) -> None:
+    """Show what can be pruned in a model, and what is left alone and why. Nothing is pruned.
+
+    What is shown was proved on the model: with units masked, and with them removed, it computes the
+    same.
+    """
+    with session(json_, quiet, "sites") as progress:
+        recipe = recipe_of(asked, named=True)
+        from rfx.cli.results import print_sites
+        from rfx.pipeline.sites import sites
+
+        seen = sites(recipe, progress=progress)
+        progress.stop()
+        if json_:
+            print_json(seen.to_json())
+        else:
+            print_sites(seen)
 
 
 def profile_command(

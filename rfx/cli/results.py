@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rfx.evidence.curve import Curve
     from rfx.evidence.records import Evidence
     from rfx.pipeline.plan import Planned
+    from rfx.pipeline.sites import Seen
 
 # What `rfx env` says of INT8, by how the CPU sums products of 8 bits.
 _INT8 = {
@@ -52,6 +53,38 @@ def print_gates(evidence: Evidence, given: Path) -> None:
     from rfx.evidence.report.terminal import gates
 
     print_lines(gates(evidence, given))
+
+
+def print_sites(seen: Seen) -> None:
+    """What can be pruned, the proof of it, and what is left alone."""
+    found = seen.inspection
+    table = Table(title=f"What can be pruned in {seen.model}", title_justify="left")
+    table.add_column("site")
+    table.add_column("units", justify="right")
+    table.add_column("width", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("made by")
+    table.add_column("projection")
+    for s in found.sites:
+        table.add_row(
+            s.name,
+            f"{s.units} {s.kind.plural}",
+            str(s.width),
+            f"{seen.site_share(s):.1%}",
+            "\n".join(s.inputs),
+            s.output,
+        )
+    print_lines([table])
+    whole = sum(map(seen.site_share, found.sites))
+    say(
+        f"These {len(found.sites)} sites have {whole:.1%} of the multiplications of all dense "
+        "modules; share is the part of each. Proved: with every second unit masked, and with it "
+        f"removed, the outputs differ by at most {found.error:.1g} of their scale; so they do with "
+        "whole sublayers."
+    )
+    for refused in found.refused:
+        say(f"left alone: {refused.path} ({seen.share(refused.path):.1%}): {refused.reason}")
+    say("Next: rfx prune-export with this model, your data and a target.")
 
 
 def print_plan(planned: Planned) -> None:

@@ -153,9 +153,11 @@ def as_subject(
             module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    sites = inspect_model(model, inputs).sites
+    seen = inspect_model(model, inputs)
     inputs = inputs or text_inputs(model, preprocessor)
-    return Subject(model, preprocessor, sites, inputs, source, model_hash(model))
+    return Subject(
+        model, preprocessor, seen.sites, inputs, source, model_hash(model), inspection=seen
+    )
 
 
 def text_inputs(model: transformers.PreTrainedModel, tokenizer: Any) -> InputSpec:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
-from rfx.models.families.find import family_name
+from rfx.models.families.find import Inspection, family_name
 from rfx.models.place import Place
 from rfx.models.vocabulary import Vocabulary
 
@@ -29,6 +29,7 @@ class Subject:
         hash: of weights and configuration.
         vocabulary: the entries that finished models keep; None: all of them. The model itself has
             all, and everything that is searched and compared with goes by them.
+        inspection: how the sites were found, and what is left alone.
     """
 
     model: transformers.PreTrainedModel
@@ -38,6 +39,7 @@ class Subject:
     source: str
     hash: str
     vocabulary: Vocabulary | None = None
+    inspection: Inspection | None = None
 
     @property
     def as_served(self) -> Subject:
