@@ -39,10 +39,12 @@ def name_weights(proto: onnx.ModelProto) -> None:
         for i, name in enumerate(node.input):
             if name in renames:
                 node.input[i] = renames[name]
+    # What was renamed has lost the wrapper's name already; a model may have a `model` of its own.
+    done = set(renames.values())
     strip = {
         i.name: i.name.removeprefix("model.")
         for i in proto.graph.initializer
-        if i.name.startswith("model.")
+        if i.name.startswith("model.") and i.name not in done
     }
     for initializer in proto.graph.initializer:
         initializer.name = strip.get(initializer.name, initializer.name)

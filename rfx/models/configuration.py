@@ -41,6 +41,7 @@ _SWITCHES: dict[str, Any] = {
     "output_hidden_states": False,
     "output_attentions": False,
     "torchscript": False,
+    "use_cache": False,
     "chunk_size_feed_forward": 0,
     "gradient_checkpointing": False,
 }

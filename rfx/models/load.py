@@ -14,8 +14,8 @@ from rfx.core.errors import UnsupportedModelError, UsageError, first_line, in_wo
 from rfx.core.inputs import InputSpec
 from rfx.core.signs import refuse_saved
 from rfx.core.values import short
-from rfx.models.configuration import check_values, make_configuration, set_switches
 from rfx.models.canonical import canonical
+from rfx.models.configuration import check_values, make_configuration, set_switches
 from rfx.models.families.find import inspect_model, position_limit
 from rfx.models.place import CONFIG, Place, look_at, refuse_own_code
 from rfx.models.sizes import check_shapes, check_sizes, stored

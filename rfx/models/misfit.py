@@ -4,6 +4,7 @@ file, and what it has to say."""
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,10 @@ def refuse_sites(place: Place, config: Mapping[str, Any], sites: Sequence[Site])
         UsageError: naming the key, and both numbers.
     """
     key = next((k for k in LAYERS if isinstance(config.get(k), int)), None)
-    last = max(sites, key=lambda site: site.layer, default=None)
-    if key is not None and last is not None and config[key] <= last.layer:
-        where = last.layer_path.removesuffix(str(last.layer))
-        raise other_layers(place, key, config[key], last.layer + 1, where)
+    places = [re.fullmatch(r"(.*?)(\d+)", site.layer_path) for site in sites]
+    layers = [(int(found[2]), found[1]) for found in places if found is not None]
+    if key is not None and layers and config[key] <= max(layers)[0]:
+        raise other_layers(place, key, config[key], max(layers)[0] + 1, max(layers)[1])
 
 
 def other_layers(place: Place, key: str, asked: int, has: int, where: str) -> UsageError:

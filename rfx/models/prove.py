@@ -7,16 +7,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rfx.core.errors import UnsupportedModelError, UsageError, first_line, is_interrupt
+from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Plan, Site
+from rfx.models.families.example import examples
 from rfx.models.families.taint import tensors
 from rfx.models.masks import MaskTap, plan_masks
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4  # of the outputs' scale; a wrong anatomy differs by orders of magnitude more
 NO_EFFECT = "masking half of its units changes nothing"
+
+
+def prove(model: PreTrainedModel, sites: Sequence[Site], inputs: InputSpec | None = None) -> float:
+    """Largest difference between masked and shrunk outputs, relative to the outputs' scale.
+
+    Args:
+        inputs: what the model is fed; None: text.
+
+    Raises:
+        UsageError: the model is a constant.
+        UnsupportedModelError: they differ, or the mask has no effect.
+    """
+    error, why = Proof(model, examples(model, inputs))(sites)
+    if why:
+        raise UnsupportedModelError(
+            f"rfx cannot prove that {type(model).__name__} can be pruned: {why}.",
+            got=f"model type {model.config.model_type}",
+            allowed="sites that can be masked and removed with the same result",
+            next_step="look at what can be pruned with `rfx sites`",
+        )
+    return error
 
 
 class Proof:

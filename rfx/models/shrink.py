@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -118,7 +119,12 @@ def _tell(model: nn.Module, site: Site, units: int) -> None:
     have no constants: forward passes there shape by view(..., -1, head_dim), and the numbers are
     for whoever reads the module."""
     for constant in site.constants:
-        setattr(model.get_submodule(constant.module), constant.attribute, constant.each * units)
+        holder: Any = model.get_submodule(constant.module)
+        name = constant.attribute.removeprefix("config.")
+        if name != constant.attribute:  # modules share one configuration
+            holder.config = copy.copy(holder.config)
+            holder = holder.config
+        setattr(holder, name, constant.each * units)
     if site.weights or site.kind is not Kind.MHA:
         return
     block = model.get_submodule(site.block)

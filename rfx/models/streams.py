@@ -1,8 +1,8 @@
 """Running a model layer by layer, teacher beside student, with what a compensation needs to see of
 every layer.
 
-The layers are called as the model itself calls them (`rfx.models.calls`). A model without a chain of
-layers is run whole, as if it were one layer.
+The layers are called as the model itself calls them (`rfx.models.calls`). A model without a chain
+of layers is run whole, as if it were one layer.
 """
 
 from __future__ import annotations

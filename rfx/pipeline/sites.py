@@ -53,9 +53,7 @@ class Seen(NamedTuple):
         }
 
 
-def sites(
-    recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None
-) -> Seen:
+def sites(recipe: Recipe, *, store: Store | None = None, progress: Progress | None = None) -> Seen:
     """The sites of a model, proved on it, and the dense modules that are left alone with the reason
     of each.
 

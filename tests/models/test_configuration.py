@@ -104,19 +104,11 @@ def test_a_model_that_rfx_cannot_prune_is_refused_by_its_configuration(folder, c
     assert error.exit_code == ExitCode.UNSUPPORTED_MODEL and said in str(error)
 
 
-@pytest.mark.parametrize(
-    "made, said",
-    [
-        (transformers.GPT2Config, "decoder"),
-        (transformers.LlamaConfig, "decoder"),
-        (transformers.XLNetConfig, "xlnet family: its attention"),
-        (transformers.T5Config, "encoder-decoder"),
-    ],
-)
-def test_families_that_cannot_be_pruned_are_known_without_weights(tmp_path, made, said):
+@pytest.mark.parametrize("made", [transformers.T5Config, transformers.BartConfig])
+def test_an_encoder_decoder_is_known_without_weights(tmp_path, made):
     made().save_pretrained(tmp_path)
     error = refusal(tmp_path)
-    assert error.exit_code == ExitCode.UNSUPPORTED_MODEL and said in str(error)
+    assert error.exit_code == ExitCode.UNSUPPORTED_MODEL and "encoder-decoder" in str(error)
 
 
 def test_a_faster_attention_that_is_not_installed_is_not_needed(folder):

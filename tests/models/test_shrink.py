@@ -1,6 +1,8 @@
 """masked = shrunk = reloaded = ONNX Runtime, for every family, with emptied sublayers and unequal
 layers."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -131,41 +133,16 @@ def test_the_anatomy_is_proved(family):
 
 
 def test_a_wrong_anatomy_is_refused():
-    import transformers as tf
-
-    from rfx.models.families.generic import generic_sites
-
-    torch.manual_seed(0)
-    model = tf.MPNetForSequenceClassification(
-        tf.MPNetConfig(
-            vocab_size=120,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-        )
-    ).eval()
-    with pytest.raises(UnsupportedModelError, match="cannot prove"):
-        prove(model, generic_sites(model))
-    with pytest.raises(UnsupportedModelError, match="relative position bias"):
-        find_sites(model)
-
-
-def test_shared_layers_are_refused():
-    import transformers as tf
-
-    model = tf.AlbertForSequenceClassification(
-        tf.AlbertConfig(
-            vocab_size=120,
-            embedding_size=16,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-        )
-    )
-    with pytest.raises(UnsupportedModelError, match="share one set of weights"):
-        find_sites(model)
+    model = make("bert")
+    sites = find_sites(model)
+    heads, *others = sites
+    for wrong in (
+        replace(heads, units=heads.units // 2, width=2 * heads.width, inputs=heads.inputs[:2]),
+        replace(heads, output=others[1].output),
+    ):
+        with pytest.raises(UnsupportedModelError, match="cannot prove") as refused:
+            prove(model, [wrong, *others])
+        assert "rfx sites" in refused.value.next_step
 
 
 def test_the_loaded_model_is_a_plain_transformers_model(tmp_path):
@@ -212,25 +189,3 @@ def test_bad_checkpoints_are_named(damage, tmp_path):
         (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
     with pytest.raises(UsageError):
         load(tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["OPT", "Phi"])
-def test_a_decoder_is_refused(kind):
-    """Its layers look like an encoder's; its head reads the last token, and its calls carry a
-    cache."""
-    import transformers
-
-    sizes = {
-        "vocab_size": 120,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 66,
-    }
-    more = (
-        {"ffn_dim": 48, "word_embed_proj_dim": 32} if kind == "OPT" else {"intermediate_size": 48}
-    )
-    config = getattr(transformers, f"{kind}Config")(**sizes, **more, pad_token_id=1)
-    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
-    with pytest.raises(UnsupportedModelError, match="decoder"):
-        find_sites(model)

@@ -1,9 +1,9 @@
 """The walk of every compensation: site by site from the first, the pruned student's activations
 against the dense teacher's residual stream, earlier sites already compensated.
 
-One layer at a time (a model without a chain of layers counts as one); in a Transformer three passes over the batches: the teacher and the student's
-attention; the student's FFN; the student's output with what was found. What is fitted to the
-statistics is a subclass's business.
+One layer at a time (a model without a chain of layers counts as one); in a Transformer three passes
+over the batches: the teacher and the student's attention; the student's FFN; the student's output
+with what was found. What is fitted to the statistics is a subclass's business.
 """
 
 from __future__ import annotations

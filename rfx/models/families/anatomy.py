@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-from rfx.models.families.generic import normalises
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +137,19 @@ def _is_norm(model: nn.Module, seen: Seen, path: str) -> bool:
     return alike and next(module.children(), None) is None and normalises(module, fed)
 
 
+def normalises(module: torch.nn.Module, x: torch.Tensor) -> bool:
+    """Whether a module's output stays as it is where its input, of the shape of `x`, is scaled."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randn(x.shape, generator=generator).to(x)
+    with torch.no_grad():
+        once, twice = module(some), module(2 * some)
+    scale = once.std()
+    # A norm's epsilon makes a small difference, a constant output is no norm.
+    return bool(scale > 0) and bool((once - twice).abs().max() <= 1e-3 * scale)
+
+
 def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
     """Paths of the layers: modules of one list, each called once with what the one before gave, in
     which the projections are, but for some before or after them. [] where there are none such."""
@@ -154,7 +166,6 @@ def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
         once = all(len(seen.given.get(p, ())) == 1 for p in used)
         if inside <= most or not once or len(used) <= len(best):
             continue
-        links = zip(used, used[1:], strict=False)
-        if all(same(seen.given[a][0], seen.fed[b][0]) for a, b in links):
+        if all(same(seen.given[a][0], seen.fed[b][0]) for a, b in pairwise(used)):
             best = used
     return best

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 from rfx.core import registry
 from rfx.core.errors import UnsupportedModelError, UsageError
-from rfx.core.inputs import BATCH, InputSpec
+from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
-from rfx.core.workload import Workload
 from rfx.models.canonical import canonical
+from rfx.models.families.example import examples, first_of
 from rfx.models.families.family import Finder
-from rfx.models.families.generic import probe_inputs
 from rfx.models.families.probe import Refused
-from rfx.models.families.sites import LEVELS, as_formula, constants, example, found_sites
+from rfx.models.families.sites import LEVELS, as_formula, constants, found_sites
 from rfx.models.prove import Proof
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 
@@ -82,9 +80,17 @@ def refuse_family(config: PretrainedConfig, class_name: str = "") -> None:
         class_name: of the model, where there is one and its configuration does not say it.
 
     Raises:
-        UnsupportedModelError: rfx has pruned the model.
+        UnsupportedModelError: an encoder-decoder, or rfx has pruned the model.
     """
     named = next(iter(getattr(config, "architectures", None) or ()), None) or class_name
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"This {config.model_type} model is an encoder-decoder; rfx prunes encoders, and "
+            "decoders with a classification head.",
+            got=named or config.model_type,
+            allowed="a model of one stack of layers",
+            next_step="fine-tune one of these for your task, and prune that",
+        )
     if getattr(config, "pruned_layers", None):
         raise UnsupportedModelError(
             "This model has been pruned by rfx already; pruning starts from the dense model.",
@@ -120,15 +126,16 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
     """
     refuse_family(model.config, type(model).__name__)
     canonical(model)
-    fed = probe_inputs(model) if inputs is None else _examples(model, inputs)
-    one = example(model, fed)
+    fed = examples(model, inputs)
     with as_formula(model):
         proof = Proof(model, fed)
         family = families().get(model.config.model_type)
+        refused: list[Refused] = []
+        findings = None
         if family is not None:
-            sites, refused, findings = family.sites(model), [], None
+            sites = family.sites(model)
         else:
-            sites, refused, findings = found_sites(model, one)
+            sites, refused, findings = found_sites(model, first_of(fed))
         layers = {s.layer_path for s in sites}
         error, sites, more = _proved(model, proof, sites)
         refused = [*refused, *more]
@@ -162,29 +169,21 @@ def _proved(
             return error, told, refused
     left = []
     for site in sites:
+        reasons = []
         for level in LEVELS:
             told_one = replace(site, constants=constants(model, site, level))
             error, why = proof([told_one])
             if not why:
                 left.append(told_one)
                 break
+            reasons.append(why)
         else:
-            refused.append(Refused(site.output, why))
+            refused.append(Refused(site.output, reasons[0]))
     error, why = proof(left) if left else (0.0, "")
     if why:
         refused += [Refused(s.output, f"not together with the others: {why}") for s in left]
         left = []
     return error, left, refused
-
-
-def _examples(model: PreTrainedModel, inputs: InputSpec) -> dict[str, torch.Tensor]:
-    """Two examples, eight long on every axis that is free."""
-    import torch
-
-    sizes = {axis: 8 for axis in inputs.dynamic_axes if axis != BATCH}
-    arrays = inputs.example(Workload(batch=2, axes=sizes))
-    device = next(model.parameters()).device
-    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def layout(sites: Sequence[Site]) -> str:

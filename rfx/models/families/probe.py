@@ -312,9 +312,7 @@ class _Probe:
                         break
         return found
 
-    def _dimensions(
-        self, parameter: torch.Tensor, c: _Candidate
-    ) -> Iterator[tuple[int, Units]]:
+    def _dimensions(self, parameter: torch.Tensor, c: _Candidate) -> Iterator[tuple[int, Units]]:
         """The dimensions of a parameter along which every index reaches one unit."""
         import torch
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
 from rfx.core.site import ROWS, Constant, Slice
 from rfx.models.families.anatomy import block_of, chain, norms_after, watch
 from rfx.models.families.probe import Findings, Found, Refused, probe
+from rfx.models.families.taint import weights
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +24,11 @@ TURNED = "the axes of its input are not examples, tokens and channels"
 SHARED = "a table that it reads, {}, is read by other layers too"
 # Which numbers of modules are told how many units are left: those that are called by heads and are
 # a multiple of the units; none; those too that are the channels; those too that are the outputs of
-# a producer. The first that the proof holds with is taken.
-LEVELS = (1, 0, 2, 3)
-_NO_COUNT = ("dim", "size", "group", "width")
-
-
-def example(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The first of some inputs, whole."""
-    return {k: v[:1] for k, v in inputs.items()}
+# a producer; those that are called by heads in a module's configuration, of which it then has its
+# own. The first that the proof holds with is taken.
+IN_CONFIG = 4
+LEVELS = (1, 0, 2, 3, IN_CONFIG)
+_NO_COUNT = ("dim", "size", "group", "width", "d_head")
 
 
 @contextmanager
@@ -137,22 +135,18 @@ def _slices(found: Found) -> tuple[Slice, ...]:
 
 def _weights(model: nn.Module, found: Found) -> int:
     """Of a unit, in its dense modules."""
-    made = sum(
-        model.get_submodule(p.path).weight[0].numel() * len(p.unit_of)  # type: ignore[index, union-attr]
-        for p in found.producers
-    )
-    out = model.get_submodule(found.output).weight
-    return (made + out.numel()) // found.units  # type: ignore[operator, union-attr]
+    total = sum(weights(model.get_submodule(p.path)) for p in found.producers)
+    return (total + weights(model.get_submodule(found.output))) // found.units
 
 
 def constants(model: nn.Module, site: Site, level: int) -> tuple[Constant, ...]:
     """The numbers that modules around a site keep of its size, by their values."""
-    if level == 0 or site.width == 1 and level < 2:
+    if level == 0 or (site.width == 1 and level < 2):
         return ()
     wanted = {}
     if level >= 2:
         wanted[site.channels] = site.width
-    if level >= 3:
+    if level == 3:
         wanted |= {r.size(site.units): r.size(1) - r.size(0) for r in map(site.rows, site.inputs)}
     parts = [p.split(".") for p in (*site.inputs, site.output)]
     common = parts[0][:-1]
@@ -165,7 +159,10 @@ def constants(model: nn.Module, site: Site, level: int) -> tuple[Constant, ...]:
         around = not name or any(p.startswith(path + ".") for p in site.inputs)
         if not around or "norm" in type(module).__name__.lower():
             continue
-        for attribute, value in vars(module).items():
+        values = dict(vars(module))
+        if level == IN_CONFIG and hasattr(values.get("config"), "to_dict"):
+            values |= {f"config.{k}": v for k, v in values["config"].to_dict().items()}
+        for attribute, value in values.items():
             if type(value) is not int or value <= 1:
                 continue
             counts = "head" in attribute and not any(w in attribute for w in _NO_COUNT)

@@ -114,7 +114,9 @@ class Taint:
         """Whether the first axis of what a module is fed is that of the examples, and no more."""
         return all(axes.fed == 0 for axes in self._axes[module])
 
-    def run(self, rows: Sequence[Row], clean: Sequence[Collection[nn.Module]] | None = None) -> Hits:
+    def run(
+        self, rows: Sequence[Row], clean: Sequence[Collection[nn.Module]] | None = None
+    ) -> Hits:
         """What the NaNs of each row reach.
 
         Args:
@@ -149,9 +151,7 @@ class Taint:
                 yield start, i + 1
                 start = i + 1
 
-    def _pass(
-        self, rows: Sequence[Row], clean: Sequence[Collection[nn.Module]] | None
-    ) -> Hits:
+    def _pass(self, rows: Sequence[Row], clean: Sequence[Collection[nn.Module]] | None) -> Hits:
         import torch
 
         hits = Hits()
@@ -306,7 +306,6 @@ def _batch_first(last: torch.Tensor, axis: int, channels: int) -> torch.Tensor:
 def _rows_first(bad: torch.Tensor, axis: int | None, channels: int, rows: int) -> torch.Tensor:
     """Bool [rows, channels] on the CPU: where a row has any. Without an axis of the batch what is
     bad is so in every row."""
-    import torch
 
     last = bad.movedim(channels, -1)
     if axis is None:

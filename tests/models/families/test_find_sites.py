@@ -1,6 +1,5 @@
-"""Sites are found for what they are: by the description of a family, or read off a forward pass."""
+"""Sites are found for what they are, by what a model computes."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +8,12 @@ import transformers as tf
 
 from rfx.core.errors import UnsupportedModelError
 from rfx.core.plan import Kind
-from rfx.models.families.find import families, family_name, find_sites, layout, position_limit
-from rfx.models.families.generic import generic_sites, normalises, probe_inputs, reads_ahead
+from rfx.models.families.anatomy import normalises
+from rfx.models.families.example import probe_inputs
+from rfx.models.families.find import find_sites, layout, position_limit
 from rfx.models.prove import prove
 from tests.families import FAMILIES, make
+from tests.models.families.anatomies import DESCRIBED
 
 HEADS, WIDTH, FILTERS, LAYERS = 4, 8, 48, 3  # of the models that `make` makes
 
@@ -47,22 +48,22 @@ def test_sites_come_in_the_order_they_run_with_their_sizes(family):
     assert ran == [s.name for s in sites]
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f in ("bert", "roberta", "electra")])
-def test_reading_a_forward_pass_finds_what_the_family_describes(family):
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f in DESCRIBED])
+def test_the_probe_finds_what_is_written_down_by_hand(family):
     model = make(family)
-    described = find_sites(model)
-    # What the attention returns depends on whether anybody asks for the probabilities.
-    assert [replace(s, returns=0) for s in generic_sites(model)] == [
-        replace(s, returns=0) for s in described
-    ]
 
+    def facts(site):
+        return (
+            *(site.name, site.layer, site.kind, site.units, site.width, site.inputs, site.output),
+            *(site.layer_path, site.norm),
+        )
 
-def test_a_family_has_a_name_and_so_have_the_models_of_none():
-    assert family_name(make("camembert")) == "roberta"
-    assert family_name(make("ernie")) == "generic (ernie)"
-    assert {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"} <= set(
-        families()
-    )
+    found, described = find_sites(model), DESCRIBED[family].sites(model)
+    assert [facts(s) for s in found] == [facts(s) for s in described]
+    for site, hand in zip(found, described, strict=True):
+        assert site.slices == () and site.rows(site.inputs[0]) == hand.rows(hand.inputs[0])
+        # Of a head: its part of query, key, value and output; of a filter a row and a column.
+        assert site.weights == (4 * 32 * WIDTH if site.kind is Kind.MHA else 2 * 32)
 
 
 @pytest.mark.parametrize("family, expected", [("bert", "post-ln"), ("esm", "pre-ln")])
@@ -85,32 +86,6 @@ def test_probe_inputs_are_the_same_every_time_and_leave_the_global_generator_alo
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert one["attention_mask"][0].all() and not one["attention_mask"][1, -3:].any()
     assert int(one["input_ids"].min()) >= 3
-
-
-def test_an_encoder_reads_ahead_and_a_decoder_does_not():
-    bert = make("bert")
-    assert reads_ahead(bert, find_sites(bert)[-1].layer_path)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = tf.BertConfig(vocab_size=120, intermediate_size=48, is_decoder=True, **sizes)
-    decoder = tf.BertLMHeadModel(config).eval()
-    assert not reads_ahead(decoder, "bert.encoder.layer.1")
-
-
-def test_layers_that_are_not_understood_are_refused_with_what_is_supported():
-    gated = tf.ModernBertForSequenceClassification(
-        tf.ModernBertConfig(
-            vocab_size=120,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-            pad_token_id=1,
-        )
-    ).eval()
-    assert generic_sites(gated) == []
-    with pytest.raises(UnsupportedModelError, match="does not understand the layers") as refused:
-        find_sites(gated)
-    assert "bert" in refused.value.allowed and refused.value.next_step
 
 
 def test_a_pruned_model_is_refused():
