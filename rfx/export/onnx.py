@@ -118,7 +118,8 @@ def export_onnx(
 
     Raises:
         UsageError: there is no such precision.
-        UnsupportedModelError: the model does not fit into one ONNX file (2 GiB).
+        UnsupportedModelError: the model does not fit into one ONNX file (2 GiB), or computes with
+            the length of what it is traced with.
         InternalCheckError: the exporter failed, or its result does not pass the checker.
 
     Examples:
@@ -132,6 +133,7 @@ def export_onnx(
     if precision == "fp32":  # known before the work
         _require_size(4 * sum(p.numel() for p in model.parameters()), precision)
     graph = _graph(model, inputs, output_names, opset)
+    _require_dynamic(model, graph, inputs)
     write_sums(graph)
     at_one = choose_early(graph) if one_position else ()
     proto = convert_precision(
@@ -256,6 +258,26 @@ def _example(tensor: TensorInput) -> torch.Tensor:
     sizes = [_TRACED.get(a, _TRACED_AXIS) if isinstance(a, str) else a for a in tensor.axes]
     make = torch.zeros if tensor.fill == "zeros" else torch.ones
     return make(sizes, dtype=getattr(torch, tensor.dtype))
+
+
+def _require_dynamic(model: torch.nn.Module, graph: onnx.ModelProto, inputs: InputSpec) -> None:
+    """Raises UnsupportedModelError where the exporter has fixed an axis that is to be free: the
+    model's own code makes a number of it."""
+    axes = {i.name: i.axes for i in inputs.inputs}
+    fixed = [
+        f"{given.name}: {axis} is {dim.dim_value}"
+        for given in graph.graph.input
+        for axis, dim in zip(axes.get(given.name, ()), given.type.tensor_type.shape.dim)
+        if isinstance(axis, str) and dim.HasField("dim_value")
+    ]
+    if fixed:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be exported with inputs of any length: its code makes "
+            "a fixed number of the length that it is traced with.",
+            got=", ".join(fixed),
+            allowed="a model whose forward pass works on every length as it is traced",
+            next_step="fine-tune a model of another family for your task, and prune that",
+        )
 
 
 def _require_size(size: int, precision: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rfx.core.errors import UnsupportedModelError, UsageError, first_line, is_interrupt
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Plan, Site
-from rfx.models.families.example import examples
+from rfx.models.families.example import evaluating, examples
 from rfx.models.families.taint import tensors
 from rfx.models.masks import MaskTap, plan_masks
 
@@ -32,7 +32,8 @@ def prove(model: PreTrainedModel, sites: Sequence[Site], inputs: InputSpec | Non
         UsageError: the model is a constant.
         UnsupportedModelError: they differ, or the mask has no effect.
     """
-    error, why = Proof(model, examples(model, inputs))(sites)
+    with evaluating(model):
+        error, why = Proof(model, examples(model, inputs))(sites)
     if why:
         raise UnsupportedModelError(
             f"rfx cannot prove that {type(model).__name__} can be pruned: {why}.",
@@ -47,6 +48,7 @@ class Proof:
     """What proofs of one model share: its outputs on two examples.
 
     Args:
+        model: in eval mode.
         fed: tensors [2, ...], by input.
 
     Raises:
@@ -79,13 +81,8 @@ class Proof:
     def _parts(self, model: nn.Module) -> list[torch.Tensor]:
         import torch
 
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                return list(tensors(model(**self.fed)))
-        finally:
-            model.train(was_training)
+        with torch.no_grad():
+            return list(tensors(model(**self.fed)))
 
     def _outputs(self, model: nn.Module) -> torch.Tensor:
         import torch

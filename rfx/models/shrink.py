@@ -102,9 +102,12 @@ def empty(model: nn.Module, site: Site) -> None:
     out = output_of(model, site)
     facts = (out.out_features, out.weight.device, out.weight.dtype)
     if not site.block or (site.kind is Kind.FFN and not site.weights):
-        # Between the rows and the projection every channel is for itself.
+        # What lies between the rows and the projection computes with no channels at all.
         for path in site.inputs:
             _replace(model, path, EmptyRows())
+        for table in site.tables:
+            _resize_table(model, table, 0)
+        _tell(model, site, 0)
         _replace(model, site.output, ConstantBias(*facts))
         return
     inside = site.output.startswith(site.block + ".")
@@ -125,7 +128,7 @@ def _tell(model: nn.Module, site: Site, units: int) -> None:
             holder.config = copy.copy(holder.config)
             holder = holder.config
         setattr(holder, name, constant.each * units)
-    if site.weights or site.kind is not Kind.MHA:
+    if site.weights or site.kind is not Kind.MHA or not site.block:
         return
     block = model.get_submodule(site.block)
     sizes = {"num_attention_heads": units, "num_heads": units, "n_heads": units}

@@ -32,16 +32,14 @@ def halves(sites):
     "part, named", [("attention.self.value", "layer.1.mha"), ("intermediate.dense", "layer.1.ffn")]
 )
 def test_a_compensation_names_the_sublayer(fit, part, named):
-    model = overflowing(part)
-    sites = find_sites(model)
+    model, sites = overflowing(part), find_sites(make("bert"))
     with pytest.raises(UsageError, match=f"features and errors of {named}"):
         fit(model, sites, halves(sites), [(batch(10, 12), {})] * 3)
 
 
 @pytest.mark.parametrize("scorer", ["fisher", "output-metric", "kprune"])
 def test_a_scorer_names_the_sublayer(scorer):
-    model = overflowing("intermediate.dense")
-    sites = find_sites(model)
+    model, sites = overflowing("intermediate.dense"), find_sites(make("bert"))
     batches = [(batch(4, 9), {"labels": torch.tensor([0, 1, 0, 1])})] * 2
     with pytest.raises(UsageError, match=r"of layer\.\d\.(mha|ffn) are not finite"):
         registry.find("scorer", scorer)().score(model, sites, batches, ClassTask())

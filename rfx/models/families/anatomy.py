@@ -152,11 +152,10 @@ def normalises(module: torch.nn.Module, x: torch.Tensor) -> bool:
 
 def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
     """Paths of the layers: modules of one list, each called once with what the one before gave, in
-    which the projections are, but for some before or after them. [] where there are none such."""
+    which the projections are, but for one beside them. [] where there are none such."""
     from torch import nn
 
     best: list[str] = []
-    most = len(outputs) / 2
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList):
             continue
@@ -164,7 +163,7 @@ def chain(model: nn.Module, seen: Seen, outputs: Sequence[str]) -> list[str]:
         used = [p for p in paths if any(o.startswith(p + ".") for o in outputs)]
         inside = sum(o.startswith(path + ".") for o in outputs)
         once = all(len(seen.given.get(p, ())) == 1 for p in used)
-        if inside <= most or not once or len(used) <= len(best):
+        if inside < len(outputs) - 1 or not once or len(used) <= len(best):
             continue
         if all(same(seen.given[a][0], seen.fed[b][0]) for a, b in pairwise(used)):
             best = used

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rfx.core.inputs import BATCH, InputSpec
@@ -50,3 +51,15 @@ def examples(model: torch.nn.Module, inputs: InputSpec | None) -> dict[str, torc
 def first_of(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The first of some examples, which has no padding."""
     return {k: v[:1] for k, v in inputs.items()}
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """While open, the model is in eval mode; afterwards every module is as it was."""
+    before = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag

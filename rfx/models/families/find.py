@@ -12,7 +12,7 @@ from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
 from rfx.models.canonical import canonical
-from rfx.models.families.example import examples, first_of
+from rfx.models.families.example import evaluating, examples, first_of
 from rfx.models.families.family import Finder
 from rfx.models.families.probe import Refused
 from rfx.models.families.sites import LEVELS, as_formula, constants, found_sites
@@ -127,7 +127,7 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
     refuse_family(model.config, type(model).__name__)
     canonical(model)
     fed = examples(model, inputs)
-    with as_formula(model):
+    with evaluating(model), as_formula(model):
         proof = Proof(model, fed)
         family = families().get(model.config.model_type)
         refused: list[Refused] = []

@@ -141,10 +141,10 @@ def _weights(model: nn.Module, found: Found) -> int:
 
 def constants(model: nn.Module, site: Site, level: int) -> tuple[Constant, ...]:
     """The numbers that modules around a site keep of its size, by their values."""
-    if level == 0 or (site.width == 1 and level < 2):
+    if level == 0 or (site.width == 1 and level not in (2, 3)):
         return ()
     wanted = {}
-    if level >= 2:
+    if level in (2, 3):
         wanted[site.channels] = site.width
     if level == 3:
         wanted |= {r.size(site.units): r.size(1) - r.size(0) for r in map(site.rows, site.inputs)}

@@ -13,9 +13,10 @@ from rfx.core.registry import find
 from rfx.methods.compensate.gram import Gram
 from rfx.methods.compensate.projection import RidgeSystem, error_of, reconstruct
 from rfx.methods.scores.divergence import collect_outputs, mean_divergence
+from rfx.models.calls import catch_calls
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
-from rfx.models.streams import Trace, catch_first_layer, run_layer
+from rfx.models.streams import Trace, run_layer
 from rfx.models.student import as_student
 from tests.families import make
 from tests.methods.scores.labelled import ClassTask, batches, examples
@@ -94,7 +95,7 @@ def test_the_walk_equals_a_direct_solution_at_the_first_two_sites(pruned):
     found = reconstruct(model, sites, masks, data, bias=True)
     layer = [s for s in sites if s.layer == sites[0].layer]
     mha, ffn = layer
-    hidden, calls = catch_first_layer(model, sorted({s.layer_path for s in sites}), data)
+    hidden, calls = catch_calls(model, sorted({s.layer_path for s in sites}), data, sites[0])
     with torch.no_grad():
         teacher = [run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)]
         student = Update(
@@ -156,7 +157,7 @@ def test_an_emptied_sublayer_gets_its_best_constant(pruned):
     masks = {**{s.name: np.ones(s.units) for s in sites}, first.name: np.zeros(first.units)}
     found = reconstruct(model, sites, masks, data, bias=True)
     layer = [s for s in sites if s.layer == first.layer]
-    hidden, calls = catch_first_layer(model, sorted({s.layer_path for s in sites}), data)
+    hidden, calls = catch_calls(model, sorted({s.layer_path for s in sites}), data, sites[0])
     with torch.no_grad():
         outputs = [run_layer(model, layer, hidden[i], c) for i, c in enumerate(calls)]
         projection = model.get_submodule(first.output)

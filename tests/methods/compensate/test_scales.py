@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rfx.methods.compensate.scales as scales
-import rfx.models.streams as streams
+import rfx.models.calls as calls
 from rfx.core.errors import UsageError
 from rfx.core.plan import Kind
 from rfx.methods.compensate.gram import Gram, ScaleSystem
@@ -261,7 +261,7 @@ def test_half_precision_hidden_states_give_nearly_the_same(monkeypatch):
     sites = find_sites(model)
     masks, data = half_masks(sites), batches(examples(60), 10)
     full = tune(model, sites, masks, data)
-    monkeypatch.setattr(streams, "_FULL_PRECISION_BYTES", 0)
+    monkeypatch.setattr(calls, "_FULL_PRECISION_BYTES", 0)
     half = tune(model, sites, masks, data)
     assert [r.accepted for r in full.sites] == [r.accepted for r in half.sites]
     for s in sites:
