@@ -1,8 +1,8 @@
 """rfx, the retraining-free exporter: prune a fine-tuned Transformer to a latency target on the
 runtime that serves it, with the evidence.
 
-Everything that the command line does is one call here (`prune_export`, `plan`, `sweep`, `profile`,
-`shapes`, `build`, `verify`, `gate`, `environment`), and so are the steps that make it up
+Everything that the command line does is one call here (`prune_export`, `plan`, `sweep`, `sites`,
+`profile`, `shapes`, `build`, `verify`, `gate`, `environment`), and so are the steps that make it up
 (`load_model`, `load_examples`, `find_sites`, `score`, `search`, `compensate`, `shrink`,
 `export_onnx`, `load`). `read_table` and `write_table` keep the latency table of `profile` as a
 file. `register` adds a part of your own: a scorer, a task, a runtime.
@@ -23,6 +23,7 @@ _API = {
     "prune_export": "rfx.pipeline.prune_export",
     "plan": "rfx.pipeline.plan",
     "sweep": "rfx.pipeline.sweep",
+    "sites": "rfx.pipeline.sites",
     "profile": "rfx.pipeline.profile",
     "shapes": "rfx.pipeline.shapes",
     "build": "rfx.pipeline.build",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from rfx.pipeline.profile import profile
     from rfx.pipeline.prune_export import prune_export
     from rfx.pipeline.shapes import shapes
+    from rfx.pipeline.sites import sites
     from rfx.pipeline.steps import compensate, load_examples, load_model, score, search
     from rfx.pipeline.sweep import sweep
     from rfx.pipeline.verify import verify

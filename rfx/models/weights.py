@@ -189,3 +189,29 @@ def check_tokenizer(tokenizer: Any, model: Any, source: str) -> None:
             next_step="save the tokenizer that the model was trained with into its folder, or call "
             "model.resize_token_embeddings(len(tokenizer)) and fine-tune it",
         )
+    _check_padding(tokenizer, model, source)
+
+
+def _check_padding(tokenizer: Any, model: Any, source: str) -> None:
+    """Raises UsageError for a model that reads the last token which is no padding, where it does
+    not know padding from text as the tokenizer writes it: it would read padding without a word."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
+    )
+
+    config = model.config
+    if config.model_type not in CAUSAL or config.model_type in MASKED:
+        return
+    ours, theirs = config.pad_token_id, getattr(tokenizer, "pad_token_id", None)
+    if ours is None or ours != theirs:
+        raise UsageError(
+            "The model and its tokenizer do not have the same token of padding, and the model's "
+            "answer is read at the last token that is none.",
+            got=f"{source}: pad_token_id {ours} in config.json, {theirs} of the tokenizer",
+            allowed="one id in both",
+            next_step="set both to what it was fine-tuned with, often the token of the end of a "
+            "text: model.config.pad_token_id = tokenizer.pad_token_id, and save both again",
+        )

@@ -96,15 +96,19 @@ def block_shape(subject: Subject) -> BlockShape:
     """The shape of the model's Transformer layers, by which tables are comparable.
 
     Raises:
-        UnsupportedModelError: the model lacks heads or filters, or its activation has no block.
+        UnsupportedModelError: the model's layers are not those of which rfx has a block, or its
+            activation has none.
     """
     heads, filters = subject.first(Kind.MHA), subject.first(Kind.FFN)
-    if heads is None or filters is None:
+    why = _no_block(subject)
+    if why or heads is None or filters is None:
         raise UnsupportedModelError(
             "rfx has no block to measure the latency of this model's layers with.",
-            got=", ".join(sorted({s.kind.value for s in subject.sites})),
-            allowed="layers with attention and a feed-forward network",
-            next_step="prune with a FLOPs budget (--flops) instead",
+            got=why,
+            allowed="layers of one attention, with a linear of query, key and value each, and one "
+            "feed-forward network of two linears",
+            next_step="prune it with a FLOPs budget, --flops 0.5 for example; the latency of the "
+            "result is measured all the same",
         )
     config = subject.model.config
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation", "gelu")
@@ -116,6 +120,23 @@ def block_shape(subject: Subject) -> BlockShape:
         layout=layout(subject.sites),
         activation=str(activation),
     )
+
+
+def _no_block(subject: Subject) -> str:
+    """Why the layers are not such as the stacks of a table are made of; empty where they are."""
+    kinds = [s.kind for s in subject.sites]
+    if set(kinds) != {Kind.MHA, Kind.FFN}:
+        return f"sites of {', '.join(sorted({k.label for k in kinds}))} alone"
+    if not all(s.layer_path for s in subject.sites):
+        return "no chain of layers"
+    if kinds != [Kind.MHA, Kind.FFN] * subject.layers:
+        return f"{len(kinds)} sites in {subject.layers} layers"
+    for site in subject.sites:
+        producers, factor = (3, 4 * site.width) if site.kind is Kind.MHA else (1, 2)
+        others = site.weights and site.weights != factor * subject.hidden
+        if site.slices or others or len(site.inputs) != producers:
+            return f"{site.name}: {', '.join(site.inputs)} before {site.output}"
+    return ""
 
 
 def partial_sites(subject: Subject, dense: Artefact) -> dict[str, tuple[str, ...]]:

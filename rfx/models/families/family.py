@@ -1,8 +1,9 @@
 """How a model family is described: as data, or as anything else that finds the sites of its models.
 
 A family is a function without arguments that gives a `Finder`, registered with
-`@register("family", "name")` (rfx/core/registry.py). A family that is described is believed; the
-models of all others are read off a forward pass, and what is found there is proved.
+`@register("family", "name")` (rfx/core/registry.py). The models of
+all others are found by what they compute (`rfx.models.families.probe`). What either of them finds is
+proved.
 """
 
 from __future__ import annotations

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rfx.core import registry
-from rfx.core.errors import UnsupportedModelError, UsageError
+from rfx.core.errors import (
+    UnsupportedModelError,
+    UsageError,
+    UserError,
+    first_line,
+    is_interrupt,
+)
 from rfx.core.inputs import InputSpec
 from rfx.core.plan import Kind, Site
 from rfx.models.canonical import canonical
@@ -19,6 +25,7 @@ from rfx.models.families.sites import LEVELS, as_formula, constants, found_sites
 from rfx.models.prove import Proof
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 
@@ -128,7 +135,7 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
     canonical(model)
     fed = examples(model, inputs)
     with evaluating(model), as_formula(model):
-        proof = Proof(model, fed)
+        proof = _proof(model, fed)
         family = families().get(model.config.model_type)
         refused: list[Refused] = []
         findings = None
@@ -153,6 +160,24 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
     macs = findings.macs if findings else {}
     rows = findings.rows if findings else 0
     return Inspection(tuple(sites), tuple(refused), macs, error, rows)
+
+
+def _proof(model: PreTrainedModel, fed: Mapping[str, torch.Tensor]) -> Proof:
+    """Raises UnsupportedModelError for a model that does not run on two texts."""
+    try:
+        return Proof(model, fed)
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever it was, it is the model's own code that raised it.
+        if is_interrupt(error) or isinstance(error, MemoryError):
+            raise
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run on two texts of eight tokens.",
+            got=first_line(error),
+            allowed="a model that transformers runs on input_ids and attention_mask",
+            next_step="run it so with transformers, and look at what it says",
+        ) from None
 
 
 def _proved(

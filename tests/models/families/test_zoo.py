@@ -16,7 +16,7 @@ from rfx.models.families.find import inspect_model
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.shrink import parameter_count, shrink
 from tests.families import batch, text_inputs
-from tests.models.families.zoo import ZOO, small
+from benchmarks.families_models import ZOO, small
 
 # Windows are cut by what the inputs hold, which PyTorch's exporter cannot follow; positions are
 # computed in Python, with numbers.

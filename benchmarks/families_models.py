@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import transformers as tf
 
 from rfx.models.configuration import set_switches
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 120,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -33,7 +36,7 @@ RELATIVE = {
 }
 # By name: what the classes are called, sizes, and how many sites there are with heads (or groups of
 # them) and with filters.
-ZOO: dict[str, tuple[str, dict, int, int]] = {
+ZOO: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "bert": ("Bert", SMALL, 3, 3),
     "roberta": ("Roberta", SMALL, 3, 3),
     "xlm-roberta": ("XLMRoberta", SMALL, 3, 3),
@@ -123,19 +126,50 @@ ZOO: dict[str, tuple[str, dict, int, int]] = {
 
 
 def small(name: str, **more: object) -> tf.PreTrainedModel:
-    """A classifier of a family, of random weights that are large enough to show."""
-    prefix, sizes, _, _ = ZOO[name]
-    config = getattr(tf, prefix + "Config")(**{**sizes, **more})
-    torch.manual_seed(0)
-    made = getattr(tf, prefix + "ForSequenceClassification")
-    model = made._from_config(config, attn_implementation="eager").eval()
-    set_switches(model.config)
+    """A small classifier of a family, of random weights that are large enough to show."""
+    model = _made(name, more)
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
                 p.normal_(0, 1.2 / p.shape[-1] ** 0.5)
             else:
                 p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def real(name: str, *, layers: int, hidden: int) -> tf.PreTrainedModel:
+    """The same with layers of a real size: heads of 32 channels, four times as many filters as
+    channels."""
+    heads = hidden // 32
+    sizes: dict[str, object] = {}
+    sizes |= dict.fromkeys(("hidden_size", "dim", "emb_dim", "n_embd", "d_model"), hidden)
+    sizes |= dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer"), layers)
+    sizes |= dict.fromkeys(("num_attention_heads", "n_heads", "n_head"), heads)
+    sizes |= dict.fromkeys(("intermediate_size", "hidden_dim", "ffn_dim", "d_inner"), 4 * hidden)
+    sizes |= dict.fromkeys(("head_dim", "d_head"), 32)
+    sizes |= dict.fromkeys(("max_position_embeddings", "n_positions"), 514)
+    sizes |= {
+        "num_key_value_heads": heads // 3,
+        "word_embed_proj_dim": hidden,
+        "intra_bottleneck_size": hidden // 2,
+        "embedding_size": hidden // 2,
+        "input_embedding_size": hidden // 2,
+        "attention_window": [64] * layers,
+        "block_sizes": [layers - layers // 2, layers // 2],
+        "local_attention": 128,
+        "max_relative_positions": 512,
+        "position_buckets": 256,
+    }
+    return _made(name, {k: v for k, v in sizes.items() if k in ZOO[name][1]})
+
+
+def _made(name: str, more: Mapping[str, object]) -> tf.PreTrainedModel:
+    prefix, sizes, _, _ = ZOO[name]
+    config = getattr(tf, prefix + "Config")(**{**sizes, **more})
+    torch.manual_seed(0)
+    made = getattr(tf, prefix + "ForSequenceClassification")
+    model: tf.PreTrainedModel = made._from_config(config, attn_implementation="eager").eval()
+    set_switches(model.config)
     for p in model.parameters():
         p.requires_grad_(False)
     return model
