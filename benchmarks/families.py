@@ -131,9 +131,7 @@ def _timed(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runs = {}
     try:
         for part, made in (("dense", model), ("half", shrink(model, seen.sites, plan))):
-            file = export_onnx(
-                made, folder / f"{part}.onnx", inputs=spec, output_names=("logits",)
-            )
+            file = export_onnx(made, folder / f"{part}.onnx", inputs=spec, output_names=("logits",))
             built = engine.build(file, workload)
             runs[part] = built.bind(spec.example(workload, names=built.input_names))
     except UserError:

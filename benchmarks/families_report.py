@@ -22,7 +22,12 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
-    cells = [name, f"{row['heads']}, {row['filters']}", f"{row['share']:.0%}", f"{row['error']:.0e}"]
+    cells = [
+        name,
+        f"{row['heads']}, {row['filters']}",
+        f"{row['share']:.0%}",
+        f"{row['error']:.0e}",
+    ]
     if "export" in row:
         cells += ["cannot be exported", "", "", ""]
     else:
