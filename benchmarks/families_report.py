@@ -12,8 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "families.json"
 PAGE = ROOT / "docs" / "pages" / "explanation" / "sites.md"
 START, END = "<!-- families-table -->", "<!-- /families-table -->"
-HEAD = """| family | sites: attention, feed-forward | share of the multiplications | masked against shrunk | against ONNX Runtime | OpenVINO | TensorRT-RTX | half of the units: latency |
-|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    "family",
+    "sites: attention, feed-forward",
+    "share of the multiplications",
+    "masked against shrunk",
+    "against ONNX Runtime",
+    "OpenVINO",
+    "TensorRT-RTX",
+    "half of the units: latency",
+)
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def table(results: Mapping[str, Any]) -> str:

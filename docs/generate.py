@@ -4,9 +4,9 @@
 command with its options into docs/pages/reference/cli.md, the page
 docs/pages/explanation/robustness.md from benchmarks/results/robustness.json, the tables of INT8
 in README.md and docs/pages/how-to/quantization.md from benchmarks/results/int8.json, and the table
-of model families in docs/pages/explanation/sites.md from benchmarks/results/families.json. As a hook of
-mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API and
-evidence.json, converts the notebooks, and brings in files from outside docs/pages.
+of model families in docs/pages/explanation/sites.md from benchmarks/results/families.json. As a
+hook of mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API
+and evidence.json, converts the notebooks, and brings in files from outside docs/pages.
 """
 
 from __future__ import annotations

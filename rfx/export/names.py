@@ -33,8 +33,15 @@ def name_weights(proto: onnx.ModelProto) -> None:
         scope = _scope(node)
         if scope:
             renames[weight] = f"{scope}.weight.T"
+    owners: dict[str, str] = {}  # layers that share a module have its weight once for each of them
     for old, new in renames.items():
-        initializers[old].name = new
+        owner = owners.setdefault(new, old)
+        if owner == old:
+            initializers[old].name = new
+        elif initializers[old].raw_data == initializers[owner].raw_data:
+            proto.graph.initializer.remove(initializers[old])
+        else:  # two weights of one module: the second keeps its number
+            renames[old] = old
     for node in proto.graph.node:
         for i, name in enumerate(node.input):
             if name in renames:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
 from rfx.models.calls import MODEL, Call, HiddenStates, Stop, hook
+from rfx.models.families.taint import tensors
 from rfx.models.modules import linear_at, output_of
 
 if TYPE_CHECKING:
@@ -153,6 +154,29 @@ def run_layer(
                     assert trace.output is not None  # it is a layer's
                     trace.streams[site.name] = trace.output
     return trace
+
+
+def reads_first(model: torch.nn.Module, last: Site, inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the model's outputs hang on the first position alone of what its last site gives:
+    numbers that are none in all other positions do not show in them.
+
+    Args:
+        inputs: a batch, of which two examples are run.
+    """
+    import torch
+
+    def poison(_module: torch.nn.Module, _args: tuple, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[:, 1:] = float("nan")
+        return output
+
+    handle = model.get_submodule(last.output).register_forward_hook(poison)
+    try:
+        with torch.no_grad():
+            outputs = model(**{k: v[:2] for k, v in inputs.items()})
+    finally:
+        handle.remove()
+    return not any(bool(torch.isnan(t).any()) for t in tensors(outputs))
 
 
 def called_often(

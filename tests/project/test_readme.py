@@ -110,7 +110,7 @@ def test_the_commands_for_an_own_model(place):
         }
         assert code in allowed.get(command[1], (0,)), command
     assert (
-        names == ["plan", "profile", "sweep", "verify", "gate", "shapes", "build", "env"]
+        names == ["plan", "sites", "profile", "sweep", "verify", "gate", "shapes", "build", "env"]
         and (place / "table.json").is_file()
     )
 

@@ -26,7 +26,7 @@ from rfx.methods.compensate.outputs import LayerOutputs
 from rfx.methods.finite import require_finite
 from rfx.models.calls import Call, HiddenStates, catch_calls
 from rfx.models.modules import output_of
-from rfx.models.streams import Resumed, Trace, called_often, run_layer, sliced
+from rfx.models.streams import Resumed, Trace, called_often, reads_first, run_layer, sliced
 
 if TYPE_CHECKING:
     import torch
@@ -176,6 +176,11 @@ class Walk(ABC):
     def _run(self, progress: Progress, title: str) -> None:
         layers = [list(group) for _, group in groupby(self.sites, key=lambda s: s.layer_path)]
         paths = [layer[0].layer_path for layer in layers]
+        if self.head_positions == "first":
+            inputs = {k: v.to(self.device) for k, v in next(iter(self.batches))[0].items()}
+            # The task says where heads usually read; a decoder's reads the last token.
+            if not reads_first(self.model, self.sites[-1], inputs):
+                self.head_positions = "all"
         teacher, self.calls = catch_calls(self.model, paths, self.batches, self.sites[0])
         self.often = called_often(self.model, layers[0], teacher[0], self.calls[0])
         student = teacher.copy()

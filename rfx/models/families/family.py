@@ -1,9 +1,8 @@
 """How a model family is described: as data, or as anything else that finds the sites of its models.
 
 A family is a function without arguments that gives a `Finder`, registered with
-`@register("family", "name")` (rfx/core/registry.py). The models of
-all others are found by what they compute (`rfx.models.families.probe`). What either of them finds is
-proved.
+`@register("family", "name")` (rfx/core/registry.py). The sites of all other models are found by
+what they compute (`rfx.models.families.probe`). What either of them finds is proved.
 """
 
 from __future__ import annotations

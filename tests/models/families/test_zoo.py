@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from benchmarks.families_models import ZOO, small
 from rfx.core.errors import UserError
 from rfx.core.plan import Kind, Plan
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
@@ -16,7 +17,6 @@ from rfx.models.families.find import inspect_model
 from rfx.models.masks import MaskTap, plan_masks
 from rfx.models.shrink import parameter_count, shrink
 from tests.families import batch, text_inputs
-from benchmarks.families_models import ZOO, small
 
 # Windows are cut by what the inputs hold, which PyTorch's exporter cannot follow; positions are
 # computed in Python, with numbers.
