@@ -115,7 +115,7 @@ class BySite(Part):
 
 
 class Excluded(Part):
-    """A site that rfx kept in fp32 of itself, because a limit was not kept with it in integers."""
+    """A site that rfx kept in fp32 of itself, because a limit was not kept with it quantized."""
 
     site: str = Field(description="Name of the site.")
     why: list[str] = Field(
@@ -129,7 +129,7 @@ class QuantizationPart(Part):
     """How the file that is served was quantized, and what that costs beside what pruning costs."""
 
     method: str = Field(description="What quantized it, and how.")
-    products: int = Field(description="Matrix products with a weight that are in integers.")
+    products: int = Field(description="Matrix products with a weight that are quantized.")
     bytes: int = Field(description="Size of the quantized ONNX file, bytes.")
     fp32_bytes: int = Field(description="Size of the same model's ONNX file in fp32, bytes.")
     pruning: Number | None = Field(
@@ -160,7 +160,7 @@ class QuantizationPart(Part):
     )
     sites: list[str] = Field(
         default_factory=list,
-        description="Sites whose products are in integers: all that have units, without those of "
+        description="Sites whose products are quantized: all that have units, without those of "
         "`kept_fp32` and `excluded`.",
     )
     max_loss: float | None = Field(

@@ -22,6 +22,7 @@ from rfx.pipeline import places, require
 from rfx.recipe.sections import MOST_BATCH, MOST_TOKENS, EngineSpec
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import AUTO, compilers, runtime, runtime_class, runtime_names
+from rfx.runtimes.gpu import require_compute
 
 
 class BuiltEngine(NamedTuple):
@@ -133,6 +134,8 @@ def build(
             allowed=", ".join(sorted(EngineSpec.model_fields)),
             next_step="correct it; `rfx build --help` describes the options",
         )
+    asked = {f"--compute-capability {c}": c for c in compute_capabilities}
+    require_compute(cls.capabilities, workload.precision, asked)
     path = (
         files.as_path(out)
         if out is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 from rfx.core.errors import InfeasibleError, UsageError
 from rfx.core.plan import FULL
 from rfx.core.store import Store
-from rfx.cost.table import LatencyTable
 from rfx.evidence.records import Considered, Evidence
 from rfx.export.precision.convert import is_quantized
 from rfx.pipeline import require
@@ -19,7 +18,7 @@ from rfx.recipe.spec import Recipe
 from rfx.runtimes.base import Runtime
 
 
-def candidates(recipe: Recipe, runtime: Runtime, table: LatencyTable | None) -> tuple[str, ...]:
+def candidates(recipe: Recipe, runtime: Runtime) -> tuple[str, ...]:
     """The precisions that are tried on a runtime: fp32, and the quantized ones that its GPU has.
 
     Raises:
@@ -29,7 +28,7 @@ def candidates(recipe: Recipe, runtime: Runtime, table: LatencyTable | None) -> 
     for name in filter(is_quantized, runtime.capabilities.precisions):
         at = at_precision(recipe, name)
         try:
-            require.compute(at, runtime, table)
+            require.compute(at, runtime, None)
         except UsageError:
             continue
         require.quantizer(at, runtime)

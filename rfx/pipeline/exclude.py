@@ -1,7 +1,7 @@
-"""Sites that are kept in fp32 because a limit is not kept with them in integers.
+"""Sites that are kept in fp32 because a limit is not kept with them quantized.
 
 It happens only where quantizing is to blame: the loss by it is above `--max-quantization-loss`, or
-accuracy or agreement fail in integers and pass in fp32. Then the site that costs most for what it
+accuracy or agreement fail quantized and pass in fp32. Then the site that costs most for what it
 saves leaves the integers, the closed loop finds the budget again, because latencies of mixed models
 do not add up, and the model is finished anew. The evaluation set says whether a limit is kept;
 which site leaves is decided on calibration examples alone.
@@ -56,8 +56,8 @@ def exclude(job: Job, first: Attempt, folder: Path) -> Attempt:
             break
         excluded = (*current.excluded, chosen)
         job.session.note(
-            f"{chosen.site} is kept in fp32: {', '.join(why)} fails in integers, and it loses "
-            f"{chosen.divergence:.2g} for {chosen.saved_ms:.3g} ms"
+            f"{chosen.site} is kept in fp32: {', '.join(why)} fails with it quantized, and it "
+            f"loses {chosen.divergence:.2g} for {chosen.saved_ms:.3g} ms"
         )
         recipe = with_kept(first.recipe, excluded)
         try:
@@ -194,5 +194,5 @@ def _said(made: Attempt) -> str:
     return (
         f"The site{'' if one else 's'} {sites} {'is' if one else 'are'} kept in fp32, because "
         f"{limits} did not keep {'its limit' if len(why) == 1 else 'their limits'} with "
-        f"{'it' if one else 'them'} in integers."
+        f"{'it' if one else 'them'} quantized."
     )

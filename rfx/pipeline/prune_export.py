@@ -93,7 +93,17 @@ def _choose(
 ) -> Evidence:
     """The best of the precisions of the target."""
     at = at_precision(recipe, FULL)
-    session = open_session(at, store=store, progress=progress, table=table)
+    if table is not None:
+        raise UsageError(
+            "--precision auto measures every precision that it tries, on this machine, and takes "
+            "no latency table.",
+            got=f"--precision {require.AUTO_PRECISION} with a table of {table.key.precision} for "
+            f"{table.key.runtime}",
+            allowed="--precision auto without --table, or one precision with a table of it",
+            next_step=f"give --precision {table.key.precision} with this table, or leave out "
+            "--table",
+        )
+    session = open_session(at, store=store, progress=progress)
     require.budget(at)
     if at.budget.latency is None:
         raise UsageError(
@@ -102,14 +112,13 @@ def _choose(
             allowed=f"--precision {require.AUTO_PRECISION} with --latency",
             next_step="give --latency, or the name of a precision",
         )
-    tried = candidates(at, session.target.serves, table)
+    tried = candidates(at, session.target.serves)
     warn = session.progress.warn
     place = places.output_folder(out, at, session.store.root, warn)
 
     def make_one(one: Recipe, folder: Path) -> Evidence:
         session.note(f"precision {one.workload.precision}")
-        own = None if table is None or table.key.precision != one.workload.precision else table
-        return _at_one_precision(one, folder, store, progress, own, None, inside=True)
+        return _at_one_precision(one, folder, store, progress, None, None, inside=True)
 
     evidence, made = best(recipe, tried, session.store, make_one, session.note)
     try:

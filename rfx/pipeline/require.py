@@ -170,7 +170,7 @@ def something_quantized(sites: Collection[str], kept: Collection[str], what: str
             "No site is left to quantize.",
             got=f"{len(sites)} {what}"
             + (f", all of them kept with --keep-fp32: {', '.join(sites)}" if sites else ""),
-            allowed="at least one site with its products in integers",
+            allowed="at least one site with its products quantized",
             next_step="leave out one --keep-fp32 or more, or use --precision fp32"
             if sites
             else "raise --latency, --flops or --size, so that something stays of the model",

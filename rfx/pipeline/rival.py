@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfx.core.environment import tool
-from rfx.core.errors import UserError, is_interrupt
+from rfx.core.errors import EnvironmentMissingError, UserError, is_interrupt
 from rfx.core.text import one_line
 from rfx.evidence.precision import SweepRival, SweepRivalLatency
 from rfx.evidence.records import RivalLatency, RivalPart
+from rfx.export.find import quantizer_class
 from rfx.export.precision.convert import is_quantized
 from rfx.measure.latency import measure_pair
 from rfx.methods.scores.divergence import outputs_divergence
@@ -53,12 +54,19 @@ class Rival:
 
 
 def precision_of(session: Session) -> str | None:
-    """The quantized precision that rfx can write for the target and run here; None: there is
-    none."""
+    """The quantized precision that rfx can write for the target and run here; None: there is none,
+    or what would write it is not installed."""
     if session.target.absent:
         return None
-    able = session.target.serves.capabilities.precisions
-    return next((name for name in able if is_quantized(name)), None)
+    able = session.target.serves.capabilities
+    precision = next((name for name in able.precisions if is_quantized(name)), None)
+    if precision is None or able.quantizer is None:
+        return precision
+    try:
+        quantizer_class(able.quantizer).require()
+    except EnvironmentMissingError:
+        return None
+    return precision
 
 
 def stages_of_rival(session: Session, recipe: Recipe) -> int:

@@ -7,6 +7,8 @@ import pytest
 
 from rfx.core.errors import InfeasibleError
 from rfx.core.store import Store
+from rfx.cost.table import LatencyTable, TableKey
+from rfx.cost.table_file import write_table
 from rfx.evidence.check import check
 from rfx.evidence.gates import accuracy_gate, latency_gate
 from rfx.evidence.report.rival import rival_texts
@@ -78,7 +80,7 @@ def test_a_budget_that_only_one_reaches_and_one_that_none_does(tmp_path):
 
 
 def test_what_is_tried_is_what_the_target_runs():
-    assert candidates(RECIPE, runtime_class("ort")(), None) == ("fp32", "int8")
+    assert candidates(RECIPE, runtime_class("ort")()) == ("fp32", "int8")
 
 
 @pytest.mark.parametrize("interval", [None, (0.97, 1.01), (1.1, 1.2)])
@@ -107,6 +109,20 @@ def test_where_nothing_can_be_chosen_it_is_said(command, options, said, trained,
     own += given(trained) if command != "profile" else [trained["model"]]
     result = run(command, *own, *options, *out, "--precision", "auto")
     assert result.exit_code == 2 and said in result.output, result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_is_refused_before_any_work(trained, tmp_path):
+    key = TableKey(
+        *("ort", "onnxruntime 1", "a CPU", "wall", 1, "int8", 1, 16, 32, 4, 8, 64, "post-ln/gelu")
+    )
+    curves = {"mha": {0: 0.1, 4: 0.2}, "ffn": {0: 0.1, 64: 0.2}}
+    file = tmp_path / "table.json"
+    write_table(LatencyTable(key, curves, 0.1, 2), file)
+    asked = given(trained, **STANDARD, latency=0.6, table=file, out=tmp_path / "out")
+    result = run("prune-export", *asked, "--precision", "auto")
+    assert result.exit_code == 2 and "takes no latency table" in result.output, result.output
+    assert "a table of int8 for ort" in result.output and "--precision int8" in result.output
     assert not (tmp_path / "out").exists()
 
 

@@ -105,7 +105,7 @@ def test_auto_leaves_out_what_the_gpu_does_not_have(monkeypatch):
     found = {}
     for device in (ORIN, ADA, "NVIDIA H200 (sm90)", "no GPU"):
         monkeypatch.setattr(trt, "device", lambda self, device=device: device)
-        found[device] = candidates(Recipe(model="m", target="trt"), trt(), None)
+        found[device] = candidates(Recipe(model="m", target="trt"), trt())
     every = ("fp32", "int8", "fp8")
     assert list(found.values()) == [("fp32", "int8"), every, every, every]
 

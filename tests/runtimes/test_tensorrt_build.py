@@ -284,3 +284,15 @@ def test_a_workspace_that_is_too_small_and_sizes_that_cannot_be_are_named(tmp_pa
         )
     assert "--workspace-mb" in error.value.next_step
     assert not (tmp_path / "a.engine").exists()
+
+
+def test_fp8_for_a_gpu_that_does_not_have_it_is_refused_before_any_work(tmp_path):
+    file = tmp_path / "fp8.onnx"
+    model = stack(BlockShape(32, 4, 8, 64), [(4, 64)])
+    onnx.helper.set_model_props(model, {"rfx.precision": "fp8"})
+    onnx.save(model, file)
+    asked = ["build", str(file), "--compute-capability", "8.6"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 2, result.output
+    assert "cannot compute in fp8" in result.output and "8.9 or more" in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["fp8.onnx"]

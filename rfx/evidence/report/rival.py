@@ -62,8 +62,9 @@ def rival_texts(evidence: Evidence) -> list[str]:
         rows = "; ".join(_tried(c) for c in evidence.considered)
         at = one_line(served_precision(evidence.recipe))
         said.append(
-            f"--precision auto took {at}, which stays nearest to the dense model of what passes: "
-            f"{rows}."
+            f"--precision auto took {at}. It prefers what passes its gates to what fails, then "
+            "fp32 to what was not measured faster quantized, then what stays nearest to the dense "
+            f"model: {rows}."
         )
     return said
 

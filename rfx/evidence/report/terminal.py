@@ -65,6 +65,8 @@ def verdict_line(evidence: Evidence) -> str:
         interval, limit = interval_text(g), limit_text(g)
         parts = (value_text(g), f"95 % interval {interval}" if interval else "", limit)
         numbers = ", ".join(one_line(part) for part in parts if part)
+        if g.value is None and g.detail:  # no number says why
+            numbers = one_line(g.detail)
         word = "failed" if g.outcome == "fail" else "is inconclusive"
         said.append(f"{one_line(g.name)} {word}" + (f" ({numbers})" if numbers else ""))
     return printable(f"gates: {evidence.outcome}: {'; '.join(said)}")

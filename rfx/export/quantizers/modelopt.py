@@ -3,9 +3,11 @@ quantization (see `qdq.py`).
 
 It is called by the code of `python -m rfx.quantize` (`rfx.export.modelopt.library`). The scales of
 activations are fixed beforehand, by calibration inputs: the largest value that was seen. Quantized
-are the products with a weight that are computed at every token. What TensorRT is not expected to
-gain by stays in fp32: products of one row for each text (the pooler, the classifier), weights with
-a side below 16, the attention's products of two activations, and embedding tables.
+are the products with a weight inside of layers, those of the last one too, whether it is computed
+at every token or at the one position that is read (`rfx.export.one_position`). What TensorRT is not
+expected to gain by stays in fp32: products after the tokens are left (the pooler, the classifier),
+weights with a side below 16, the attention's products of two activations, and embedding tables.
+`python -m rfx.quantize` lets modelopt leave out more: what it expects to be slower quantized.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from rfx.export.precision.graphs import without_weights
 from rfx.export.quantizers.activations import require_finite_activations
 from rfx.export.quantizers.base import Feed, Quantizer
 from rfx.export.quantizers.products import products_with_weight, require_finite
-from rfx.export.quantizers.qdq import QdqFile, compared, weak_scales
+from rfx.export.quantizers.qdq import FP8, QdqFile, compared, other_constants, weak_scales
 
 if TYPE_CHECKING:
     import onnx
 
 LEAST_SIDE = 16  # of a weight: with less, the tensor cores of a GPU gain nothing
 PACKAGES = ("modelopt", "onnx_graphsurgeon", "onnxruntime")
-FORMS = {"int8": "integers", "fp8": "fp8"}
+FORMS = {"int8": "integers", "fp8": FP8}
 INSTALL = (
     "make an environment for it: python -m venv rfx-trt && rfx-trt/bin/pip install "
     "'rfx-exporter[modelopt]', with TensorRT as docs/pages/how-to/install.md says and without the "
@@ -101,11 +103,13 @@ class Modelopt(Quantizer):
 
     def compare(self, plain: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[int, list[str]]:
         """See `Quantizer.compare`. A weight may lie half a step of its column's scale away; one
-        that is not quantized is that of the fp32 file."""
+        that is not quantized is that of the fp32 file, and so is every bias."""
         wanted = {name for _, name, _ in chosen(plain, self.keep_fp32)}
-        return compared(
+        count, wrong = compared(
             plain, quantized, self.keep_fp32, only=wanted, form=FORMS[self.precision], smooth=False
         )
+        weights = {name for _, name, _ in products_with_weight(plain)}  # those were compared
+        return count, sorted({*wrong, *other_constants(plain, quantized, weights)})
 
     def _require_all(self, result: onnx.ModelProto, products: Collection[str]) -> None:
         """Raises InternalCheckError where a product was left as it was, or has a scale that is no

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+FP8 = "fp8"  # as `compared` calls what is not in integers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Stored:
 
     values: np.ndarray
     half: np.ndarray
+    floating: bool = False  # in FP8, and not in integers
 
 
 class QdqFile:
@@ -58,7 +60,7 @@ class QdqFile:
         values, half = (whole - offset) * scale, np.abs(scale) / 2
         if floating:
             half = half * _steps(whole)
-        return Stored(values, np.broadcast_to(half, values.shape))
+        return Stored(values, np.broadcast_to(half, values.shape), floating)
 
     def weight(self, name: str, *, smooth: bool = True) -> Stored | None:
         """The weight of the product that makes the tensor of this name: [inputs, outputs]; None
@@ -88,7 +90,7 @@ class QdqFile:
                 factor = numpy_helper.to_array(self.constants[name_]).reshape(-1, 1)
                 if factor.shape[0] in (1, values.shape[0]):
                     values, half = values * factor, half * np.abs(factor)
-        return Stored(values, half)
+        return Stored(values, half, own.floating)
 
     def has(self, name: str, expected: np.ndarray) -> bool:
         """Whether the product that makes the tensor of this name has this weight, [inputs,
@@ -143,6 +145,8 @@ def compared(
         count += 1
         if kept:
             wrong.append(f"{weight} is in {form}, and should be in fp32")
+        elif found.floating != (form == FP8):
+            wrong.append(f"the product of {weight} is not in {form}")
         elif found.values.shape != expected.shape:
             wrong.append(
                 f"{weight} has the shape {found.values.shape} in place of {expected.shape}"
@@ -152,6 +156,26 @@ def compared(
     if not count:
         wrong.append(f"nothing in the file is in {form}")
     return count, sorted({*wrong, *_compared_tables(plain, file)})
+
+
+def other_constants(
+    plain: onnx.ModelProto, quantized: onnx.ModelProto, without: Collection[str]
+) -> list[str]:
+    """What is in floats in both files and not the same, one sentence each: biases and norms.
+
+    Args:
+        without: names that are not looked at.
+    """
+    from onnx import numpy_helper
+
+    ours = {i.name: i for i in plain.graph.initializer}
+    return [
+        f"{i.name} is not that of the fp32 file"
+        for i in quantized.graph.initializer
+        if i.name in ours.keys() - without
+        and i.data_type == ours[i.name].data_type
+        and not np.array_equal(numpy_helper.to_array(i), numpy_helper.to_array(ours[i.name]))
+    ]
 
 
 def weak_scales(model: onnx.ModelProto) -> list[str]:

@@ -21,7 +21,8 @@ from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.export.quantizers import modelopt as quantizer
-from rfx.export.quantizers.modelopt import PACKAGES, Modelopt, chosen
+from rfx.export.quantizers.mixed import changed, made_by_modules, mixed
+from rfx.export.quantizers.modelopt import FORMS, PACKAGES, Modelopt, chosen
 from rfx.export.quantizers.products import module_of, weights_of_products
 from rfx.export.quantizers.qdq import QdqFile, weak_scales
 from rfx.runtimes.base import EngineOptions
@@ -178,12 +179,12 @@ def test_a_file_that_was_quantized_is_compared_with_what_it_was_made_of(plain, t
     made, own = by_hand(plain, precision), Modelopt(precision)
     products = [name for _, name, _ in chosen(plain)]
     assert own.compare(plain, made) == (len(products), [])
-    changed = edited(made, products[0], other)
-    assert own.compare(plain, changed)[1] == [
+    forged = edited(made, products[0], other)
+    assert own.compare(plain, forged)[1] == [
         f"{products[0]} lies more than half a step from its fp32 values"
     ]
     scaled = edited(made, f"{products[0]}_scale", lambda scale: scale * np.float32(2.5))
-    assert own.compare(plain, scaled)[1] == own.compare(plain, changed)[1]
+    assert own.compare(plain, scaled)[1] == own.compare(plain, forged)[1]
     count, wrong = own.compare(plain, plain)
     form = {"int8": "integers", "fp8": "fp8"}[precision]
     assert count == 0 and f"nothing in the file is in {form}" in wrong
@@ -191,10 +192,17 @@ def test_a_file_that_was_quantized_is_compared_with_what_it_was_made_of(plain, t
     kept = Modelopt(precision, keep_fp32=[module_of(products[0])])
     assert kept.compare(plain, made)[1] == [f"{products[0]} is in {form}, and should be in fp32"]
     head = next(n for n in weights_of_products(plain) if module_of(n) == "classifier")
-    (forged,) = own.compare(plain, edited(made, head, other))[1]
-    assert forged == f"{head} should be in fp32, and is not that of the fp32 file"
-    with_other = Modelopt("fp8" if precision == "int8" else "int8")
-    assert with_other.compare(plain, made)[0] == len(products)
+    (said,) = own.compare(plain, edited(made, head, other))[1]
+    assert said == f"{head} should be in fp32, and is not that of the fp32 file"
+    # The same weights in the other format are not what was announced.
+    announced = Modelopt("fp8" if precision == "int8" else "int8")
+    count, wrong = announced.compare(plain, made)
+    assert count == len(products) == len(wrong)
+    assert all(f"is not in {FORMS[announced.precision]}" in line for line in wrong)
+    bias = next(i.name for i in plain.graph.initializer if i.name.endswith("dense.bias"))
+    assert own.compare(plain, edited(made, bias, lambda b: b + 1))[1] == [
+        f"{bias} is not that of the fp32 file"
+    ]
 
 
 def test_steps_of_fp8_are_those_of_the_format():
@@ -328,3 +336,21 @@ def test_tensorrt_rtx_builds_what_modelopt_quantized_for_the_job(plain, tmp_path
         tmp_path / "m.onnx", asked, EngineOptions(max_sequence=32), ("8.9", "12.0")
     )
     assert facts["precision"] == precision and len(built.engine) == facts["engine_bytes"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_sites_are_mixed_although_weights_keep_their_names(plain, precision):
+    made = by_hand(plain, precision)
+    left = changed(plain, made)
+    whole = mixed(plain, made, left)
+    assert Modelopt(precision).compare(plain, whole) == Modelopt(precision).compare(plain, made)
+    stored = {i.name: i.data_type for i in whole.graph.initializer}
+    assert stored.keys() & {f"{n}.quantized" for n in weights_of_products(plain)}
+    # One module alone: its product is quantized, and no other one is.
+    name = next(n for n in weights_of_products(plain) if n.endswith("query.weight.T"))
+    one = mixed(plain, made, made_by_modules(plain, [module_of(name)]) & left)
+    onnx.checker.check_model(one, full_check=True)
+    count, wrong = Modelopt(precision).compare(plain, one)
+    assert count == 1 and len(wrong) == Modelopt(precision).compare(plain, made)[0] - 1
+    nothing = mixed(plain, made, ())
+    assert not [n for n in nothing.graph.node if n.op_type == "DequantizeLinear"]

@@ -22,6 +22,7 @@ from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision
 from rfx.export.quantizers import nncf as quantizer
+from rfx.export.quantizers.mixed import changed, mixed
 from rfx.export.quantizers.nncf import Nncf, kept_nodes
 from rfx.export.quantizers.products import module_of, products_with_weight, weights_of_products
 from rfx.runtimes.find import runtime
@@ -92,6 +93,17 @@ def test_every_product_with_a_weight_is_in_integers_and_has_its_weight(pair, tmp
     for feed in texts(3):
         a, b = run(made, feed, tmp_path), run(plain, feed, tmp_path, "fp32")
         assert 0 < np.abs(a - b).max() < 0.25  # the logits of a model that was never trained
+
+
+def test_everything_mixed_is_the_quantized_file_with_its_corrected_biases(pair, tmp_path):
+    plain, made = pair
+    whole = mixed(plain, made, changed(plain, made))
+    corrected = {i.name for i in whole.graph.initializer if i.name.endswith("bias.quantized")}
+    assert corrected  # NNCF corrects some
+    for feed in texts(3):
+        np.testing.assert_array_equal(run(whole, feed, tmp_path), run(made, feed, tmp_path))
+        nothing = run(mixed(plain, made, ()), feed, tmp_path, "fp32")
+        np.testing.assert_array_equal(nothing, run(plain, feed, tmp_path, "fp32"))
 
 
 def test_a_weight_or_a_table_that_was_changed_is_found(pair):
