@@ -79,3 +79,7 @@ def target_text(budget: str, target: float) -> str:
     """
     whole = budget == SIZE and math.isfinite(target) and target >= 1
     return exact_size(int(target)) if whole else f"{target:g}"
+
+
+# How a warning begins that says which files are not those that the evidence was written of.
+CHANGED = "Files have changed since the evidence was written"

@@ -21,6 +21,7 @@ from rfx.evidence.records import Evidence
 from rfx.evidence.report.write import write_reports
 from rfx.evidence.signature import private_key
 from rfx.evidence.signature import sign as signed
+from rfx.evidence.words import CHANGED
 from rfx.export.facts import read_model, weight_files
 from rfx.models.checkpoint import load, read_update
 from rfx.models.subject import Subject
@@ -283,9 +284,7 @@ def _files(
         if not (folder / n).is_file() or file_hash(folder / n) != h
     ]
     if changed:
-        session.warn(
-            f"Files have changed since the evidence was written: {', '.join(sorted(changed)[:5])}."
-        )
+        session.warn(f"{CHANGED}: {', '.join(sorted(changed)[:5])}.")
     return artefact
 
 

@@ -156,7 +156,8 @@ def run_features(
     Args:
         run: named int64 arrays [batch, tokens] -> named arrays, first axis the batch: a model or an
             engine.
-        pad_multiple: batches are padded to a multiple of this, which spares engines new shapes.
+        pad_multiple: batches are padded to a multiple of this, which spares engines new shapes; a
+            text alone is not padded at all, as it is not where it is served.
         advance: called with the number of features done.
 
     Returns:
@@ -171,7 +172,8 @@ def run_features(
         rows = order[start : start + batch_size]
         part = [features[i] for i in rows]
         longest = max(task.length(f) for f in part)
-        padded = min(-(-longest // pad_multiple) * pad_multiple, max(task.max_length, longest))
+        multiple = 1 if batch_size == 1 else pad_multiple
+        padded = min(-(-longest // multiple) * multiple, max(task.max_length, longest))
         inputs = task.collate(part, pad_to=padded)
         out = run(inputs)
         for name in task.output_names:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rfx.evidence.gates import loses_too_much, one_answer, other_rows, out_of_reach
 from rfx.evidence.records import Evidence, Gate
+from rfx.evidence.words import CHANGED
 
 
 def next_step(evidence: Evidence, out: Path | None = None, given: Path | None = None) -> str:
@@ -83,6 +85,11 @@ def _failed(evidence: Evidence, gates: list[Gate]) -> str:
     failed = {g.name: g for g in gates}
     if not failed:
         return ""
+    if any(w.startswith(CHANGED) for w in evidence.warnings):
+        return (
+            "Next: files of this output are not those that rfx wrote (see the warning). Copy the "
+            "output again, or measure another file with `rfx verify --onnx`."
+        )
     part = evidence.quantization
     wrong = part is not None and bool(part.mismatches)
     if "shrunk" in failed or "same" in failed or wrong or other_rows(evidence):
@@ -93,7 +100,7 @@ def _failed(evidence: Evidence, gates: list[Gate]) -> str:
     if "quantized" in failed and part is not None and loses_too_much(part):
         return (
             "Next: quantizing costs more than its limit. Keep sites in fp32 with --keep-fp32, "
-            "raise --latency, or allow more with --max-quantization-loss."
+            f"raise {_target_option(evidence)}, or allow more with --max-quantization-loss."
         )
     if "quantized" in failed:
         return (
@@ -130,6 +137,14 @@ def _failed(evidence: Evidence, gates: list[Gate]) -> str:
             "--min-vocabulary-agreement."
         )
     return "Next: a gate failed; its line says why."
+
+
+def _target_option(evidence: Evidence) -> str:
+    """The option of the budget that the result was made to."""
+    budget = evidence.recipe.get("budget")
+    known = budget if isinstance(budget, Mapping) else {}
+    given = [k for k in ("latency", "flops", "size") if known.get(k) is not None]
+    return f"--{given[0]}" if given else "the target"
 
 
 def _serve(evidence: Evidence, out: Path | None, given: Path | None) -> str:

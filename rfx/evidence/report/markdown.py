@@ -10,6 +10,7 @@ import yaml
 
 from rfx.core.registry import register
 from rfx.core.text import one_line
+from rfx.evidence.precision import served_precision
 from rfx.evidence.records import Evidence
 from rfx.evidence.report.advice import next_step
 from rfx.evidence.report.base import Report
@@ -123,12 +124,29 @@ def _rounded(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
 
 
+def _file_text(evidence: Evidence) -> str:
+    """What model.onnx is beside the checkpoint."""
+    form = "dynamic batch and sequence, inputs by name."
+    if evidence.quantization is None:
+        return f"`model.onnx` is the same model for ONNX runtimes: {form}"
+    batch = evidence.accuracy.batch if evidence.accuracy is not None else None
+    texts = "one text" if batch == 1 else f"{batch} texts"
+    return (
+        "That is the model in fp32, and `model.fp32.onnx` is its file. `model.onnx` is what it was "
+        f"quantized to, which is the one to serve and the one that all figures here are of: {form}"
+        + (f" Accuracy was measured with {texts} at a time." if batch else "")
+    )
+
+
 def _card(evidence: Evidence) -> str:
     name, task = one_line(model_name(evidence)), one_line(str(evidence.recipe.get("task")))
+    part, at = evidence.quantization, one_line(served_precision(evidence.recipe))
+    how = "pruned" if part is None else f"pruned and quantized to {at.upper()}"
     front: dict[str, Any] = {
         "library_name": "rfx",
         "pipeline_tag": task,
-        "tags": ["rfx", "pruning", "onnx", "structured-pruning"],
+        "tags": ["rfx", "pruning", "onnx", "structured-pruning"]
+        + (["quantization", at] if part is not None else []),
     }
     if hub_name(evidence):
         front = {"base_model": one_line(str(hub_name(evidence))), **front}
@@ -153,11 +171,12 @@ def _card(evidence: Evidence) -> str:
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {markdown(name)}, pruned",
+        f"# {markdown(name)}, {how}",
         "",
     ]
     lines += [
-        f"{markdown(headline(evidence))}. Pruned without retraining by {markdown(evidence.tool)}.",
+        f"{markdown(headline(evidence))}. {how.capitalize().replace(at, at.upper())} without "
+        f"retraining by {markdown(evidence.tool)}.",
         "",
         "## Use",
         "",
@@ -171,10 +190,9 @@ def _card(evidence: Evidence) -> str:
         "",
     ]
     lines += [
-        "`model.onnx` is the same model for ONNX runtimes: dynamic batch and sequence, inputs by "
-        "name. The tokenizer is in "
-        "`model/`. Layers differ in size, so plain `from_pretrained` does not load the "
-        "checkpoint; `rfx.load` does. Outputs for a row that is padding alone mean nothing.",
+        _file_text(evidence)
+        + " The tokenizer is in `model/`. Layers differ in size, so plain `from_pretrained` does "
+        "not load the checkpoint; `rfx.load` does. Outputs for a row that is padding alone mean nothing.",
         "",
     ]
     beside = [*vocabulary_texts(evidence.vocabulary), *rival_texts(evidence)]
