@@ -192,7 +192,8 @@ def _card(evidence: Evidence) -> str:
     lines += [
         _file_text(evidence)
         + " The tokenizer is in `model/`. Layers differ in size, so plain `from_pretrained` does "
-        "not load the checkpoint; `rfx.load` does. Outputs for a row that is padding alone mean nothing.",
+        "not load the checkpoint; `rfx.load` does. Outputs for a row that is padding alone "
+        "mean nothing.",
         "",
     ]
     beside = [*vocabulary_texts(evidence.vocabulary), *rival_texts(evidence)]
