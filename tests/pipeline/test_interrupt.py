@@ -149,7 +149,10 @@ def test_a_real_signal_ends_the_process_cleanly(trained, tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    # Where the signal meets code that Python runs from a text (a dataclass in the making), Python
+    # ends by the signal itself, which shells show as 130 too.
+    assert process.returncode in (130, -signal.SIGINT), errors
+    assert "error: Interrupted." in errors
     assert "Traceback" not in errors and not (tmp_path / "out").exists()
 
 
