@@ -8,7 +8,9 @@ from itertools import groupby
 from typing import Any
 
 from rfx.core.kind import Kind
+from rfx.core.values import short
 
+_MOST = 1 << 30  # of anything that is counted
 STAYS = -1  # in place of a unit: an index that belongs to none, and is kept
 ROWS = "rows"  # in place of a parameter: the outputs of a dense module, with its bias
 
@@ -64,7 +66,14 @@ class Slice:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Slice:
-        return cls(**{**data, "runs": tuple(tuple(run) for run in data["runs"])})
+        """Raises ValueError for what is no slice."""
+        made = cls(**{**data, "runs": tuple(tuple(run) for run in data["runs"])})
+        numbers = [made.dim, *(n for run in made.runs for n in run)]
+        if not all(type(n) is int and STAYS <= n <= _MOST for n in numbers):
+            raise ValueError(f"the slice of {short(made.module)} has no whole numbers")
+        if made.dim < 0 or any(len(run) != 3 or min(run[1:]) < 1 for run in made.runs):
+            raise ValueError(f"the slice of {short(made.module)} is none")
+        return made
 
 
 def _runs(unit_of: Sequence[int]) -> list[Run]:
@@ -87,6 +96,14 @@ class Constant:
     module: str
     attribute: str
     each: int
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Constant:
+        """Raises ValueError for what is no number of a module."""
+        made = cls(**data)
+        if type(made.each) is not int or not 1 <= made.each <= _MOST:
+            raise ValueError(f"{short(made.attribute)} of {short(made.module)} is no number")
+        return made
 
 
 @dataclass(frozen=True)
@@ -164,6 +181,6 @@ class Site:
                 "kind": Kind(data["kind"]),
                 "inputs": tuple(data["inputs"]),
                 "slices": tuple(Slice.from_json(s) for s in data.get("slices", ())),
-                "constants": tuple(Constant(**c) for c in data.get("constants", ())),
+                "constants": tuple(Constant.from_json(c) for c in data.get("constants", ())),
             }
         )

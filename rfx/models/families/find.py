@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-MOST_NAMED = 12  # of refused modules in a message
+MOST_NAMED = 4  # of the modules that are left alone for one reason
 
 
 @dataclass(frozen=True)
@@ -152,14 +152,26 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
     if not sites:
         raise UnsupportedModelError(
             f"rfx finds nothing that it can prune in this {model.config.model_type} model.",
-            got="; ".join(f"{r.path}: {r.reason}" for r in refused[:MOST_NAMED])
+            got=_reasons(refused)
             or f"{type(model).__name__}, in which no dense module is fed by another one alone",
             allowed="a model with blocks whose inner channels nothing else reads",
-            next_step="look at all of it with `rfx sites`",
+            next_step="fine-tune a model of another family for your task, and prune that",
         )
     macs = findings.macs if findings else {}
     rows = findings.rows if findings else 0
     return Inspection(tuple(sites), tuple(refused), macs, error, rows)
+
+
+def _reasons(refused: Sequence[Refused]) -> str:
+    """Why modules are left alone, those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for one in refused:
+        by_reason.setdefault(one.reason, []).append(one.path)
+    said = []
+    for reason, paths in by_reason.items():
+        more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+        said.append(f"{', '.join(paths[:MOST_NAMED])}{more}: {reason}")
+    return "; ".join(said)
 
 
 def _proof(model: PreTrainedModel, fed: Mapping[str, torch.Tensor]) -> Proof:
@@ -180,6 +192,12 @@ def _proof(model: PreTrainedModel, fed: Mapping[str, torch.Tensor]) -> Proof:
         ) from None
 
 
+def _told(model: PreTrainedModel, site: Site, level: int) -> Site:
+    """The site with the numbers that modules have to be told; what describes a family may say them
+    itself."""
+    return site if site.constants else replace(site, constants=constants(model, site, level))
+
+
 def _proved(
     model: PreTrainedModel, proof: Proof, sites: list[Site]
 ) -> tuple[float, list[Site], list[Refused]]:
@@ -188,7 +206,7 @@ def _proved(
     if not sites:
         return 0.0, [], refused
     for level in LEVELS:
-        told = [replace(s, constants=constants(model, s, level)) for s in sites]
+        told = [_told(model, s, level) for s in sites]
         error, why = proof(told)
         if not why:
             return error, told, refused
@@ -196,7 +214,7 @@ def _proved(
     for site in sites:
         reasons = []
         for level in LEVELS:
-            told_one = replace(site, constants=constants(model, site, level))
+            told_one = _told(model, site, level)
             error, why = proof([told_one])
             if not why:
                 left.append(told_one)

@@ -11,6 +11,7 @@ believed.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from rfx.core.site import STAYS
 from rfx.models.families.reach import reach
 from rfx.models.families.taint import Hits, Row, Taint, fed, outputs, weights
+from rfx.models.families.units import Units, partition, usual
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +32,6 @@ ELSEWHERE = "a part of the channels that it reads comes from elsewhere"
 MIXED = "something mixes all channels before it, as a norm does"
 UNEVEN = "its units are not equally wide, or do not lie one after another"
 UNREAD = "which numbers of its input are of which example cannot be told"
-
-Units = tuple[int, ...]  # the unit of every index
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ class _Probe:
     def __init__(self, taint: Taint) -> None:
         self.taint = taint
         self.why: dict[nn.Module, str] = {}  # by module that was refused
+        # By place in a layer, what was looked at output by output.
+        self.searched: dict[str, tuple[_Candidate, dict[nn.Module, Units] | None]] = {}
 
     def find(self) -> Findings:
         taint = self.taint
@@ -196,7 +198,7 @@ class _Probe:
 
     def _shaped(self, candidates: list[_Candidate]) -> list[_Candidate]:
         """Units and width of each projection's input, by what the first output of every producer
-        reaches: the first unit, whole."""
+        reaches: the first unit, whole, where the order is a usual one."""
         import torch
 
         first = torch.tensor([0])
@@ -206,13 +208,12 @@ class _Probe:
         for c in candidates:
             hit, channels = hits.of(c.module, 0), fed(c.module)
             c.width = 0 if hit is None else int(hit.sum())
-            if hit is None or channels % c.width or not bool(hit[: c.width].all()):
-                self.why[c.module] = UNEVEN
-            elif c.width == channels:
+            if c.width == channels:
                 self.why[c.module] = MIXED
-            else:
+                continue
+            if hit is not None and channels % c.width == 0 and bool(hit[: c.width].all()):
                 c.units = channels // c.width
-                left.append(c)
+            left.append(c)  # without units it is looked at output by output
         return left
 
     def _made(self, candidates: list[_Candidate]) -> dict[nn.Module, dict[nn.Module, Units]]:
@@ -221,7 +222,7 @@ class _Probe:
         looked at output by output."""
         found: dict[nn.Module, dict[nn.Module, Units]] = {}
         left = {
-            c.module: (c, [list(_usual(outputs(m), c.units, c.width)) for m in c.makers])
+            c.module: (c, [list(usual(outputs(m), c.units, c.width)) for m in c.makers])
             for c in candidates
         }
         while left:
@@ -276,22 +277,53 @@ class _Probe:
         return right
 
     def _searched(self, c: _Candidate) -> dict[nn.Module, Units] | None:
-        """The producers' units output by output; None, and a reason, where they cannot be told."""
+        """The units by every single output of the producers; None, and a reason, where they cannot
+        be told. What has the same place in another layer is taken to be like that one."""
+        place = re.sub(r"\d+", "#", self.taint.names[c.module])
+        if place in self.searched:
+            like, found = self.searched[place]
+            if found is None:
+                self.why[c.module] = self.why[like.module]
+                return None
+            c.units, c.width = like.units, like.width
+            guess = dict(zip(c.makers, found.values(), strict=False))
+            alike = [len(of) for of in found.values()] == [outputs(m) for m in c.makers]
+            if alike and self._confirmed([(c, guess)]):
+                return guess
+        found = self._one_by_one(c)
+        self.searched[place] = (c, found)
+        return found
+
+    def _one_by_one(self, c: _Candidate) -> dict[nn.Module, Units] | None:
+        """Channels that one output reaches are of one unit: the finest such partition."""
         import torch
 
-        found = {}
+        channels = fed(c.module)
+        hit = {}  # by producer, bool [outputs, channels]
         for module in c.makers:
             rows: list[Row] = [{module: torch.tensor([j])} for j in range(outputs(module))]
-            hits = self.taint.run(rows)
-            reached = [c.reached(hits, j) for j in range(len(rows))]
-            if any(len(units) > 1 for units in reached):
-                self.why[c.module] = MIXED
-                return None
-            found[module] = tuple(min(units, default=STAYS) for units in reached)
-        if len({u for of in found.values() for u in of} - {STAYS}) < c.units:
+            seen = self.taint.run(rows).inputs.get(c.module)
+            hit[module] = (
+                torch.zeros(len(rows), channels, dtype=torch.bool) if seen is None else seen
+            )
+        if not bool(torch.cat(list(hit.values())).any(0).all()):
             self.why[c.module] = ELSEWHERE
             return None
-        return found
+        of = partition(hit.values(), channels)
+        c.units = max(of) + 1
+        c.width = channels // c.units
+        if c.units == 1:
+            self.why[c.module] = MIXED
+            return None
+        if of != [i // c.width for i in range(channels)]:
+            self.why[c.module] = UNEVEN
+            return None
+        return {
+            module: tuple(
+                of[int(torch.nonzero(row)[0])] if bool(row.any()) else STAYS for row in reached
+            )
+            for module, reached in hit.items()
+        }
 
     def _tables(self, candidates: list[_Candidate]) -> dict[nn.Module, list[Table]]:
         """Parameters outside of dense modules and norms whose indices belong to units."""
@@ -317,7 +349,7 @@ class _Probe:
         import torch
 
         for dim, length in enumerate(parameter.shape):
-            for of in _usual(length, c.units, c.width):
+            for of in usual(length, c.units, c.width):
                 unit = torch.tensor(of)
                 if all(
                     c.reached(
@@ -332,22 +364,3 @@ class _Probe:
                 ):
                     yield dim, of
                     break
-
-
-def _usual(length: int, units: int, width: int) -> Iterator[Units]:
-    """How indices usually belong to units: one unit after another; in two or three such parts (gate
-    and up; query, key and value); or in three parts of which the first is larger (queries that
-    share keys and values)."""
-    if length % units:
-        return
-    each = length // units
-    yield tuple(i // each for i in range(length))
-    for parts in (2, 3):
-        if each % parts == 0:
-            one = each // parts
-            yield tuple(u for _ in range(parts) for u in range(units) for _ in range(one))
-    shared, odd = divmod(each - width, 2)  # of a key and a value
-    if 0 < shared < width and not odd:
-        yield tuple(
-            u for size in (width, shared, shared) for u in range(units) for _ in range(size)
-        )
