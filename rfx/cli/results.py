@@ -63,16 +63,15 @@ def print_sites(seen: Seen) -> None:
     table.add_column("units", justify="right")
     table.add_column("width", justify="right")
     table.add_column("share", justify="right")
-    table.add_column("made by")
-    table.add_column("projection")
+    table.add_column("made by, and read by (within the layer)", overflow="fold")
     for s in found.sites:
+        inside = [p.removeprefix(f"{s.layer_path}.") for p in (*s.inputs, s.output)]
         table.add_row(
             s.name,
             f"{s.units} {s.kind.plural}",
             str(s.width),
             f"{seen.site_share(s):.1%}",
-            "\n".join(s.inputs),
-            s.output,
+            f"{', '.join(inside[:-1])}; {inside[-1]}",
         )
     print_lines([table])
     whole = sum(map(seen.site_share, found.sites))
