@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+LARGEST_TABLE = 1 << 22  # numbers of a parameter that may have a place for each unit
+
 RESIDUAL = "what it reads is the residual stream, which other layers read too"
 AROUND = "its channels also travel around it"
 ELSEWHERE = "a part of the channels that it reads comes from elsewhere"
@@ -334,6 +336,8 @@ class _Probe:
                 continue
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() == 0 or not parameter.is_floating_point():
+                    continue
+                if parameter.numel() > LARGEST_TABLE:  # of words, which would be copied for nothing
                     continue
                 hits = self.taint.poisoned_parameter(parameter)
                 for c in candidates:
