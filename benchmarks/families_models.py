@@ -112,8 +112,8 @@ ZOO: dict[str, tuple[str, dict[str, Any], int, int]] = {
         3,
         0,
     ),
-    # One linear of query, key and value, cut at a place that the forward reads off the sizes.
-    "phi3": ("Phi3", GROUPED, 0, 3),
+    # One linear of all queries, then of the keys and values that they share; one of gate and input.
+    "phi3": ("Phi3", GROUPED, 3, 3),
     "esm": ("Esm", {**SMALL, "mask_token_id": 4}, 3, 3),
     "layoutlm": ("LayoutLM", SMALL, 3, 3),
     "ernie": ("Ernie", SMALL, 3, 3),

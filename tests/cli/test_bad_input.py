@@ -90,23 +90,26 @@ def test_a_model_without_a_head(call, trained, tmp_path):
 def test_an_unsupported_family(call, tmp_path, trained):
     import transformers
 
-    model = transformers.AlbertForSequenceClassification(
-        transformers.AlbertConfig(
+    model = transformers.BartForSequenceClassification(
+        transformers.BartConfig(
             vocab_size=50,
-            embedding_size=16,
-            hidden_size=32,
-            num_attention_heads=4,
-            intermediate_size=48,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
         )
     )
-    model.save_pretrained(tmp_path / "albert")
+    model.save_pretrained(tmp_path / "bart")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(trained["model"] / name, tmp_path / "albert")
-    code, text = call(model=tmp_path / "albert")
+        shutil.copy(trained["model"] / name, tmp_path / "bart")
+    code, text = call(model=tmp_path / "bart")
     assert (
         code == 5
-        and "share one set of weights" in text
-        and "got: AlbertForSequenceClassification" in " ".join(text.split())
+        and "is an encoder-decoder" in text
+        and "got: BartForSequenceClassification" in " ".join(text.split())
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
@@ -51,13 +50,13 @@ def as_formula(model: Any) -> Iterator[None]:
 
 
 def found_sites(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor], level: int = LEVELS[0]
+    model: nn.Module, inputs: Mapping[str, torch.Tensor]
 ) -> tuple[list[Site], list[Refused], Findings]:
-    """The sites that the probe finds, not proved yet.
+    """The sites that the probe finds, not proved yet, and without the numbers that modules have to
+    be told (`constants`).
 
     Args:
         inputs: one example, without padding.
-        level: which numbers of modules are told, see `LEVELS`.
     """
     with as_formula(model):
         findings = probe(model, inputs)
@@ -109,7 +108,7 @@ def found_sites(
                 _weights(model, found),
             )
         )
-    return [replace(s, constants=constants(model, s, level)) for s in sites], refused, findings
+    return sites, refused, findings
 
 
 def _shared_tables(sites: Sequence[Found]) -> dict[str, str]:
@@ -140,7 +139,11 @@ def _weights(model: nn.Module, found: Found) -> int:
 
 
 def constants(model: nn.Module, site: Site, level: int) -> tuple[Constant, ...]:
-    """The numbers that modules around a site keep of its size, by their values."""
+    """The numbers that modules around a site keep of its size, by their values.
+
+    Args:
+        level: which of them are told, see `LEVELS`.
+    """
     if level == 0 or (site.width == 1 and level not in (2, 3)):
         return ()
     wanted = {}

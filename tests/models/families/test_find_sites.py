@@ -88,6 +88,25 @@ def test_probe_inputs_are_the_same_every_time_and_leave_the_global_generator_alo
     assert int(one["input_ids"].min()) >= 3
 
 
+def test_a_model_in_which_nothing_is_left_is_refused_with_every_reason():
+    sizes = {"d_model": 32, "n_layer": 6, "n_head": 4, "d_inner": 48}
+    model = tf.XLNetForSequenceClassification(tf.XLNetConfig(vocab_size=120, **sizes)).eval()
+    with pytest.raises(UnsupportedModelError, match="finds nothing that it can prune") as refused:
+        find_sites(model)
+    said = refused.value.got
+    assert "transformer.layer.0.ff.layer_2" in said and "and 2 more: the axes of its input" in said
+    assert refused.value.next_step
+
+
+def test_a_model_that_does_not_run_is_refused_with_what_it_says():
+    config = tf.GPT2Config(vocab_size=120, n_embd=32, n_layer=2, n_head=4, n_positions=66)
+    model = tf.GPT2ForSequenceClassification(config).eval()
+    model.config.pad_token_id = None
+    with pytest.raises(UnsupportedModelError, match="does not run on two texts") as refused:
+        find_sites(model)
+    assert "padding token" in refused.value.got
+
+
 def test_a_pruned_model_is_refused():
     model = make("bert")
     model.config.pruned_layers = [{"heads": 1, "filters": 2}]
