@@ -112,7 +112,8 @@ def _builds(file: Path, folder: Path) -> bool | str:
     from rfx.pipeline.build import build
 
     try:
-        build(file, folder / "engine", target="trt-rtx", compute_capabilities=["8.9"])
+        sizes = {"batch": 1, "sequence": 16, "max_batch": 4, "max_sequence": 32}
+        build(file, folder / "engine", target="trt-rtx", compute_capabilities=["8.9"], **sizes)
     except UserError as error:
         return first_line(error)
     return True

@@ -51,7 +51,9 @@ def _row(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _difference(found: float | str) -> str:
-    return f"{found:.0e}" if isinstance(found, float) else "does not run"
+    if not isinstance(found, float):
+        return "does not run"
+    return f"{found:.0e}" if found else "0"
 
 
 def write_table() -> None:

@@ -95,6 +95,8 @@ def norms_after(
     projection."""
     import torch
 
+    if not outputs:
+        return {}
     norms = [n for n in dict.fromkeys(seen.order) if _is_norm(model, seen, n)]
     hit: dict[str, torch.Tensor] = {}
     fed = {k: v.expand(len(outputs), *v.shape[1:]).contiguous() for k, v in inputs.items()}

@@ -62,7 +62,8 @@ def found_sites(
         findings = probe(model, inputs)
         seen = watch(model, inputs)
     refused = list(findings.refused)
-    most = max(findings.positions.values(), default=0)
+    # Of projections alone: a table of relative positions is projected at many more.
+    most = max((findings.positions[f.output] for f in findings.sites), default=0)
     kept = []
     shared = _shared_tables(findings.sites)
     for found in findings.sites:

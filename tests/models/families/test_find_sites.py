@@ -6,11 +6,12 @@ import pytest
 import torch
 import transformers as tf
 
+from benchmarks.families_models import small
 from rfx.core.errors import UnsupportedModelError
 from rfx.core.plan import Kind
 from rfx.models.families.anatomy import normalises
 from rfx.models.families.example import probe_inputs
-from rfx.models.families.find import find_sites, layout, position_limit
+from rfx.models.families.find import find_sites, inspect_model, layout, position_limit
 from rfx.models.prove import prove
 from tests.families import FAMILIES, make
 from tests.models.families.anatomies import DESCRIBED
@@ -177,3 +178,22 @@ def test_no_positive_number_of_positions_is_no_limit():
             config=SimpleNamespace(max_position_embeddings=limit), named_modules=dict
         )
         assert position_limit(model) is None
+
+
+def test_a_table_of_many_relative_positions_does_not_make_projections_few():
+    seen = inspect_model(small("deberta-v2", max_relative_positions=512))
+    assert len(seen.sites) == 6
+
+
+def test_a_model_without_any_inner_module_is_refused():
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = SimpleNamespace(model_type="flat", vocab_size=20)
+            self.words, self.head = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 2)
+
+        def forward(self, input_ids, attention_mask):
+            return {"logits": self.head(self.words(input_ids)).sum(1)}
+
+    with pytest.raises(UnsupportedModelError, match="finds nothing that it can prune"):
+        find_sites(Flat().eval())
