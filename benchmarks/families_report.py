@@ -35,7 +35,7 @@ def _row(name: str, row: Mapping[str, Any]) -> str:
         name,
         f"{row['heads']}, {row['filters']}",
         f"{row['share']:.0%}",
-        f"{row['error']:.0e}",
+        _difference(row["error"]),
     ]
     if "export" in row:
         cells += ["cannot be exported", "", "", ""]
