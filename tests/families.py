@@ -6,17 +6,9 @@ import pytest
 import torch
 import transformers as tf
 
+from benchmarks.families_models import SMALL
 from rfx.core.inputs import InputSpec
 
-SMALL = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 66,
-    "pad_token_id": 1,
-}
 DISTIL = {
     "vocab_size": 120,
     "dim": 32,

@@ -125,7 +125,7 @@ class Site:
         slices: what else is cut than an equal part of each of `inputs` for each unit.
         constants: what modules have to be told.
         weights: of a unit, in dense modules: its multiply-accumulates for one token, beside those
-            of the attention itself. 0 in checkpoints before version 0.3, which have one linear of
+            of the attention itself. 0 in checkpoints of version 0.1, which have one linear of
             query, key and value each, or one before the output projection.
     """
 

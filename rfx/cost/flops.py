@@ -80,6 +80,7 @@ class FlopsCost(LinearCost, ComputedCost):
 
 
 # Of a unit of width 1: its weights for each channel of the stream, where a site does not say them
-# (a plan does not); and the products of scores and context for each pair of tokens.
+# (in plans and checkpoints of version 0.1); and the products of scores and context for each pair of
+# tokens.
 _WEIGHTS = {Kind.MHA: 4, Kind.FFN: 2}
 _SCORES = {Kind.MHA: 2, Kind.FFN: 0}

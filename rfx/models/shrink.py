@@ -118,7 +118,7 @@ def empty(model: nn.Module, site: Site) -> None:
 
 
 def _tell(model: nn.Module, site: Site, units: int) -> None:
-    """Set the numbers that modules keep of their own size. In checkpoints before version 0.3 these
+    """Set the numbers that modules keep of their own size. In checkpoints of version 0.1 these
     have no constants: forward passes there shape by view(..., -1, head_dim), and the numbers are
     for whoever reads the module."""
     for constant in site.constants:

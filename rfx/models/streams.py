@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rfx.core.plan import Kind, Site
-from rfx.models.calls import MODEL, Call, HiddenStates, Stop, hook
+from rfx.models.calls import MODEL, Call, Given, HiddenStates, Stop, hook
 from rfx.models.families.taint import tensors
 from rfx.models.modules import linear_at, output_of
 
@@ -57,17 +57,12 @@ class Resumed:
             return
         hidden = self._hidden[number][start:stop]
 
-        def pass_on(
-            hidden_states: torch.Tensor, *_: Any, **__: Any
-        ) -> torch.Tensor | tuple[torch.Tensor]:
-            return (hidden_states,) if self._in_tuple else hidden_states
+        def pass_on(*args: Any, **kwargs: Any) -> torch.Tensor | tuple[torch.Tensor]:
+            _, same = Given.of(args, kwargs)
+            return (same,) if self._in_tuple else same
 
         def swap(_module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            return (
-                ((hidden, *args[1:]), kwargs)
-                if args
-                else (args, {**kwargs, "hidden_states": hidden})
-            )
+            return Given.of(args, kwargs)[0].with_hidden(hidden)
 
         with ExitStack() as stack:
             for module in self._before:

@@ -175,7 +175,7 @@ def _card(evidence: Evidence) -> str:
         "",
     ]
     lines += [
-        f"{markdown(headline(evidence))}. {how.capitalize().replace(at, at.upper())} without "
+        f"{markdown(headline(evidence))}. {how[0].upper()}{how[1:]} without "
         f"retraining by {markdown(evidence.tool)}.",
         "",
         "## Use",

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 Feed = Mapping[str, np.ndarray]  # the inputs of one run of a graph, by name
 
 
+def package_version(package: str) -> str:
+    """The version of a library that quantizes, in words where it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 class Quantizer(ABC):
     """Quantizes fp32 files. What it writes is no longer the same function: shapes and parity are
     proved on the fp32 file that it is made of.

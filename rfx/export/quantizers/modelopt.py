@@ -23,7 +23,7 @@ from rfx.core.registry import register
 from rfx.export.modelopt.library import name_products, run_modelopt
 from rfx.export.precision.graphs import without_weights
 from rfx.export.quantizers.activations import require_finite_activations
-from rfx.export.quantizers.base import Feed, Quantizer
+from rfx.export.quantizers.base import Feed, Quantizer, package_version
 from rfx.export.quantizers.products import products_with_weight, require_finite
 from rfx.export.quantizers.qdq import FP8, QdqFile, compared, other_constants, weak_scales
 
@@ -64,12 +64,7 @@ class Modelopt(Quantizer):
 
     def method(self) -> str:
         """See `Quantizer.method`."""
-        from importlib import metadata
-
-        try:
-            version = metadata.version("nvidia-modelopt")
-        except metadata.PackageNotFoundError:
-            version = "(not installed)"
+        version = package_version("nvidia-modelopt")
         return f"nvidia-modelopt {version}, {self.precision}, max, a scale a column"
 
     def convert(self, model: onnx.ModelProto, calibration: Sequence[Feed] = ()) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ from rfx.core.errors import (
 )
 from rfx.core.registry import register
 from rfx.export.quantizers.activations import require_finite_activations
-from rfx.export.quantizers.base import Feed, Quantizer
+from rfx.export.quantizers.base import Feed, Quantizer, package_version
 from rfx.export.quantizers.onnxruntime import ENDING
 from rfx.export.quantizers.products import (
     PRODUCTS,
@@ -68,12 +68,7 @@ class Nncf(Quantizer):
 
     def method(self) -> str:
         """See `Quantizer.method`."""
-        from importlib import metadata
-
-        try:
-            version = metadata.version("nncf")
-        except metadata.PackageNotFoundError:
-            version = "(not installed)"
+        version = package_version("nncf")
         bits = 7 if self.seven_bits or _reduced() else 8
         return f"nncf {version}, post-training, mixed, {bits} bits, a scale a channel"
 

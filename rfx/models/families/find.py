@@ -20,8 +20,9 @@ from rfx.core.plan import Kind, Site
 from rfx.models.canonical import canonical
 from rfx.models.families.example import evaluating, examples, first_of
 from rfx.models.families.family import Finder
-from rfx.models.families.probe import Refused
+from rfx.models.families.probe import Refused, products
 from rfx.models.families.sites import LEVELS, as_formula, constants, found_sites
+from rfx.models.families.taint import Taint
 from rfx.models.prove import Proof
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
             sites = family.sites(model)
         else:
             sites, refused, findings = found_sites(model, first_of(fed))
+        macs = findings.macs if findings else products(Taint(model, first_of(fed)))
         layers = {s.layer_path for s in sites}
         error, sites, more = _proved(model, proof, sites)
         refused = [*refused, *more]
@@ -157,7 +159,6 @@ def inspect_model(model: PreTrainedModel, inputs: InputSpec | None = None) -> In
             allowed="a model with blocks whose inner channels nothing else reads",
             next_step="fine-tune a model of another family for your task, and prune that",
         )
-    macs = findings.macs if findings else {}
     rows = findings.rows if findings else 0
     return Inspection(tuple(sites), tuple(refused), macs, error, rows)
 

@@ -11,7 +11,6 @@ believed.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -80,9 +79,9 @@ class Findings:
     """What the probe saw.
 
     Args:
-        macs: multiplications and additions of every dense module, for the example, in the order of
-            calls.
-        positions: at how many places of the example each of them is computed.
+        macs: see `products`.
+        positions: at how many places of the example each of them is computed; 0 of what hangs on no
+            example, as a projected table of relative positions.
         examples_first: whether the first axis of the input of each of them is that of the examples.
         rows: how many examples were run for it.
     """
@@ -103,6 +102,12 @@ def probe(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Findings:
         inputs: one example, tensors [1, ...], without padding.
     """
     return _Probe(Taint(model, inputs)).find()
+
+
+def products(taint: Taint) -> dict[str, int]:
+    """Multiplications and additions of every dense module for the example, by path, in the order of
+    calls."""
+    return {taint.names[m]: taint.positions[m] * weights(m) for m in taint.order}
 
 
 @dataclass
@@ -159,10 +164,9 @@ class _Probe:
             for m in taint.order
             if m in self.why and names[m] not in taken
         )
-        macs = {names[m]: taint.positions[m] * weights(m) for m in taint.order}
-        positions = {names[m]: taint.positions[m] for m in taint.order}
+        positions = {names[m]: taint.positions[m] if taint.reads(m) else 0 for m in taint.order}
         first = {names[m]: taint.examples_first(m) for m in taint.order}
-        return Findings(found, refused, macs, positions, first, taint.rows)
+        return Findings(found, refused, products(taint), positions, first, taint.rows)
 
     def _candidates(self) -> list[_Candidate]:
         """Modules whose input is made by dense modules that no other one reads."""
@@ -281,7 +285,7 @@ class _Probe:
     def _searched(self, c: _Candidate) -> dict[nn.Module, Units] | None:
         """The units by every single output of the producers; None, and a reason, where they cannot
         be told. What has the same place in another layer is taken to be like that one."""
-        place = re.sub(r"\d+", "#", self.taint.names[c.module])
+        place = self.taint.place(c.module)
         if place in self.searched:
             like, found = self.searched[place]
             if found is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -54,8 +53,7 @@ def _by_groups(taint: Taint) -> Reach | None:
 def _alike(taint: Taint) -> list[list[nn.Module]]:
     groups: dict[tuple[object, ...], list[nn.Module]] = defaultdict(list)
     for module in taint.order:
-        place = re.sub(r"\d+", "#", taint.names[module])
-        groups[place, type(module), outputs(module), fed(module)].append(module)
+        groups[taint.place(module), type(module), outputs(module), fed(module)].append(module)
     return list(groups.values())
 
 

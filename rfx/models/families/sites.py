@@ -28,6 +28,7 @@ SHARED = "a table that it reads, {}, is read by other layers too"
 IN_CONFIG = 4
 LEVELS = (1, 0, 2, 3, IN_CONFIG)
 _NO_COUNT = ("dim", "size", "group", "width", "d_head")
+_NO_UNITS = ("dim", "layer")  # the number of a layer is none of units
 
 
 @contextmanager
@@ -56,14 +57,13 @@ def found_sites(
     be told (`constants`).
 
     Args:
+        model: in eval mode, its attention computed as a formula (`as_formula`).
         inputs: one example, without padding.
     """
-    with as_formula(model):
-        findings = probe(model, inputs)
-        seen = watch(model, inputs)
+    findings = probe(model, inputs)
+    seen = watch(model, inputs)
     refused = list(findings.refused)
-    # Of projections alone: a table of relative positions is projected at many more.
-    most = max((findings.positions[f.output] for f in findings.sites), default=0)
+    most = max(findings.positions.values(), default=0)
     kept = []
     shared = _shared_tables(findings.sites)
     for found in findings.sites:
@@ -80,8 +80,7 @@ def found_sites(
         outside = [f for f in kept if not any(f.output.startswith(p + ".") for p in layers)]
         refused += [Refused(f.output, OUTSIDE) for f in outside]
         kept = [f for f in kept if f not in outside]
-    with as_formula(model):
-        norms = norms_after(model, seen, inputs, [f.output for f in kept])
+    norms = norms_after(model, seen, inputs, [f.output for f in kept])
     sites: list[Site] = []
     layer = 0
     for found in kept:
@@ -172,7 +171,7 @@ def constants(model: nn.Module, site: Site, level: int) -> tuple[Constant, ...]:
             counts = "head" in attribute and not any(w in attribute for w in _NO_COUNT)
             if counts and value % site.units == 0:
                 found.append(Constant(path, attribute, value // site.units))
-            elif value == site.units and site.width > 1 and "dim" not in attribute:
+            elif value == site.units and not any(w in attribute for w in _NO_UNITS):
                 found.append(Constant(path, attribute, 1))
             elif value in wanted:
                 found.append(Constant(path, attribute, wanted[value]))

@@ -8,6 +8,7 @@ further than the *first* dense module on its way.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -105,6 +106,11 @@ class Taint:
         self.rows += rows
         with torch.no_grad():
             return self.model(**fed)
+
+    def place(self, module: nn.Module) -> str:
+        """The path of a module without its numbers, which modules share that have the same place
+        in every layer."""
+        return re.sub(r"\d+", "#", self.names[module])
 
     def reads(self, module: nn.Module) -> bool:
         """Whether what a module is fed can be told apart by rows."""
@@ -217,7 +223,7 @@ class Taint:
             if not bool(nan.any()):
                 continue
             same = tensor.dim() > 0 and len(tensor) == len(rows)
-            bad |= nan.flatten(1).any(1).cpu() if same else torch.ones_like(bad)
+            bad |= nan.reshape(len(rows), -1).any(1).cpu() if same else torch.ones_like(bad)
         hits.output = bad
         return hits
 

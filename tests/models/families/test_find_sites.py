@@ -197,3 +197,37 @@ def test_a_model_without_any_inner_module_is_refused():
 
     with pytest.raises(UnsupportedModelError, match="finds nothing that it can prune"):
         find_sites(Flat().eval())
+
+
+def test_a_head_of_two_linears_alone_is_nothing_to_prune():
+    """Its inner channels are computed at one position, and the layers' own cannot be told apart."""
+    sizes = {**PRE_LN, "embedding_size": 32}
+    model = tf.SqueezeBertForSequenceClassification(tf.SqueezeBertConfig(**sizes)).eval()
+    with pytest.raises(UnsupportedModelError, match="finds nothing that it can prune") as refused:
+        find_sites(model)
+    assert "classifier: it is computed at so few positions" in refused.value.got
+
+
+def test_the_number_of_a_layer_is_no_number_of_units():
+    model = small("llama", num_hidden_layers=4)
+    assert model.model.layers[2].self_attn.layer_idx == 2  # as many as there are groups of heads
+    sites = [s for s in find_sites(model) if s.kind is Kind.MHA]
+    assert {s.units for s in sites} == {2}
+    assert not [c for s in sites for c in s.constants if "layer" in c.attribute]
+
+
+def test_outputs_of_one_number_a_text_are_looked_at():
+    class Score(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.config = SimpleNamespace(model_type="score", vocab_size=20)
+            self.words, self.norm = torch.nn.Embedding(20, 8), torch.nn.LayerNorm(8)
+            self.up, self.down = torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)
+
+        def forward(self, input_ids, attention_mask):
+            x = self.words(input_ids)
+            return {"score": self.norm(x + self.down(self.up(x).relu())).square().mean((1, 2))}
+
+    (site,) = find_sites(Score().eval())
+    assert (site.output, site.units, site.width) == ("down", 16, 1)
