@@ -5,24 +5,27 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.errors import InfeasibleError
 from rfx.core.inputs import BATCH, InputSpec, TensorInput
 from rfx.core.plan import Choice, Counts, Kind, Plan, Site
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE, Workload
+from rfx.cost.alike import ModelShape, alike
+from rfx.cost.bench import Bench as TableBench
+from rfx.cost.curves import DENSE, Point
 from rfx.cost.flops import FlopsCost
 from rfx.cost.latency import load_or_measure
 from rfx.cost.latency_cost import LatencyCost
-from rfx.cost.stacks import Stacks
 from rfx.cost.table import LatencyTable
 from rfx.cost.whole import check_additivity
 from rfx.evidence.records import LatencyPart
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.find import quantizer_class
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.measure.latency import measure_pair
@@ -33,6 +36,9 @@ from rfx.pipeline.loop import LANDING, NEAR, ROUNDS, aim_at, corrected, on_targe
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime
 from rfx.runtimes.timing import interleave
+
+if TYPE_CHECKING:
+    import onnx
 
 SHAPES = {  # by name the block and the number of layers
     "bert-base": (BlockShape(768, 12, 64, 3072), 12),
@@ -63,6 +69,33 @@ def sites_of(shape: BlockShape, layers: int) -> list[Site]:
     ]
 
 
+class Stacks:
+    """The encoders that a table is measured with (see `rfx.cost.bench.TimedModels`): as many layers
+    as the runtime needs to be timed with."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.layers = min(bench.layers, bench.runtime.capabilities.max_depth)
+        self.sites = {kind.value: (self.layers, 0) for kind in Kind}
+
+    @property
+    def bytes(self) -> int:
+        return self._model(DENSE).ByteSize()
+
+    def file(self, point: Point, folder: Path) -> Path:
+        import onnx
+
+        onnx.save(self._model(point), str(folder / "stack.onnx"))
+        return folder / "stack.onnx"
+
+    def _model(self, point: Point) -> onnx.ModelProto:
+        shape, (name, count) = self._bench.shape, point
+        full = {"mha": shape.heads_total, "ffn": shape.filters_total}
+        counts = full if point == DENSE else full | {name: count}
+        layers = [(counts["mha"], counts["ffn"])] * self.layers
+        return self._bench.model(layers, self._bench.workload.precision)
+
+
 class Bench:
     """One configuration: a runtime, a shape, a batch size, a length, a precision."""
 
@@ -89,6 +122,16 @@ class Bench:
             }
         )
 
+    def model(self, layers: list[tuple[int, int]], precision: str) -> onnx.ModelProto:
+        """An encoder of layers with so many heads and filters."""
+        workload = self.workload
+        return convert_precision(
+            stack(self.shape, layers, seed=SEED),
+            precision,
+            quantizer=self.runtime.capabilities.quantizer,
+            calibration=[stack_inputs(self.shape, workload.batch, workload.sequence, SEED)],
+        )
+
     def engine(self, counts: Counts, precision: str | None = None) -> Engine:
         """The engine of an encoder that keeps `counts` of its units, at the precision of the
         configuration or at another one."""
@@ -98,14 +141,7 @@ class Bench:
         layers = [(counts[f"{i}.mha"], counts[f"{i}.ffn"]) for i in range(self.layers)]
         folder = self.store.scratch("gpu-bench")
         try:
-            made = stack(self.shape, layers, seed=SEED)
-            converted = convert_precision(
-                made,
-                workload.precision,
-                quantizer=self.runtime.capabilities.quantizer,
-                calibration=[stack_inputs(self.shape, workload.batch, workload.sequence, SEED)],
-            )
-            onnx.save(converted, str(folder / "m.onnx"))
+            onnx.save(self.model(layers, workload.precision), str(folder / "m.onnx"))
             return self.runtime.build(folder / "m.onnx", workload)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -160,20 +196,24 @@ class Bench:
                 seed=SEED,
             )
 
-        return load_or_measure(
+        shape = ModelShape(self.shape.name, self.shape.hidden, self.layers, alike(self.sites))
+        bench = TableBench(
             self.store,
             self.runtime,
             self.workload,
-            self.shape,
-            self.layers,
+            shape,
+            Stacks(self),
+            self.inputs,
+            self.progress,
+            SEED,
+        )
+        return load_or_measure(
+            bench,
             dense=dense,
             emptied=lambda: self.engine(nothing),
+            without={},
             model_hash="benchmark-encoder",
-            inputs=self.inputs,
-            progress=self.progress,
-            seed=SEED,
             finish=with_additivity,
-            stacks=Stacks(self.shape, self.workload, SEED, self.runtime.capabilities.quantizer),
             quantizer=self.quantizer,
         )[0]
 

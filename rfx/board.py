@@ -30,12 +30,12 @@ from rfx.core.store import Store
 from rfx.core.streams import results
 from rfx.core.text import printable
 from rfx.core.workload import SEQUENCE, Workload
+from rfx.cost.bench import Bench
 from rfx.cost.bundle import Bundle
 from rfx.cost.latency import load_or_measure
 from rfx.cost.table import LatencyTable
 from rfx.cost.table_file import require_table_place, write_table
-from rfx.cost.whole import Partial, check_additivity
-from rfx.export.blocks import BlockShape
+from rfx.cost.whole import check_additivity
 from rfx.runtimes.base import Engine, EngineOptions
 from rfx.runtimes.find import runtime, runtime_names, runtimes_report
 from rfx.runtimes.gpu import compute_of, require_compute
@@ -78,7 +78,7 @@ def profile(
         ]
         return check_additivity(
             table,
-            bundle.sites,
+            bundle.model_sites,
             pruned,
             build("dense"),
             workload,
@@ -87,26 +87,16 @@ def profile(
             seed=seed,
         )
 
+    bench = Bench(store, runs_on, workload, bundle.shape, bundle, bundle.inputs, progress, seed)
     try:
         return load_or_measure(
-            store,
-            runs_on,
-            workload,
-            BlockShape(**bundle.shape),
-            bundle.layers,
+            bench,
             dense=build("dense"),
             emptied=lambda: build("emptied"),
-            partial={
-                kind: Partial(names, partial(build, f"without/{kind}"))
-                for kind, names in bundle.partial.items()
-            },
+            without={name: partial(build, f"without/{name}") for name in bundle.shape.partial},
             model_hash=bundle.model_hash,
-            inputs=bundle.inputs,
-            progress=progress,
-            seed=seed,
             finish=with_additivity,
             limit=ADDITIVITY_LIMIT,
-            stacks=bundle,
             quantizer=bundle.quantizer,
         )[0]
     finally:

@@ -208,7 +208,7 @@ def short_measurements():
     """The tests' models take well under a millisecond: a second holds a thousand rounds of them. A
     tiny model's table is all noise, and one that fails its check is measured twice: tests of that
     set a limit of their own. One whole model checks a table, and two rounds close a loop, where
-    users get three: every one is an export of seconds. A table has fewer filter counts."""
+    users get three: every one is an export of seconds. A curve has fewer counts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rfx.pipeline.judge.FINAL_SECONDS", 1.0)
         patch.setattr("rfx.measure.latency.PRECISION", 0.1)
@@ -216,7 +216,7 @@ def short_measurements():
         patch.setattr("rfx.pipeline.loop.ROUNDS", 2)
         patch.setattr("rfx.cost.effort.ANCHOR_SECONDS", 0.15)
         patch.setattr("rfx.cost.effort.SECONDS", (1.0, 10.0))
-        patch.setattr("rfx.cost.points.MAX_FILTER_COUNTS", 9)
+        patch.setattr("rfx.cost.points.MAX_COUNTS", 9)
         patch.setattr("rfx.pipeline.table.ADDITIVITY_LIMIT", 9.0)
         patch.setattr("rfx.pipeline.table.ADDITIVITY_PLANS", 1)
         yield

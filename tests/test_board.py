@@ -12,16 +12,22 @@ import numpy as np
 import onnx
 import pytest
 
+import rfx
+from benchmarks.blocks import BlockShape, stack
 from rfx import board
 from rfx.core.environment import split_device
 from rfx.core.errors import UsageError
+from rfx.core.progress import Silent
+from rfx.core.store import Store
 from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle, strip
-from rfx.cost.points import possible_depths, possible_points
+from rfx.cost.curves import DENSE
+from rfx.cost.points import possible_points
 from rfx.cost.table_file import read_table
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.pipeline import table as tables
+from rfx.pipeline.resolve import open_session, resolve_model
+from rfx.pipeline.timed import Timed
 from rfx.runtimes.find import runtime, runtime_class
 from tests.commands import STANDARD, given, run
 
@@ -83,38 +89,38 @@ def test_a_stripped_graph_runs_with_weights_of_its_own(precision, tmp_path):
 
 def test_the_bundle_has_the_graphs_that_a_measurement_asks_for(shapes):
     bundle = Bundle(shapes)
-    shape, ort = BlockShape(**bundle.shape), runtime("ort")
-    asked = {
-        (*p, d)
-        for p in possible_points(shape, ort, "fp32")
-        for d in possible_depths(bundle.layers, ort)[::2]
-    }
+    asked = {DENSE, *possible_points(bundle.shape, runtime("ort"), "fp32")}
     assert asked <= bundle.points and shapes.stat().st_size < 300_000
 
 
 def test_the_bundle_says_which_sites_compute_one_position_alone(shapes):
     """A classifier reads one token of its last layer, so that units there cost less."""
     bundle = Bundle(shapes)
-    last = [s.name for s in bundle.sites if s.layer == bundle.layers - 1]
-    assert sorted(n for names in bundle.partial.values() for n in names) == sorted(last)
+    last = [s.name for s in bundle.model_sites if s.layer == bundle.layers - 1]
+    assert sorted(n for names in bundle.shape.partial.values() for n in names) == sorted(last)
     graphs = json.loads(shapes.read_text())["graphs"]
-    assert {f"without/{kind}" for kind in bundle.partial} <= set(graphs)
+    assert {f"without/{name}" for name in bundle.shape.partial} <= set(graphs)
 
 
-def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, tmp_path):
+def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, trained, tmp_path):
     bundle = Bundle(shapes)
-    shape = BlockShape(**bundle.shape)
-    depth = possible_depths(bundle.layers, runtime("ort"))[-1]
-    there = onnx.load(bundle.file((2, 128), depth, tmp_path))
-    here = stack(shape, [(2, 128)] * depth)
-    assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
-        (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
-    ]
-    assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
-        i.name: tuple(i.dims) for i in here.graph.initializer
-    }
-    engine = runtime("ort").build(bundle.file((2, 128), depth, tmp_path), Workload())
-    assert np.isfinite(engine.run(stack_inputs(shape, 2, 8))["output"]).all()
+    recipe = rfx.Recipe(model=str(trained["model"]), target="ort")
+    session = open_session(recipe, store=Store(tmp_path / "cache"), progress=Silent(), stages=2)
+    recipe, subject = resolve_model(session, recipe)
+    timed = Timed(session, recipe, subject, ("logits",), bundle.shape, None)
+    assert timed.sites == bundle.sites and timed.layers == bundle.layers
+    for point in (("mha", 2), ("ffn", 128), ("mha", 0), DENSE):
+        there, here = onnx.load(bundle.file(point, tmp_path)), timed.model(point)
+        assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
+            (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
+        ]
+        assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
+            i.name: tuple(i.dims) for i in here.graph.initializer
+        }
+    engine = runtime("ort").build(bundle.file(("ffn", 128), tmp_path), Workload())
+    given = subject.inputs.example(Workload.of_text(batch=2, sequence=8))
+    feeds = {name: given[name] for name in engine.input_names}
+    assert np.isfinite(engine.run(feeds)["logits"]).all()
 
 
 def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
@@ -153,7 +159,7 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
         and len(table.additivity) == tables.ADDITIVITY_PLANS
     )
     assert json.loads(done.stdout)["written"] == "table.json"
-    partial = Bundle(shapes).partial
+    partial = Bundle(shapes).shape.partial
     assert sorted(table.shares) == sorted(n for names in partial.values() for n in names)
     assert all(share > 0 for share in table.shares.values())
     # From the board's cache.
@@ -164,18 +170,34 @@ def test_a_board_needs_numpy_and_its_runtime_alone(shapes, tmp_path):
     assert read_table(tmp_path / "table.json").costs_ms == table.costs_ms
 
 
+def group(data, **change):
+    """A bundle in which the first group of sites says something else."""
+    first, *others = data["shape"]["alike"]
+    return {**data, "shape": {**data["shape"], "alike": [{**first, **change}, *others]}}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
         (lambda d: "nonsense", "not written by `rfx shapes`"),
-        (lambda d: {**d, "schema_version": 3}, "written by a newer rfx"),
+        (lambda d: {**d, "schema_version": 4}, "written by a newer rfx"),
+        (lambda d: {**d, "schema_version": 2}, "measured other graphs"),
         (lambda d: {k: v for k, v in d.items() if k != "graphs"}, "incomplete"),
         (lambda d: {**d, "graphs": {"dense": "x"}}, "incomplete"),
-        (lambda d: {**d, "layers": "many"}, "incomplete"),
-        (lambda d: {**d, "partial": {"ffn": ["no such site"]}}, "incomplete"),
-        (lambda d: {**d, "partial": {"ffn": []}}, "incomplete"),
-        (lambda d: {**d, "partial": {"conv": ["x"]}}, "incomplete"),
-        (lambda d: {**d, "partial": "ffn"}, "incomplete"),
+        (lambda d: {**d, "timed": {**d["timed"], "layers": "many"}}, "incomplete"),
+        (lambda d: {**d, "timed": {**d["timed"], "layers": -1}}, "incomplete"),
+        (lambda d: {**d, "timed": {**d["timed"], "sites": {"mha": [1, 2]}}}, "incomplete"),
+        (lambda d: {**d, "timed": {**d["timed"], "sites": {}}}, "incomplete"),
+        (lambda d: {**d, "timed": 3}, "incomplete"),
+        (lambda d: {**d, "shape": {**d["shape"], "hidden": 0}}, "incomplete"),
+        (lambda d: {**d, "shape": {**d["shape"], "alike": []}}, "incomplete"),
+        (lambda d: group(d, partial=["no such site"]), "incomplete"),
+        (lambda d: group(d, sites=[]), "incomplete"),
+        (lambda d: group(d, kind="conv"), "incomplete"),
+        (lambda d: group(d, name="ffn"), "incomplete"),
+        (lambda d: group(d, name="../x"), "incomplete"),
+        (lambda d: group(d, units=1.5), "incomplete"),
+        (lambda d: group(d, more=1), "incomplete"),
     ],
 )
 def test_a_broken_bundle_is_named(shapes, tmp_path, change, said, capsys):
@@ -203,7 +225,7 @@ def test_bad_options_are_named(shapes, tmp_path, capsys, cache):
         assert board.main(["profile", str(shapes), "--out", out, "--target", "trt"]) == 4
     assert not Path(out).exists()
     with pytest.raises(UsageError, match="another grid"):
-        Bundle(shapes).file((1, 7), 2, tmp_path)
+        Bundle(shapes).file(("ffn", 7), tmp_path)
     assert board.main(["env"]) == 0 and "ort: runs here" in capsys.readouterr().out
 
 

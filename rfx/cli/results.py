@@ -128,9 +128,13 @@ def print_table(measured: LatencyTable, out: Path | None) -> None:
         f"batch {key.batch}, {key.sequence} tokens, {key.threads} thread(s), {key.precision}, "
         f"{key.clock}"
     )
-    for kind in (k for k in Kind if k.value in measured.costs_ms):
-        curve = measured.curve(kind)
-        table = Table(title=f"{kind.label}: ms by kept {kind.plural}", title_justify="left")
+    for name, curve in measured.costs_ms.items():
+        kind, of = (
+            Kind(name.partition("-")[0]),
+            [s for s, c in measured.curves.items() if c == name],
+        )
+        title = f"{kind.label}: ms by kept {kind.plural}" + (f" ({', '.join(of)})" if of else "")
+        table = Table(title=title, title_justify="left")
         for column in (kind.plural, "ms", "of full"):
             table.add_column(column, justify="right")
         full = curve[max(curve)]

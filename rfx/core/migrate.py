@@ -15,16 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rfx.core.errors import UsageError
-from rfx.core.inputs import InputSpec
 from rfx.core.values import short
 from rfx.core.workload import SEQUENCE, Workload
 
-RECIPE, EVIDENCE, CURVE, TABLE, PLAN, SHAPES, ENGINE_FACTS, CHECKPOINT = 2, 2, 2, 1, 1, 2, 2, 1
+RECIPE, EVIDENCE, CURVE, TABLE, PLAN, SHAPES, ENGINE_FACTS, CHECKPOINT = 2, 2, 2, 1, 1, 3, 2, 1
 ARTEFACT = 1
-
-# What text encoders are fed, by the names that transformers gives it. Bundles of version 1 did not
-# say which of them their graphs have; an engine asks for its own by name.
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 Document = dict[str, Any]
 
@@ -82,15 +77,20 @@ def plan(data: Mapping[str, Any], where: str = "") -> Document:
 
 
 def shapes(data: Mapping[str, Any], where: str = "") -> Document:
-    """The bundle for a board. Version 1 gave the size of the vocabulary where there is now a
-    specification of all inputs."""
+    """The bundle for a board. Until version 2 its graphs were of blocks that rfx made, not of the
+    model itself: what is measured with them is no table of this version.
+
+    Raises:
+        UsageError: such a bundle too.
+    """
     new = _checked(data, "bundle of shapes", SHAPES, where)
-    if new.get("schema_version") == 1:
-        if isinstance(new.get("vocab_size"), int) and "inputs" not in new:
-            new["inputs"] = InputSpec.of_text(
-                TEXT_INPUTS, vocabulary=new.pop("vocab_size")
-            ).to_json()
-        new["schema_version"] = SHAPES
+    if new.get("schema_version") in (1, 2):
+        raise UsageError(
+            "The bundle of shapes was written by an earlier rfx, which measured other graphs.",
+            got=f"{where}: " * bool(where) + f"schema_version {new['schema_version']}",
+            allowed=f"schema_version {SHAPES}",
+            next_step="make it again where the model is: rfx shapes MODEL --out shapes.json",
+        )
     return new
 
 

@@ -1,8 +1,9 @@
 """What a board needs to measure a latency table with NumPy and its runtime alone.
 
 `rfx shapes` packs it where the model is. It takes the very ONNX files that a measurement there
-would time (stacks, the dense model, the emptied one, some pruned ones), at the precision asked for,
-and strips them of their weights; what is left is graphs, some hundred kilobytes in one JSON file.
+would time (the model with fewer units, the dense one, the emptied one, some pruned ones), at the
+precision asked for, and strips them of their weights; graphs are left, some hundred kilobytes
+in one JSON file.
 `Bundle` reads it on the board and gives every graph random weights as external data. Latency does
 not depend on their values.
 """
@@ -28,6 +29,8 @@ from rfx.core.limits import MB, bound_mb
 from rfx.core.plan import Plan, Site
 from rfx.core.recognised import SHAPES, told_apart
 from rfx.core.values import short
+from rfx.cost.alike import ModelShape, names
+from rfx.cost.curves import DENSE, Point
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +47,9 @@ _FILES = {
     16: ("weights.bf16.bin", 2),
 }
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_GRAPH = re.compile(r"dense|emptied|without/[a-z]{1,16}|plan/\d{1,6}|stack/\d{1,9}/\d{1,9}/\d{1,6}")
+_GRAPH = re.compile(
+    r"dense|emptied|without/[a-z]{1,16}(-\d{1,6})?|plan/\d{1,6}|timed/[a-z]{1,16}(-\d{1,6})?/\d{1,9}"
+)
 _MOST, _MOST_MB = 1 << 30, 512  # of anything that is counted; of the file
 _MOST_BYTES, _MOST_GRAPH_MB = 64 << 30, 256  # of a file of weights; of a graph, unpacked
 _POOL = 1_000_003  # random numbers; no round number, so that no two layers get the same weights
@@ -111,9 +116,8 @@ def write_bundle(
     """One JSON file.
 
     Args:
-        graphs: by name (`stack/HEADS/FILTERS/DEPTH`, `dense`, `emptied`, `without/KIND`, `plan/N`),
-            as `strip`
-            gives them.
+        graphs: by name (`timed/CURVE/COUNT`, `dense`, `emptied`, `without/CURVE`, `plan/N`), as
+            `strip` gives them.
         facts: what `Bundle` reads beside them.
 
     Raises:
@@ -148,7 +152,7 @@ def _is_bundle(file: Path) -> bool:
 
 
 class Bundle:
-    """A bundle on the board; stands in for `rfx.cost.stacks.Stacks`.
+    """A bundle on the board; its models are those of `rfx.cost.bench.TimedModels`.
 
     Raises:
         UsageError: no such file, not a bundle, or of another schema.
@@ -176,40 +180,38 @@ class Bundle:
             self.batch, self.sequence, self.max_sequence = (
                 int(data[k]) for k in ("batch", "sequence", "max_sequence")
             )
-            self.layers, self.inputs, self.model_hash = (
-                int(data["layers"]),
+            self.inputs, self.model_hash = (
                 InputSpec.from_json(data["inputs"]),
                 str(data["model_hash"]),
             )
             # Of files that were quantized; earlier versions of rfx did so for one runtime alone.
             self.quantizer = str(data.get("quantizer", ""))
-            self.shape: dict[str, Any] = dict(data["shape"])
-            self.sites = [Site.from_json(s) for s in data["sites"]]
+            self.shape = ModelShape.from_json(data["shape"])
+            timed = data["timed"]
+            # The models that are timed have so many layers, and of each curve so many sites.
+            self.layers = int(timed["layers"])
+            self.bytes = int(timed["bytes"])
+            self.counted = {str(n): (int(a), int(b)) for n, (a, b) in timed["sites"].items()}
+            self.model_sites = [Site.from_json(s) for s in data["sites"]]
             self.plans = [Plan.from_json(p) for p in data["plans"]]
-            # By kind, the sites that are computed at one position alone.
-            self.partial = {
-                str(kind): tuple(str(name) for name in names)
-                for kind, names in dict(data.get("partial", {})).items()
-            }
             self._graphs = {str(n): str(g) for n, g in data["graphs"].items()}
             self._sizes = {str(n): int(s) for n, s in data["weights"].items()}
             needed = {"dense", "emptied", *(f"plan/{i}" for i in range(len(self.plans)))}
-            missing = {*needed, *(f"without/{kind}" for kind in self.partial)} - set(self._graphs)
+            needed |= {_timed(DENSE), *(f"without/{name}" for name in self.shape.partial)}
+            missing = needed - set(self._graphs)
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
-            known = {(s.kind.value, s.name) for s in self.sites}
-            for kind, names in self.partial.items():
-                if not names or not all((kind, name) in known for name in names):
-                    raise ValueError(f"partial: {short(kind)} has no such sites")
-            from rfx.export.blocks import BlockShape
-
-            BlockShape(**self.shape)
-            numbers = {k: v for k, v in self.shape.items() if k not in ("layout", "activation")}
+            if set(names(self.shape.alike)) != {site.name for site in self.model_sites}:
+                raise ValueError("the sites are not those of the curves")
+            if set(self.counted) != {group.name for group in self.shape.alike}:
+                raise ValueError("not every curve has its number of sites")
+            if not all(0 <= at_one <= n > 0 for n, at_one in self.counted.values()):
+                raise ValueError("a curve of no sites")
             sizes = {
-                **numbers,
                 "batch": self.batch,
                 "sequence": self.sequence,
                 "layers": self.layers,
+                "bytes": self.bytes,
                 "weights": len(self._sizes),
             }
             bad = [
@@ -243,19 +245,19 @@ class Bundle:
         self._path = file
 
     @property
-    def points(self) -> set[tuple[int, int, int]]:
-        """(heads, filters, depth) of every stack."""
-        found = set()
-        for name in self._graphs:
-            if name.startswith("stack/"):
-                heads, filters, depth = name.split("/")[1:]
-                found.add((int(heads), int(filters), int(depth)))
-        return found
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """By curve, how many sites the models that are timed have, and how many partial ones."""
+        return self.counted
 
-    def file(self, point: tuple[int, int], depth: int, folder: Path) -> Path:
-        """An ONNX file of `depth` blocks of (heads, filters), in `folder`, its weights beside
-        it."""
-        return self.model(f"stack/{point[0]}/{point[1]}/{depth}", folder)
+    @property
+    def points(self) -> set[Point]:
+        """Every model that is timed."""
+        found = [name.split("/") for name in self._graphs if name.startswith("timed/")]
+        return {(name, int(count)) for _, name, count in found}
+
+    def file(self, point: Point, folder: Path) -> Path:
+        """The ONNX file of a model that is timed, in `folder`, its weights beside it."""
+        return self.model(_timed(point), folder)
 
     def model(self, name: str, folder: Path) -> Path:
         """Any graph of the bundle as a file.
@@ -304,6 +306,11 @@ class Bundle:
             with path.open("wb") as stream:
                 for start in range(0, size, len(block)):
                     stream.write(block[: size - start])
+
+
+def _timed(point: Point) -> str:
+    """The name of a graph."""
+    return f"timed/{point[0]}/{point[1]}"
 
 
 def _typed(pool: np.ndarray, name: str) -> np.ndarray:

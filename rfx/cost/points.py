@@ -1,62 +1,52 @@
-"""Which blocks a latency table is measured at, and in how deep stacks."""
+"""Which models a latency table is measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
-from rfx.core.plan import Kind
+from rfx.core.kind import Kind
+from rfx.cost.alike import Alike, ModelShape
 from rfx.cost.curves import Point
-from rfx.export.blocks import BlockShape
 from rfx.runtimes.base import Runtime
 
-MAX_FILTER_COUNTS = 49  # measured filter counts; a finer grid of the runtime is thinned to this
+MAX_COUNTS = 49  # measured counts of a curve; a finer grid of the runtime is thinned to this
+MAX_POINTS = 120  # of all curves together, about; where a model has many, each is thinned more
+FEWEST = 5  # counts of a curve, at least
 
 
-def filter_counts(total: int, grid: int) -> list[int]:
+def thinned(total: int, grid: int, most: int = MAX_COUNTS) -> list[int]:
     """Multiples of the runtime's grid from 0 to all, thinned by doubling the step where they are
     too many."""
     step = max(1, grid)
-    while total / step > MAX_FILTER_COUNTS - 1:
+    while total / step > most - 1:
         step *= 2
     return sorted({*range(0, total + 1, step), total})
 
 
-def grid_points(shape: BlockShape, filters: Sequence[int]) -> list[Point]:
-    """The blocks that are measured first: every head count with all filters, every filter count
-    with all heads, none."""
-    H, F = shape.heads_total, shape.filters_total
-    return sorted(
-        {(h, F) for h in range(H + 1)} | {(H, f) for f in filters} | {(0, 0)}, reverse=True
-    )
+def counts_of(shape: ModelShape, runtime: Runtime, precision: str) -> dict[str, list[int]]:
+    """The counts that are measured first, by curve."""
+    most = max(FEWEST, min(MAX_COUNTS, MAX_POINTS // len(shape.alike)))
+    found = {}
+    for group in shape.alike:
+        grid = 1 if group.kind is Kind.MHA else runtime.grid(group.kind, precision)
+        counts = thinned(group.units, grid, most)
+        found[group.name] = sorted({*counts, group.least}) if group.partial else counts
+    return found
 
 
-def counts_of(shape: BlockShape, runtime: Runtime, precision: str) -> tuple[list[int], list[int]]:
-    """The counts of heads and of filters that are measured first."""
-    grid = runtime.grid(Kind.FFN, precision)
-    return list(range(shape.heads_total + 1)), filter_counts(shape.filters_total, grid)
+def points_of(group: Alike, counts: Iterable[int]) -> list[Point]:
+    """The models of some counts of a curve, but for the dense one, the largest first."""
+    return [(group.name, n) for n in sorted(counts, reverse=True) if n < group.units]
 
 
-def possible_points(shape: BlockShape, runtime: Runtime, precision: str) -> list[Point]:
-    """Every block that a measurement may ask for, the midpoints included."""
-    _, counts = counts_of(shape, runtime, precision)
-    middles = (
-        set()
-        if runtime.capabilities.smooth
-        else {(a + b) // 2 for a, b in pairwise(counts) if a > 0 and (a + b) // 2 % 8 == 0}
-    )
-    return grid_points(shape, sorted({*counts, *middles}))
-
-
-def possible_depths(layers: int, runtime: Runtime) -> list[int]:
-    """Every depth of a stack."""
-    low, high = depths(layers, runtime.capabilities.max_depth)
-    return sorted({low, (low + high) // 2, high})
-
-
-def depths(layers: int, most: int = 12) -> tuple[int, int]:
-    """The depths of the stacks: the model's (at most the runtime's `max_depth`), and a quarter of
-    it. Far apart, so that the slope is sharp; the dense block is measured halfway too, which tells
-    whether latency is linear in depth."""
-    deepest = min(max(layers, 2), most)
-    return max(1, deepest // 4), deepest
+def possible_points(shape: ModelShape, runtime: Runtime, precision: str) -> list[Point]:
+    """Every model that a measurement may ask for beside the dense one, the midpoints included."""
+    found: list[Point] = []
+    for group in shape.alike:
+        counts = counts_of(shape, runtime, precision)[group.name]
+        if group.kind is Kind.FFN and not runtime.capabilities.smooth:
+            middles = {(a + b) // 2 for a, b in pairwise(counts) if a > 0}
+            counts = sorted({*counts, *(n for n in middles if n % 8 == 0)})
+        found += points_of(group, counts)
+    return found

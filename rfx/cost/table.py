@@ -28,7 +28,7 @@ class TableKey:
     heads: int
     head_dim: int
     filters: int
-    layout: str  # "post-ln/gelu", ...
+    layout: str  # of the model: its type, and a hash of what it computes
     quantizer: str = ""  # of the files; empty where nothing is, or the runtime's version says it
 
     @property
@@ -50,10 +50,12 @@ class TableKey:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds by kind of sublayer and kept count; count 0 is the empty sublayer (residual and
-    norm stay).
+    """Milliseconds by curve and kept count. Sublayers that cost alike have one curve, named as
+    their kind; further curves of a kind have a number beside it, and `curves` says which sites they
+    are of.
 
-    `fixed_ms` is everything that cannot be pruned: embeddings, head, the runtime's own overhead.
+    `fixed_ms` is everything that cannot be pruned: embeddings, head, residuals, norms, the
+    runtime's own overhead.
     `additivity` has the whole-model checks: `[{plan, predicted_ms, measured_ms, error}]`.
     `shares` are of the sites that compute a part of what the others of their kind do: what units
     add there, as a share of what they add elsewhere. So is the last layer where one position of it
@@ -61,7 +63,7 @@ class LatencyTable:
     """
 
     key: TableKey
-    costs_ms: Mapping[str, Mapping[int, float]]  # Kind value -> {count: ms}
+    costs_ms: Mapping[str, Mapping[int, float]]  # curve -> {count: ms}
     fixed_ms: float
     layers: int
     # Half-width of the interval of a cost.
@@ -69,14 +71,19 @@ class LatencyTable:
     additivity: tuple[Mapping[str, Any], ...] = ()
     measured: Mapping[str, object] = field(default_factory=dict)  # when, rounds, seconds
     shares: Mapping[str, float] = field(default_factory=dict)  # by name of the site
+    curves: Mapping[str, str] = field(default_factory=dict)  # by name of the site
 
-    def curve(self, kind: Kind | str) -> dict[int, float]:
-        """Milliseconds by count at a site that computes all of what its kind does."""
-        return dict(self.costs_ms[Kind(kind).value])
+    def curve(self, name: str) -> dict[int, float]:
+        """Milliseconds by count at a site that computes all of what others of its curve do."""
+        return dict(self.costs_ms[name])
+
+    def curve_of(self, site: Site | SitePlan) -> str:
+        """The name of a site's curve."""
+        return self.curves.get(site.name, site.kind.value)
 
     def curve_at(self, site: Site | SitePlan) -> dict[int, float]:
         """Milliseconds by count at a site."""
-        curve, share = self.curve(site.kind), self.shares.get(site.name, 1.0)
+        curve, share = self.curve(self.curve_of(site)), self.shares.get(site.name, 1.0)
         return {n: curve[0] + share * (ms - curve[0]) for n, ms in curve.items()}
 
     def choices(self, site: Site | SitePlan) -> dict[int, float]:
@@ -120,6 +127,7 @@ class LatencyTable:
             "additivity": [dict(row) for row in self.additivity],
             "measured": dict(self.measured),
             **({"shares": dict(self.shares)} if self.shares else {}),
+            **({"curves": dict(self.curves)} if self.curves else {}),
         }
 
     @classmethod
@@ -136,4 +144,5 @@ class LatencyTable:
             tuple(data.get("additivity", ())),
             data.get("measured", {}),
             {str(name): float(share) for name, share in data.get("shares", {}).items()},
+            {str(name): str(curve) for name, curve in data.get("curves", {}).items()},
         )

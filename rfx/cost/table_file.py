@@ -13,8 +13,10 @@ from rfx.core import migrate
 from rfx.core.bounded import read_json
 from rfx.core.errors import UsageError
 from rfx.core.files import atomic_write_text, require_file_place
+from rfx.core.kind import Kind
 from rfx.core.recognised import TABLE, told_apart
 from rfx.core.values import kind_of, short
+from rfx.cost.alike import CURVE
 from rfx.cost.table import LatencyTable, TableKey
 
 _ALLOWED = "a JSON file of `rfx profile --out`"
@@ -92,21 +94,26 @@ def parse_table(data: Any, where: str) -> LatencyTable:
         raise _corrupt(where, f"{short(error.args[0], bare=True)} is missing") from None
     except _WrongError as error:
         raise _corrupt(where, str(error)) from None
-    kinds = {kind: units for kind, units in table.key.units.items() if units}
-    if set(table.costs_ms) != {kind.value for kind in kinds}:
-        raise _corrupt(where, f"costs_ms needs {' and '.join(kind.value for kind in kinds)}")
-    for kind, units in kinds.items():
-        curve = table.curve(kind)
+    kinds = [kind.value for kind, units in table.key.units.items() if units]
+    if not kinds or not set(kinds) <= set(table.costs_ms):
+        raise _corrupt(where, f"costs_ms needs {' and '.join(kinds) or 'a curve'}")
+    for name, curve in table.costs_ms.items():
+        matched = CURVE.fullmatch(name)
+        if not matched or matched[1] not in kinds:
+            raise _corrupt(where, f"{short(name)} is the curve of no kind of site")
+        units = max(curve, default=0) if matched[2] else table.key.units[Kind(name)]
         bad = [n for n in curve if n > units]
         if bad:
-            raise _corrupt(where, f"{kind.value}: counts {bad[:5]} are outside 0..{units}")
-        if 0 not in curve or units not in curve:
+            raise _corrupt(where, f"{name}: counts {bad[:5]} are outside 0..{units}")
+        if not units or 0 not in curve or units not in curve:
             raise _corrupt(
                 where,
-                f"{kind.value}: the empty and the full sublayer (0 and {units}) must be there",
+                f"{name}: the empty and the full sublayer (0 and {units}) must be there",
             )
         if curve[units] == 0:
-            raise _corrupt(where, f"{kind.value}: the full sublayer of {units} takes no time")
+            raise _corrupt(where, f"{name}: the full sublayer of {units} takes no time")
+    if not set(table.curves.values()) <= set(table.costs_ms):
+        raise _corrupt(where, "curves has sites of a curve that is not in costs_ms")
     return table
 
 
@@ -129,6 +136,9 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
             for kind, c in curves.items()
         }
     new["shares"] = _shares(new.get("shares", {}))
+    curves = new.get("curves", {})
+    if not isinstance(curves, dict) or not all(isinstance(c, str) for c in curves.values()):
+        raise _WrongError(f"curves = {short(curves)}, where the curve of each site must be")
     checks, measured = new.get("additivity", []), new.get("measured", {})
     if not isinstance(checks, list) or not all(
         isinstance(c, dict) and _finite(c.get("error")) for c in checks

@@ -4,73 +4,51 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from rfx.core.inputs import InputSpec
-from rfx.core.plan import Kind, Plan, Site
+from rfx.core.plan import Plan, Site
 from rfx.core.progress import Progress
 from rfx.core.workload import Workload
 from rfx.cost import effort
-from rfx.cost.stacks import Bench
+from rfx.cost.bench import Bench
+from rfx.cost.curves import DENSE
 from rfx.cost.table import LatencyTable
-from rfx.export.blocks import stack_inputs
 from rfx.runtimes.base import BoundRun, Engine
 from rfx.runtimes.timing import interleave
-
-
-@dataclass(frozen=True)
-class Partial:
-    """Sites of one kind that compute a part of what the others do.
-
-    Args:
-        sites: their names.
-        without: builds the engine of the dense model in which `units_left` units of them stay.
-    """
-
-    sites: tuple[str, ...]
-    without: Callable[[], Engine]
-
-
-def units_left(kind: str) -> int:
-    """How many units a partial site of a kind keeps where its cost is measured. Without any head
-    the last layer would read one position of the layer before it too, which is then computed there
-    alone: that gain is no part of what a head costs."""
-    return 1 if kind == Kind.MHA.value else 0
 
 
 def measure_anchors(
     bench: Bench,
     dense: Engine,
     emptied: Callable[[], Engine],
-    partial: Mapping[str, Partial],
-    inputs: InputSpec,
+    without: Mapping[str, Callable[[], Engine]],
     reference_ms: float,
-) -> tuple[float, float, dict[str, tuple[int, float, int]]]:
-    """Latency in ms of the dense and of the emptied model, and by kind how many partial sites
-    there are, what they add, and above how many units. All is on the scale of a table whose deepest
-    dense stack took `reference_ms`."""
-    workload, seed = bench.workload, bench.seed
+) -> tuple[float, float, dict[str, float]]:
+    """Latency in ms of the dense and of the emptied model, and by curve what its partial sites add.
+    All is on the scale of a table whose dense model took `reference_ms`.
+
+    Args:
+        without: by curve, builds the dense model in which its partial sites keep as many units as
+            `Alike.least` says.
+    """
+    seed = bench.seed
     folder = bench.store.scratch("anchors")
     engines: list[Engine] = []
 
-    def built(make: Callable[[], Engine]) -> Engine:
+    def built(make: Callable[[], Engine]) -> BoundRun:
         engines.append(make())
-        return engines[-1]
+        return bench.bind(engines[-1])
 
     try:
-        empty = built(emptied)
-        others = {kind: built(part.without) for kind, part in partial.items()}
-        reference = bench.build(bench.dense, bench.depths[-1], folder)
-        engines.append(reference)
-        stacked = stack_inputs(bench.shape, workload.batch, workload.sequence, seed)
         times = _interleaved(
             {
-                "reference": reference.bind(stacked),
-                "dense": _bound(dense, inputs, workload, seed),
-                "emptied": _bound(empty, inputs, workload, seed),
-                **{f"without {k}": _bound(e, inputs, workload, seed) for k, e in others.items()},
+                "reference": built(lambda: bench.build(DENSE, folder)),
+                "dense": bench.bind(dense),
+                "emptied": built(emptied),
+                **{f"without {name}": built(make) for name, make in without.items()},
             },
             seed,
         )
@@ -81,12 +59,7 @@ def measure_anchors(
     unit = reference_ms / float(np.median(times["reference"]))
     # Round by round: what a clock drifts by is no gain of the small part that these sites add.
     added = {
-        kind: (
-            len(part.sites),
-            float(np.median(times["dense"] - times[f"without {kind}"])) * unit,
-            units_left(kind),
-        )
-        for kind, part in partial.items()
+        name: float(np.median(times["dense"] - times[f"without {name}"])) * unit for name in without
     }
     dense_ms, emptied_ms = (float(np.median(times[n])) * unit for n in ("dense", "emptied"))
     return dense_ms, emptied_ms, added

@@ -16,7 +16,12 @@ class TablePart(Part):
     )
     hash: str = Field(description="Hash of the whole table.")
     costs_ms: dict[str, dict[int, Number]] = Field(
-        description="Latency of one sublayer in ms, by kind of site and number of kept units."
+        description="Latency of one sublayer in ms, by curve and number of kept units. Sublayers "
+        "that cost alike have one curve, named as their kind; further ones of a kind have a number."
+    )
+    curves: dict[str, str] = Field(
+        default_factory=dict,
+        description="The curve of each site that is not on the first one of its kind.",
     )
     fixed_ms: Number = Field(description="Latency of all that cannot be pruned, ms.")
     shares: dict[str, Number] = Field(

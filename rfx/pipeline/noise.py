@@ -39,14 +39,13 @@ class Steadiness:
 
 
 def noise_ms(table: LatencyTable, sites: Sequence[Site]) -> float:
-    """By how much two plans may differ, in ms, and not be told apart by the table. Sites of a kind
-    share their curve, and so its error."""
+    """By how much two plans may differ, in ms, and not be told apart by the table. Sites that cost
+    alike share their curve, and so its error."""
     noise = 0.0
-    for kind in {s.kind for s in sites}:
-        curve = table.curve(kind)
-        full = max(curve)
-        error = _deviation(table, kind.value, full) * math.fsum(
-            table.shares.get(s.name, 1.0) for s in sites if s.kind == kind
+    for name in {table.curve_of(s) for s in sites}:
+        full = max(table.curve(name))
+        error = _deviation(table, name, full) * math.fsum(
+            table.shares.get(s.name, 1.0) for s in sites if table.curve_of(s) == name
         )
         noise += error**2
     return math.sqrt(noise)
@@ -55,11 +54,11 @@ def noise_ms(table: LatencyTable, sites: Sequence[Site]) -> float:
 def redrawn(table: LatencyTable, random: np.random.Generator) -> LatencyTable:
     """The same table as another measurement might have given it."""
     costs = {
-        kind: {
-            count: max(ms + random.normal() * _deviation(table, kind, count), 0.0)
+        name: {
+            count: max(ms + random.normal() * _deviation(table, name, count), 0.0)
             for count, ms in curve.items()
         }
-        for kind, curve in table.costs_ms.items()
+        for name, curve in table.costs_ms.items()
     }
     return replace(table, costs_ms=costs)
 
@@ -91,9 +90,9 @@ def steadiness(
     return Steadiness(math.fsum(shares) / len(shares), (min(values), max(values)))
 
 
-def _deviation(table: LatencyTable, kind: str, count: int) -> float:
+def _deviation(table: LatencyTable, curve: str, count: int) -> float:
     """Standard deviation of a cost, ms."""
-    half_width = table.errors_ms.get(kind, {}).get(count)
+    half_width = table.errors_ms.get(curve, {}).get(count)
     if half_width:
         return half_width / _HALF_WIDTHS
-    return NOISE * table.costs_ms[kind][count]
+    return NOISE * table.costs_ms[curve][count]

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rfx.core.artefact import MODEL, Artefact
+from rfx.core.artefact import Artefact
 from rfx.core.environment import tool
-from rfx.core.errors import UnsupportedModelError
 from rfx.core.files import as_path
-from rfx.core.plan import Kind, Plan
+from rfx.core.plan import Plan
 from rfx.core.progress import Progress
 from rfx.core.store import Store
 from rfx.cost.bundle import require_bundle_place, strip, write_bundle
-from rfx.cost.points import possible_depths, possible_points
-from rfx.cost.stacks import Stacks
+from rfx.cost.curves import DENSE
+from rfx.cost.points import possible_points
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline import table
@@ -26,7 +25,8 @@ from rfx.pipeline.dense import export_model, workload_of
 from rfx.pipeline.quantizing import for_timing, table_method
 from rfx.pipeline.resolve import open_session, resolve_model
 from rfx.pipeline.session import Session
-from rfx.pipeline.table import block_shape, partial_sites, random_plan, without
+from rfx.pipeline.table import random_plan, without_partial
+from rfx.pipeline.timed import Timed, model_shape, require_one_graph
 from rfx.recipe.spec import Recipe
 from rfx.tasks.find import task_class
 
@@ -70,12 +70,7 @@ def _pack(
     import onnx
 
     target, workload = session.target.serves, workload_of(recipe)
-    shape = block_shape(subject)
-    points = possible_points(shape, target, workload.precision)
-    depths = possible_depths(subject.layers, target)
-    dense = (shape.heads_total, shape.filters_total)
     graphs: dict[str, tuple[bytes, dict[str, int]]] = {}
-    stacks = Stacks(shape, workload, recipe.seed, target.capabilities.quantizer)
     quantizing = for_timing(session, recipe, subject)
     folder = session.store.scratch("pack")
     try:
@@ -87,34 +82,25 @@ def _pack(
             artefact = export_model(
                 recipe, subject, model, folder, outputs, plan, quantizing=quantizing
             )
-            if artefact.roles != (MODEL,):
-                raise UnsupportedModelError(
-                    "A board measures models of one graph.",
-                    got=", ".join(artefact.roles),
-                    next_step="measure where rfx is installed: rfx profile",
-                )
+            require_one_graph(artefact)
             graphs[name] = strip(onnx.load(str(artefact.file)))
             return artefact
 
         # Which sites compute a part, the dense model's file says.
-        partial = partial_sites(subject, add("dense", Plan.dense(subject.sites)))
-        whole = {f"without/{k}": without(subject, k, names) for k, names in partial.items()}
+        shape = model_shape(recipe, subject, add("dense", Plan.dense(subject.sites)))
+        timed = Timed(session, recipe, subject, outputs, shape, quantizing)
+        points = [DENSE, *possible_points(shape, target, workload.precision)]
+        whole = {f"without/{g.name}": without_partial(subject, g) for g in shape.alike if g.partial}
         whole["emptied"] = Plan.of(subject.sites, {s.name: () for s in subject.sites})
         # As a measurement on the spot: random counts of the grid. Which of them a table will have
         # is not known yet.
-        counts = {
-            Kind.MHA: sorted({p[0] for p in points}),
-            Kind.FFN: sorted({p[1] for p in points}),
-        }
+        counts = {g.name: [g.units, *(n for c, n in points if c == g.name)] for g in shape.alike}
         rng = np.random.default_rng(recipe.seed)
-        plans = [random_plan(subject, counts, rng, partial) for _ in range(table.ADDITIVITY_PLANS)]
+        plans = [random_plan(subject, counts, rng, shape) for _ in range(table.ADDITIVITY_PLANS)]
         whole |= {f"plan/{i}": plan for i, plan in enumerate(plans)}
         with session.progress.bar("packing the shapes", len(points) + len(whole)) as bar:
-            for point in points:
-                for depth in depths if point == dense else (depths[0], depths[-1]):
-                    graphs[f"stack/{point[0]}/{point[1]}/{depth}"] = strip(
-                        stacks.model(point, depth)
-                    )
+            for name, count in points:
+                graphs[f"timed/{name}/{count}"] = strip(timed.model((name, count)))
                 bar.advance()
             for name, plan in whole.items():
                 add(name, plan)
@@ -131,21 +117,13 @@ def _pack(
             "batch": workload.batch,
             "sequence": workload.sequence,
             "max_sequence": max(workload.sequence, recipe.max_length),
-            "layers": subject.layers,
             "inputs": subject.inputs.to_json(),
             "model_hash": subject.hash,
             "quantizer": table_method(target, workload.precision),
-            "shape": {
-                "hidden": shape.hidden,
-                "heads_total": shape.heads_total,
-                "head_dim": shape.head_dim,
-                "filters_total": shape.filters_total,
-                "layout": shape.layout,
-                "activation": shape.activation,
-            },
+            "shape": shape.to_json(),
+            "timed": {"layers": timed.layers, "bytes": timed.bytes, "sites": timed.sites},
             "sites": [s.to_json() for s in subject.sites],
             "plans": [p.to_json() for p in plans],
-            "partial": partial,
         },
     )
     return len(graphs)

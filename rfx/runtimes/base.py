@@ -58,8 +58,8 @@ class Capabilities:
             that differs.
         phases: of a workload that it times.
         roles: of an artefact's graphs that it builds.
-        max_depth: blocks of the deepest stack of a latency table: the sharper the clock, the
-            shallower the stacks may be, which build more quickly.
+        max_depth: layers of the models that a latency table is measured on, where the model has
+            more: the sharper the clock, the fewer are enough, which build more quickly.
         smooth: latency is near linear in the counts, so that noise of a table may be smoothed away.
         own_activations: every bound engine holds its activations on the device, beside its weights.
         least_compute: by precision, the least compute capability of a GPU that has it; one that is

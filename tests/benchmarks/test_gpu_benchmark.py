@@ -15,11 +15,11 @@ import pytest
 import benchmarks.gpu as gpu
 import benchmarks.gpu_bench as gpu_bench
 import benchmarks.gpu_extras as gpu_extras
+from benchmarks.blocks import BlockShape
 from benchmarks.gpu_report import half_width, markdown, roofline_ms
 from rfx.core.workload import Workload
 from rfx.cost import effort
 from rfx.cost.table import LatencyTable, TableKey
-from rfx.export.blocks import BlockShape
 from rfx.methods.scores.base import Scores
 from rfx.runtimes.find import runtime_class
 

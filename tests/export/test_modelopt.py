@@ -20,10 +20,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.blocks import BlockShape, stack
 from rfx.core.errors import InternalCheckError, UsageError
 from rfx.core.plan import Plan
 from rfx.core.workload import Workload
-from rfx.export.blocks import BlockShape, stack
 from rfx.export.modelopt import quantize as quantization
 from rfx.export.modelopt.command import main
 from rfx.export.modelopt.files import PROPERTY, quantized_products, read_model

@@ -1,8 +1,6 @@
 """Exported files: names, dynamic shapes, metadata, weights named after their modules; blocks like
 those of the models."""
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,7 +11,6 @@ import rfx.export.onnx as onnx_export
 from rfx.core.errors import InternalCheckError, UnsupportedModelError
 from rfx.core.plan import Plan
 from rfx.export import traced
-from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches, site_shapes
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
@@ -144,45 +141,3 @@ def test_an_interrupt_in_an_export_is_one(tmp_path, monkeypatch):
             make("bert"), tmp_path / "m.onnx", inputs=text_inputs(NAMES), output_names=("logits",)
         )
     assert not list(tmp_path.iterdir())
-
-
-def ops(model_bytes: bytes, optimized: bool, tmp_path) -> Counter:
-    """Operators of a graph, as it is or after ONNX Runtime's optimisations."""
-    if optimized:
-        options = ort.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        options.log_severity_level = 4
-        ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
-        proto = onnx.load(tmp_path / "optimized.onnx")
-    else:
-        proto = onnx.load_from_string(model_bytes)
-    return Counter(n.op_type for n in proto.graph.node)
-
-
-@pytest.mark.parametrize("optimized", [False, True])
-def test_a_block_of_a_stack_is_a_block_of_the_model(optimized, tmp_path):
-    """What one more layer adds to the exported model is what it adds to a stack, before and after
-    fusion."""
-    per_layer = []
-    for depth in (2, 3):
-        model = make("bert", num_hidden_layers=depth)
-        file = export_onnx(
-            model, tmp_path / f"{depth}.onnx", inputs=text_inputs(NAMES), output_names=("logits",)
-        )
-        per_layer.append(ops(file.read_bytes(), optimized, tmp_path))
-    added = per_layer[1] - per_layer[0]
-    shape = BlockShape(32, 4, 8, 48)
-    stacks = [
-        ops(stack(shape, [(4, 48)] * d).SerializeToString(), optimized, tmp_path) for d in (2, 3)
-    ]
-    assert stacks[1] - stacks[0] == added
-    if optimized:
-        assert sum(added.values()) < sum((per_layer[0] - Counter()).values())
-
-
-def test_blocks_of_which_there_are_none_are_refused():
-    for more in ({"activation": "swish"}, {"layout": "sandwich"}):
-        with pytest.raises(UnsupportedModelError, match="--flops"):
-            BlockShape(32, 4, 8, 48, **more)
-    with pytest.raises(ValueError):
-        stack(BlockShape(32, 4, 8, 48), [(5, 48)])

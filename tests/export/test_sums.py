@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from rfx.export.blocks import BlockShape, stack, stack_inputs
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx
 from rfx.export.sums import write_sums
 from tests.families import make, text_inputs, with_slow

@@ -199,7 +199,7 @@ def test_a_job_without_a_recipe_says_what_it_takes(given, tmp_path):
 def test_an_option_that_an_engine_does_not_have_is_named(tmp_path):
     import onnx
 
-    from rfx.export.blocks import BlockShape, stack
+    from benchmarks.blocks import BlockShape, stack
 
     onnx.save(stack(BlockShape(32, 4, 8, 64), [(4, 64)]), tmp_path / "m.onnx")
     with pytest.raises(rfx.UserError, match="no such option of an engine") as error:

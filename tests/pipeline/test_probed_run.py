@@ -10,6 +10,7 @@ import torch
 from benchmarks.families_models import small
 from rfx.core.plan import Plan
 from rfx.methods.compensate.walk import OFTEN
+from rfx.pipeline import table as tables
 from tests.commands import run
 from tests.conftest import tokenizer, write_jsonl
 
@@ -75,17 +76,34 @@ def test_it_goes_through(name, tuned, saved, data, tmp_path, cache):
     assert again.exit_code in (0, 1, 7), again.output
 
 
-def test_a_latency_of_layers_without_a_block_is_refused_with_what_to_do(saved, data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "curves"),
+    [
+        ("modernbert", ["mha", "ffn"]),
+        ("deberta", ["mha", "ffn"]),
+        ("mpnet", ["ffn"]),
+        ("albert", ["mha", "ffn"]),
+        ("mobilebert", ["mha", "ffn"]),
+    ],
+)
+def test_the_latency_of_every_familys_layers_is_measured(
+    name, curves, saved, data, tmp_path, cache, monkeypatch
+):
+    """Whatever its layers are: the table is measured on the model itself."""
+    monkeypatch.setattr(tables, "ADDITIVITY_LIMIT", 9.0)  # a tiny model is all noise
     done = run(
-        *("prune-export", saved("modernbert"), "--task", "text-classification"),
+        *("prune-export", saved(name), "--task", "text-classification"),
         *("--train", data["train"], "--eval", data["eval"], "--target", "ort"),
-        *("--sequence", "16", "--latency", "0.7", "--out", tmp_path / "out"),
-        "--allow-weak-baseline",
+        *("--sequence", "16", "--latency", "0.95", "--out", tmp_path / "out"),
+        *("--allow-weak-baseline", "--json"),
     )
-    assert done.exit_code == 5, done.output
-    assert "has no block" in done.output and "--flops 0.5" in done.output
-    assert "layer.0.mha: model.layers.0.attn.Wqkv" in done.output
-    assert not (tmp_path / "out").exists()
+    # What so small a model gains is the clock's noise, and may be too little for any plan.
+    assert done.exit_code in (0, 1, 3, 7), done.output + str(done.exception)
+    said = json.loads(done.stdout)
+    if done.exit_code == 3:
+        return
+    assert list(said["table"]["costs_ms"]) == curves
+    assert said["table"]["key"]["layout"].startswith(name.partition("-")[0])
 
 
 @pytest.mark.parametrize("name", ["modernbert", "mpnet"])

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.errors import EnvironmentMissingError, UserError
 from rfx.core.workload import Workload
 from rfx.cost import effort
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.export.quantizers.modelopt import Modelopt
 from rfx.runtimes.base import EngineOptions

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.errors import EnvironmentMissingError, UsageError
 from rfx.core.workload import Workload
 from rfx.cost import effort
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 from rfx.runtimes.find import runtime, runtime_class
 from tests.commands import STANDARD, given, run

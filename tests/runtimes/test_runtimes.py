@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.artefact import Artefact, Graph
 from rfx.core.errors import EnvironmentMissingError, ExitCode, UsageError
 from rfx.core.workload import Workload
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.runtimes.base import BoundRun
 from rfx.runtimes.find import (
     best_runtime,

@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
+from benchmarks.blocks import BlockShape, stack
 from rfx.cli.app import app
 from rfx.core.errors import EnvironmentMissingError, ExitCode, UnsupportedModelError, UsageError
 from rfx.core.plan import Plan
 from rfx.core.workload import Workload
-from rfx.export.blocks import BlockShape, stack
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision
 from rfx.models.shrink import shrink

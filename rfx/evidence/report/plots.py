@@ -7,6 +7,7 @@ import math
 from collections import Counter
 
 from rfx.core.text import one_line
+from rfx.evidence.found import TablePart
 from rfx.evidence.records import Evidence, Gate
 from rfx.evidence.report.facts import (
     interval_text,
@@ -61,17 +62,30 @@ def site_losses(evidence: Evidence) -> list[str]:
     return [svg(figure, "by-site", "Divergence by quantizing each site alone", f"{said}.")]
 
 
+def _sites(table: TablePart, curve: str) -> str:
+    """Which sublayers a curve is of, where the kind has several."""
+    own = [site for site, name in table.curves.items() if name == curve]
+    if not own:
+        return ""
+    return one_line(f" ({own[0]}{f' and {len(own) - 1} more' if own[1:] else ''})", LONGEST)
+
+
 def table_curves(evidence: Evidence) -> list[str]:
-    """Cost by kept count as measured, with the counts that were chosen, one plot for each kind of
-    site."""
-    if evidence.table is None:
+    """Cost by kept count as measured, with the counts that were chosen, one plot for each curve."""
+    table = evidence.table
+    if table is None:
         return []
     from matplotlib.ticker import MaxNLocator
 
     found = []
-    for kind, curve in evidence.table.costs_ms.items():
+    for name, curve in table.costs_ms.items():
+        kind = name.partition("-")[0]
         named, counts = unit_of(kind), sorted(curve)
-        chosen = Counter(row[named][0] for _, row in layer_rows(evidence) if named in row)
+        chosen = Counter(
+            len(site["kept"])
+            for site in evidence.plan["sites"]
+            if table.curves.get(site["name"], site["kind"]) == name
+        )
         unit, label = one_line(named, LONGEST), one_line(label_of(kind), LONGEST)
         marked = [(n, times) for n, times in sorted(chosen.items()) if n in curve]
         with new_figure(WIDTH, 2.9) as (figure, ax):
@@ -92,7 +106,11 @@ def table_curves(evidence: Evidence) -> list[str]:
                 zorder=3,
                 label="chosen",
             )
-            ax.set(title=f"one {label} sublayer", xlabel=f"{unit} kept", ylabel="ms")
+            ax.set(
+                title=f"one {label} sublayer{_sites(table, name)}",
+                xlabel=f"{unit} kept",
+                ylabel="ms",
+            )
             ax.set_ylim(bottom=0)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend(frameon=False, fontsize=9, loc="upper left")
@@ -101,7 +119,7 @@ def table_curves(evidence: Evidence) -> list[str]:
         found.append(
             svg(
                 figure,
-                f"curve-{kind}",
+                f"curve-{name}",
                 f"latency of one {label} sublayer by kept {unit}",
                 f"From {ends}with {counts[-1]}. Chosen: {said}.",
             )

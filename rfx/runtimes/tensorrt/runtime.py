@@ -77,7 +77,7 @@ class TensorRT(Runtime):
         profiled=True,
         serving="tensorrt",
         locates_differences=True,
-        max_depth=6,  # a GPU's clock is sharp enough for shallow stacks, which build quickly
+        max_depth=6,  # a GPU's clock is sharp enough for few layers, which build quickly
         smooth=False,  # latency goes in steps of tiles
         own_activations=True,
         least_compute={"fp8": (8, 9)},  # Ada and Hopper

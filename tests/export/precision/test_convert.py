@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.core.errors import InternalCheckError, UnsupportedModelError, UsageError
 from rfx.core.plan import Plan
-from rfx.export.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx, plan_metadata, shape_mismatches
 from rfx.export.precision.convert import convert_precision
 from rfx.models.families.find import find_sites
@@ -535,7 +535,7 @@ def test_a_result_that_fails_the_checker_is_not_handed_out():
 
 def test_boards_without_torch_convert_too():
     code = (
-        "import sys\nfrom rfx.export.blocks import BlockShape, stack\nfrom "
+        "import sys\nfrom benchmarks.blocks import BlockShape, stack\nfrom "
         "rfx.export.precision.convert "
         "import convert_precision\n"
         "convert_precision(stack(BlockShape(32, 4, 8, 48), [(4, 48)]), 'bf16')\nassert 'torch' "

@@ -9,11 +9,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.core import environment
 from rfx.core.errors import EnvironmentMissingError, InternalCheckError, UnsupportedModelError
 from rfx.core.plan import Plan
 from rfx.core.workload import Workload
-from rfx.export.blocks import ACTIVATIONS, LAYOUTS, BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx, plan_metadata
 from rfx.export.precision.convert import convert_precision
 from rfx.export.quantizers.onnxruntime import (

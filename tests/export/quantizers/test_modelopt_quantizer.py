@@ -14,10 +14,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.errors import EnvironmentMissingError, UnsupportedModelError, UsageError
 from rfx.core.workload import Workload
 from rfx.cost.bundle import Bundle, strip
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.export.quantizers import modelopt as quantizer

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.core.errors import (
     EnvironmentMissingError,
     InternalCheckError,
@@ -18,7 +19,6 @@ from rfx.core.errors import (
     UsageError,
 )
 from rfx.core.workload import Workload
-from rfx.export.blocks import BlockShape, stack, stack_inputs
 from rfx.export.onnx import export_onnx
 from rfx.export.precision.convert import convert_precision
 from rfx.export.quantizers import nncf as quantizer
@@ -227,7 +227,7 @@ def hook(event, args):
         events.append(event)
 sys.addaudithook(hook)
 import rfx
-from rfx.export.blocks import BlockShape, stack, stack_inputs
+from benchmarks.blocks import BlockShape, stack, stack_inputs
 from rfx.export.precision.convert import convert_precision
 shape = BlockShape(32, 2, 16, 64)
 feeds = [stack_inputs(shape, 1, 8)]

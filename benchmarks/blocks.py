@@ -1,5 +1,5 @@
-"""Stacks of Transformer layers as ONNX, built straight with onnx.helper: no torch, so a table can
-be measured on a board that has only NumPy, onnx and the runtime.
+"""Stacks of Transformer layers as ONNX, built straight with onnx.helper: encoders for the GPU
+benchmark, which carries no model to the machine, and small graphs for tests.
 
 The node pattern is the one that `torch.onnx.export(dynamo=True)` gives for Hugging Face encoders
 under eager attention (a test holds the two against each other, before and after the runtime's
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rfx.core.errors import UnsupportedModelError
 from rfx.export.sums import write_sums
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class BlockShape:
     is named as in Hugging Face configs.
 
     Raises:
-        UnsupportedModelError: a layout or activation of which rfx has no block.
+        ValueError: a layout or activation of which there is no block.
     """
 
     hidden: int
@@ -52,12 +51,7 @@ class BlockShape:
             ("activation", self.activation, ACTIVATIONS),
         ):
             if got not in allowed:
-                raise UnsupportedModelError(
-                    f"rfx has no Transformer block with this {what} to measure latency with.",
-                    got=got,
-                    allowed=", ".join(allowed),
-                    next_step="prune with a FLOPs budget (--flops) instead",
-                )
+                raise ValueError(f"{what} {got}: there are blocks of {', '.join(allowed)}")
 
     @property
     def name(self) -> str:

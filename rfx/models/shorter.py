@@ -1,0 +1,47 @@
+"""A model with its first layers alone, for timing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rfx.core.errors import is_interrupt
+from rfx.core.inputs import InputSpec
+from rfx.core.site import Site
+from rfx.core.workload import Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def first_layers(
+    model: nn.Module, sites: Sequence[Site], inputs: InputSpec, layers: int
+) -> nn.Module | None:
+    """The same model in which `layers` layers are left, sharing its weights; None where its layers
+    are not a list that can be cut, or where what is left does not run."""
+    import torch
+    from torch import nn
+
+    parents = {s.layer_path.rpartition(".")[0] for s in sites}
+    numbers = [s.layer_path.rpartition(".")[2] for s in sites]
+    if len(parents) != 1 or parents == {""} or not all(n.isdigit() for n in numbers):
+        return None
+    (path,) = parents
+    whole = model.get_submodule(path)
+    if not isinstance(whole, nn.ModuleList) or len(whole) != 1 + max(map(int, numbers)):
+        return None
+    shared = {id(p): p for p in (*model.parameters(), *model.buffers())}
+    short = copy.deepcopy(model, shared)  # type: ignore[arg-type]
+    above, _, name = path.rpartition(".")
+    kept = nn.ModuleList(list(short.get_submodule(path))[:layers])
+    setattr(short.get_submodule(above), name, kept)
+    example = inputs.example(Workload.of_text(batch=2, sequence=7))
+    try:
+        with torch.no_grad():
+            short(**{n: torch.from_numpy(v) for n, v in example.items()})
+    except Exception as error:  # whatever a forward pass raises that misses its layers
+        if is_interrupt(error):
+            raise
+        return None
+    return short
