@@ -109,7 +109,7 @@ def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, train
     recipe, subject = resolve_model(session, recipe)
     timed = Timed(session, recipe, subject, ("logits",), bundle.shape, None)
     assert timed.sites == bundle.sites and timed.layers == bundle.layers
-    for point in (("mha", 2), ("ffn", 128), ("mha", 0), DENSE):
+    for point in (("mha", 2), ("ffn", 64), ("mha", 0), DENSE):
         there, here = onnx.load(bundle.file(point, tmp_path)), timed.model(point)
         assert [(n.op_type, list(n.input), list(n.output)) for n in there.graph.node] == [
             (n.op_type, list(n.input), list(n.output)) for n in here.graph.node
@@ -117,7 +117,7 @@ def test_a_graph_of_the_bundle_is_the_one_that_would_be_timed_here(shapes, train
         assert {i.name: tuple(i.dims) for i in there.graph.initializer} == {
             i.name: tuple(i.dims) for i in here.graph.initializer
         }
-    engine = runtime("ort").build(bundle.file(("ffn", 128), tmp_path), Workload())
+    engine = runtime("ort").build(bundle.file(("ffn", 64), tmp_path), Workload())
     given = subject.inputs.example(Workload.of_text(batch=2, sequence=8))
     feeds = {name: given[name] for name in engine.input_names}
     assert np.isfinite(engine.run(feeds)["logits"]).all()

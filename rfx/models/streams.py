@@ -105,11 +105,13 @@ def run_layer(
     until: Site | None = None,
 ) -> Trace:
     """Run the layer of `sites` on `hidden` [B, T, d] with `masks` (site name -> [units]) on its
-    projections' inputs.
+    projections' inputs. Where the stream has another width than the projection gives (a layer that
+    projects once more, as MobileBERT's), the projection's own output stands in for it.
 
     With `until` the run ends at that site's stream and `output` stays None where it could.
     """
     trace, masks = Trace(), masks or {}
+    given: dict[str, torch.Tensor] = {}  # by the projections themselves
 
     def watch_features(site: Site) -> PreHook:
         mask = masks.get(site.name)
@@ -121,9 +123,19 @@ def run_layer(
 
         return see
 
+    def watch_output(site: Site) -> Callable[..., None]:
+        def see(_module: torch.nn.Module, _args: tuple, output: torch.Tensor) -> None:
+            given[site.name] = output
+
+        return see
+
+    def stream(site: Site, found: torch.Tensor) -> torch.Tensor:
+        own = given.get(site.name)
+        return found if own is None or found.shape[-1] == own.shape[-1] else own
+
     def watch_stream(site: Site) -> Callable[..., None]:
         def see(_module: torch.nn.Module, args: tuple, *output: torch.Tensor) -> None:
-            trace.streams[site.name] = output[0] if output else args[0]
+            trace.streams[site.name] = stream(site, output[0] if output else args[0])
             if until is not None and until.name == site.name:
                 raise Stop
 
@@ -132,7 +144,10 @@ def run_layer(
     with ExitStack() as stack:
         for site in sites:
             output = model.get_submodule(site.output)
-            handles = [output.register_forward_pre_hook(watch_features(site))]
+            handles = [
+                output.register_forward_pre_hook(watch_features(site)),
+                output.register_forward_hook(watch_output(site)),
+            ]
             if stream_is_output(site):
                 pass
             elif site.norm:
@@ -147,7 +162,7 @@ def run_layer(
             for site in sites:
                 if stream_is_output(site):
                     assert trace.output is not None  # it is a layer's
-                    trace.streams[site.name] = trace.output
+                    trace.streams[site.name] = stream(site, trace.output)
     return trace
 
 

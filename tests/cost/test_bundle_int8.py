@@ -56,7 +56,7 @@ def test_a_file_of_shapes_stays_small_and_its_graphs_run(shapes, tmp_path):
         assert logits.shape == (1, 2) and np.isfinite(logits).all()
         assert any(n.op_type == PRODUCT for n in onnx.load(file).graph.node)
     session = ort.InferenceSession(
-        str(bundle.file(("ffn", 128), tmp_path)), providers=["CPUExecutionProvider"]
+        str(bundle.file(("ffn", 64), tmp_path)), providers=["CPUExecutionProvider"]
     )
     (logits,) = session.run(None, {i.name: ids for i in session.get_inputs()})
     assert logits.shape == (1, 2) and np.isfinite(logits).all()
