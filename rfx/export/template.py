@@ -61,8 +61,8 @@ class Template:
                     for f, x, y in zip(free.flat, a.flat, b.flat)
                 ]
                 if any(steps) or (a != b).any():
-                    each = np.asarray(steps, a.dtype).reshape(a.shape)
-                    self._values[name] = (np.where(free, -1, a), each)
+                    grown = np.asarray(steps, a.dtype).reshape(a.shape)
+                    self._values[name] = (np.where(free, -1, a), grown)
         self._sizes = [
             [self._each(info.name, x, y) for x, y in zip(_sizes(info), _sizes(other))]
             for info, other in zip(_stated(full), _stated(less), strict=True)

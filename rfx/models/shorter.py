@@ -32,10 +32,10 @@ def first_layers(
     if not isinstance(whole, nn.ModuleList) or len(whole) != 1 + max(map(int, numbers)):
         return None
     shared = {id(p): p for p in (*model.parameters(), *model.buffers())}
-    short = copy.deepcopy(model, shared)  # type: ignore[arg-type]
+    short = copy.deepcopy(model, shared)
     above, _, name = path.rpartition(".")
-    kept = nn.ModuleList(list(short.get_submodule(path))[:layers])
-    setattr(short.get_submodule(above), name, kept)
+    kept = [short.get_submodule(f"{path}.{i}") for i in range(layers)]
+    setattr(short.get_submodule(above), name, nn.ModuleList(kept))
     example = inputs.example(Workload.of_text(batch=2, sequence=7))
     try:
         with torch.no_grad():

@@ -54,7 +54,8 @@ def model_shape(recipe: Recipe, subject: Subject, dense: Artefact) -> ModelShape
         if name not in _NAMES and not name.endswith(("_token_id", "dropout", "_dropout_prob"))
     }
     exporter = recipe.exporter, code_of("exporter", recipe.exporter)
-    said = [type(subject.model).__name__, config, [g.to_json() for g in groups], exporter]
+    sizes = [(g.name, g.units, g.width, g.sites) for g in groups]
+    said = [type(subject.model).__name__, config, sizes, exporter]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     kind = getattr(subject.model.config, "model_type", "") or "model"
     return ModelShape(f"{kind}/{digest[:12]}", subject.hidden, subject.layers, groups)

@@ -10,9 +10,9 @@ from onnx import helper
 
 import rfx.pipeline.table as tables
 from rfx.core.errors import UsageError
-from rfx.core.plan import Kind
 from rfx.core.progress import Silent
 from rfx.core.store import Store
+from rfx.cost.alike import ModelShape, alike
 from rfx.cost.latency import table_key
 from rfx.cost.table import LatencyTable
 from rfx.export.one_position import PROPERTY
@@ -31,9 +31,10 @@ def job(tmp_path, monkeypatch):
     """A session, a subject, and the tables that were measured (by a stand-in for the clock)."""
     measured = []
 
-    def measure_one(store, runtime, workload, shape, layers, **_):
-        key = table_key(runtime, workload, shape)
-        measured.append(LatencyTable(key, CURVES, 0.5, layers, additivity=({"error": 0.3},)))
+    def measure_one(bench, **_):
+        key = table_key(bench.runtime, bench.workload, bench.shape)
+        made = LatencyTable(key, CURVES, 0.5, bench.shape.layers, additivity=({"error": 0.3},))
+        measured.append(made)
         return measured[-1], False
 
     monkeypatch.setattr(tables, "load_or_measure", measure_one)
@@ -95,11 +96,25 @@ def test_a_table_is_of_models_that_compute_the_same_sites_at_one_position(job):
         with pytest.raises(UsageError, match="belongs to another") as refused:
             get(session, subject, tables.Tables(given), modules)
         assert f"{ffn.name}, {mha.name}" in refused.value.got and "none" in refused.value.got
-    counts = {Kind.MHA: [0, 2, 4], Kind.FFN: [0, 48]}
-    partial = {"mha": (mha.name,), "ffn": (ffn.name,)}
+    counts = {"mha": [0, 2, 4], "ffn": [0, 48]}
+    groups = alike(subject.sites, (mha.name, ffn.name))
+    shape = ModelShape("bert/x", 32, 3, groups)
     rng = np.random.default_rng(0)
-    drawn = [tables.random_plan(subject, counts, rng, partial).counts for _ in range(40)]
+    drawn = [tables.random_plan(subject, counts, rng, shape).counts for _ in range(40)]
     assert {c[mha.name] for c in drawn} == {2, 4} and {c[ffn.name] for c in drawn} == {0, 48}
     assert {c[subject.sites[0].name] for c in drawn} == {0, 2, 4}
-    left = tables.without(subject, "mha", partial["mha"]).counts
+    left = tables.without_partial(subject, groups[0]).counts
     assert left == {s.name: 1 if s.name == mha.name else s.units for s in subject.sites}
+
+
+def test_what_changes_no_cost_changes_no_table(job):
+    """Models of other labels and another vocabulary have one table; another activation has its
+    own."""
+    session, subject, measured = job
+    keys = []
+    for more in ({}, {"num_labels": 5}, {"vocab_size": 99}, {"hidden_act": "relu"}):
+        other = replace(subject, model=make("bert", **more))
+        table, _ = get(session, other, tables.Tables())
+        keys.append(table.key)
+    assert keys[0] == keys[1] == keys[2] != keys[3] and len(measured) == 4
+    assert keys[0].layout.startswith("bert/")
