@@ -14,7 +14,7 @@ from rfx.cost import effort
 from rfx.cost.bench import Bench
 from rfx.cost.curves import DENSE, Point
 from rfx.runtimes.base import BoundRun, Engine
-from rfx.runtimes.timing import interleave
+from rfx.runtimes.timing import interleave, without_drift
 
 MAX_GROUP = 16  # models that are timed in turns; what an interruption costs
 RESAMPLES = 200
@@ -132,13 +132,15 @@ def measure_group(
     try:
         runs |= reference.runs(folder)
         runs |= {_run_name(p): reference.bind(p, folder, engines) for p in group}
-        times = interleave(
-            runs,
-            min_rounds=effort.MIN_ROUNDS,
-            min_seconds=effort.SECONDS[0] / groups,
-            max_seconds=effort.SECONDS[1] / groups,
-            warmup_ms=20.0,
-            seed=seed,
+        times = without_drift(
+            interleave(
+                runs,
+                min_rounds=effort.MIN_ROUNDS,
+                min_seconds=effort.SECONDS[0] / groups,
+                max_seconds=effort.SECONDS[1] / groups,
+                warmup_ms=20.0,
+                seed=seed,
+            )
         )
         facts = {k: v for run in runs.values() for k, v in run.measurement().items()}
     finally:

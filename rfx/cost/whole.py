@@ -17,7 +17,7 @@ from rfx.cost.bench import Bench
 from rfx.cost.curves import DENSE
 from rfx.cost.table import LatencyTable
 from rfx.runtimes.base import BoundRun, Engine
-from rfx.runtimes.timing import interleave
+from rfx.runtimes.timing import interleave, without_drift
 
 
 def measure_anchors(
@@ -71,12 +71,14 @@ def _bound(engine: Engine, inputs: InputSpec, workload: Workload, seed: int) -> 
 
 def _interleaved(runs: Mapping[str, BoundRun], seed: int) -> dict[str, np.ndarray]:
     """Milliseconds of every run by name, [rounds]."""
-    return interleave(
-        runs,
-        min_rounds=effort.MIN_ROUNDS,
-        min_seconds=effort.ANCHOR_SECONDS * len(runs),
-        max_seconds=10 * effort.ANCHOR_SECONDS * len(runs),
-        seed=seed,
+    return without_drift(
+        interleave(
+            runs,
+            min_rounds=effort.MIN_ROUNDS,
+            min_seconds=effort.ANCHOR_SECONDS * len(runs),
+            max_seconds=10 * effort.ANCHOR_SECONDS * len(runs),
+            seed=seed,
+        )
     )
 
 

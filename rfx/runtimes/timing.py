@@ -63,3 +63,18 @@ def interleave(
         if max_seconds is not None and done >= 2 and elapsed >= max_seconds:
             break
     return {name: np.asarray(values, dtype=np.float64) for name, values in samples.items()}
+
+
+def without_drift(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same times without what all runs of a round have in common: a machine that is slower for
+    a while is so for every run. Each round is divided by its level, the median over the runs of
+    their times as shares of their own medians.
+
+    Args:
+        times: as `interleave` gives them, each [rounds].
+    """
+    if len(times) < 3:  # of two it could not be said which one the round was slow for
+        return dict(times)
+    all_times = np.stack(list(times.values()))  # [runs, rounds]
+    level = np.median(all_times / np.median(all_times, axis=1, keepdims=True), axis=0)  # [rounds]
+    return dict(zip(times, all_times / level, strict=True))
