@@ -18,7 +18,7 @@ from rfx.core.errors import UsageError
 from rfx.core.limits import MOST_FILE_MB, SILENCE, SIZE, bound_mb, raised, silence_s
 from tests.commands import run
 
-SHAPES = Path(__file__).parents[1] / "golden" / "schema1" / "shapes.json"
+SHAPES = Path(__file__).parents[1] / "golden" / "shapes.json"
 
 
 def test_a_bound_is_raised_and_never_lowered(monkeypatch):
