@@ -103,9 +103,9 @@ def make_task(recipe: Recipe, subject: Subject) -> Task:
         UsageError: an option or a label that the task does not have.
         UnsupportedModelError: a head of another kind than the task judges.
     """
-    cls = task_class(recipe.task)
-    _check_options(cls, recipe.task_options)
     config = subject.model.config
+    cls = task_class(recipe.task).for_model(config)
+    _check_options(cls, recipe.task_options)
     cls.check_model(config)
     if not recipe.data.labels:
         cls.check_names(config)

@@ -1,5 +1,5 @@
-"""Which heads of a classifier rfx can judge: one label for each text, or one real number; and
-whether it is clear which output is which label."""
+"""Which heads of a classifier rfx can judge: one label for each text, any number of them, or one
+real number; and whether it is clear which output is which label."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rfx.tasks.labels import whole
 
 
 def check_head(config: Any) -> None:
-    """Raises UnsupportedModelError for a head that gives several labels or several numbers, or
-    whose one output is the yes or no of a sigmoid: taken for one of the others it would be judged
+    """Raises UnsupportedModelError for a head that gives several numbers, or whose one output is
+    the yes or no of a sigmoid without saying so: taken for one of the others it would be judged
     wrongly, without a word."""
     kind, outputs = getattr(config, "problem_type", None), int(config.num_labels or 0)
     as_number = (
@@ -22,13 +22,12 @@ def check_head(config: Any) -> None:
         "then judged by a rank correlation"
     )
     if outputs == 1:
-        if kind not in (None, "regression"):
+        if kind not in (None, "regression", "multi_label_classification"):
             raise UnsupportedModelError(
-                "This model has one output that was trained as a yes or no, and rfx would take it "
-                "for a regression.",
+                "This model has one output, which is no choice among classes.",
                 got=f"problem_type {kind!r} with one output",
-                allowed="two outputs for yes and no, or a regression",
-                next_step=as_number,
+                allowed="two outputs for yes and no, multi_label_classification, or a regression",
+                next_step='correct "problem_type" in config.json, as the model was trained',
             )
         if kind is None and _sigmoid(config):
             raise UnsupportedModelError(
@@ -36,17 +35,10 @@ def check_head(config: Any) -> None:
                 "for a regression.",
                 got="sentence_transformers: activation_fn Sigmoid, no problem_type",
                 allowed="two outputs for yes and no, or a regression",
-                next_step=as_number,
+                next_step=as_number + '; or "multi_label_classification": it is then judged as a '
+                "yes or no",
             )
         return
-    if kind == "multi_label_classification":
-        raise UnsupportedModelError(
-            "This model gives several labels to one text (multi-label classification), which rfx "
-            "does not support yet.",
-            got=f"problem_type {kind!r} with {outputs} outputs",
-            allowed="one label for each text, or a regression with one output",
-            next_step="give a model that was trained for one label",
-        )
     if kind == "regression":
         raise UnsupportedModelError(
             "This model is a regression with several outputs, which rfx does not support yet.",

@@ -233,9 +233,10 @@ def refuse_several(value: Any, column: str, number: int) -> None:
         )
     raise UnsupportedModelError(
         f"The label of row {number} is a list, as for a text with several labels (multi-label "
-        "classification), which rfx does not support yet.",
+        "classification), and the model gives one label to each text.",
         got=f"{column}: {short(value, 500, bare=True)}",
-        allowed="the number or the name of one label",
+        allowed="the number or the name of one label, or a model whose config.json says "
+        '"problem_type": "multi_label_classification"',
         next_step=hint,
     )
 

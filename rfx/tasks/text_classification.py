@@ -1,4 +1,5 @@
-"""Single sentences, sentence pairs, and regression (a model with one output)."""
+"""Single sentences, sentence pairs, and regression (a model with one output). Texts with several
+labels each are in `rfx.tasks.multi_label`."""
 
 from __future__ import annotations
 
@@ -142,9 +143,10 @@ class TextClassification(Task):
             if len(several) > 1:
                 raise UnsupportedModelError(
                     "These look like several labels of a text, one in each column (multi-label "
-                    "classification), which rfx does not support yet.",
+                    "classification), and the model gives one label to each text.",
                     got=f"columns {short(', '.join(several), 500, bare=True)}",
-                    allowed="one label for each text",
+                    allowed="one label for each text, or a model whose config.json says "
+                    '"problem_type": "multi_label_classification"',
                     next_step="name the column of one label with --column label=NAME",
                 )
             must_have(rows, "label", self.columns)
@@ -189,6 +191,13 @@ class TextClassification(Task):
         if not self.regression:
             return None
         return math.fsum(labels) / len(labels)  # in whatever order they stand
+
+    @classmethod
+    def for_model(cls, config: Any) -> type[Task]:
+        from rfx.tasks.multi_label import PROBLEM, MultiLabel
+
+        several = getattr(config, "problem_type", None) == PROBLEM
+        return MultiLabel if several and cls is TextClassification else cls
 
     @classmethod
     def check_model(cls, config: Any) -> None:

@@ -286,10 +286,8 @@ def config(**said):
 @pytest.mark.parametrize(
     ("said", "match"),
     [
-        ({"problem_type": "multi_label_classification", "num_labels": 3}, "several labels"),
         ({"problem_type": "regression", "num_labels": 2}, "several outputs"),
-        ({"problem_type": "single_label_classification"}, "yes or no"),
-        ({"problem_type": "multi_label_classification"}, "yes or no"),
+        ({"problem_type": "single_label_classification"}, "no choice among classes"),
         ({"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, "sigmoid"),
         ({"sbert_ce_default_activation_function": "torch.nn.Sigmoid"}, "sigmoid"),
     ],

@@ -1,5 +1,5 @@
-"""How far a model's outputs are from the dense model's: KL divergence, or squared error of a
-regression."""
+"""How far a model's outputs are from the dense model's: KL divergence (of labels that are
+independent of one another their sum), or squared error of a regression."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def divergence(
     """KL(teacher || student) of each example, float64 [batch]: summed over the outputs, averaged
     over real tokens; the squared error of a regression."""
     import torch
+    from torch.nn.functional import logsigmoid
 
     totals: list[torch.Tensor] = []
     pairs = zip(
@@ -58,6 +59,11 @@ def divergence(
     for (kind, z, examples), (_, y, _) in pairs:
         if kind == "value":
             rows = (z - y).double().square().sum(-1)
+        elif kind == "labels":
+            z, y = z.double(), y.double()
+            rows = sum(
+                (s * z).sigmoid() * (logsigmoid(s * z) - logsigmoid(s * y)) for s in (1, -1)
+            ).sum(-1)
         else:
             z, y = z.double().log_softmax(-1), y.double().log_softmax(-1)
             rows = (z.exp() * (z - y)).sum(-1)

@@ -27,9 +27,10 @@ def output_fields(
     int64 [rows]).
 
     A field [batch, classes] is a class an example, kind "class"; with one class it is a regression,
-    kind "value"; [batch, tokens] of a name that ends in `start_logits` or `end_logits` is a
-    position, padding left out; [batch, tokens, classes] is a class for each real token, kind
-    "token".
+    kind "value". Where its name says that it is over labels (`rfx.core.output.OutputName`), each of
+    them is there or not, kind "labels". [batch, tokens] of a name that ends in `start_logits` or
+    `end_logits` is a position, padding left out; [batch, tokens, classes] is a class for each real
+    token, kind "token".
     """
     import torch
 
@@ -42,6 +43,8 @@ def output_fields(
         elif name.endswith(("start_logits", "end_logits")):
             real = inputs["attention_mask"].bool()
             yield "class", logits.masked_fill(~real, -1e4), examples
+        elif getattr(name, "over", None) == "labels":
+            yield "labels", logits, examples
         elif logits.shape[-1] == 1:
             yield "value", logits, examples
         else:
@@ -131,11 +134,10 @@ def residual_probe(
     totals: list[torch.Tensor] = []
     goals: list[torch.Tensor] = []
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
-        v = (
-            wanted.new_ones(wanted.shape)
-            if kind == "value"
-            else _root((wanted / temperature).softmax(-1), examples, signs, field)
-        )
+        if kind == "value":
+            v = wanted.new_ones(wanted.shape)
+        else:
+            v = _root(kind, _chances(kind, wanted / temperature), examples, signs, field)
         v = _independent(kind, v, examples, size, signs, field)
         totals.append(_by_example(v * logits, examples, size))
         goals.append(_by_example(v * (wanted - logits.detach()), examples, size))
@@ -160,10 +162,11 @@ def _probe(
             # E[v^2] of a unit Gaussian around the teacher's value.
             v = torch.sqrt(1.0 + (z - wanted).square())
         else:
-            q = (wanted / temperature).softmax(-1)
-            v = _root(q, examples, signs, field)
+            q = _chances(kind, wanted / temperature)
+            v = _root(kind, q, examples, signs, field)
             if teacher is not None:
-                v = v + ((z / temperature).softmax(-1) - q) * signs.rows(examples, 1, field, 1)
+                moved = _chances(kind, z / temperature) - q
+                v = v + moved * signs.rows(examples, 1, field, 1)
             v = temperature * v
         v = _independent(kind, v, examples, size, signs, field)
         totals.append(_by_example(v * logits, examples, size))
@@ -205,8 +208,18 @@ def _independent(
     return v * signs.rows(torch.arange(size, device=v.device), 1, field, 3)[examples]
 
 
-def _root(p: torch.Tensor, examples: torch.Tensor, signs: Signs, field: int) -> torch.Tensor:
-    """v = S e [rows, classes] with E[v v^T] = diag(p) - p p^T; exact for two classes."""
+def _chances(kind: str, logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities [rows, classes], of one among them or of each by itself."""
+    return logits.sigmoid() if kind == "labels" else logits.softmax(-1)
+
+
+def _root(
+    kind: str, p: torch.Tensor, examples: torch.Tensor, signs: Signs, field: int
+) -> torch.Tensor:
+    """v = S e [rows, classes] with E[v v^T] = diag(p) - p p^T; exact for two classes. Of labels
+    that are independent of one another it is diag(p (1 - p))."""
+    if kind == "labels":
+        return (p * (1 - p)).sqrt() * signs.rows(examples, p.shape[-1], field, 0)
     if p.shape[-1] == 2:
         return p.prod(-1, keepdim=True).sqrt() * p.new_tensor([1.0, -1.0])
     signed = p.sqrt() * signs.rows(examples, p.shape[-1], field, 0)
