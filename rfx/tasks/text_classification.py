@@ -35,6 +35,7 @@ from rfx.tasks.metrics import (
     confusion,
     moved,
 )
+from rfx.tasks.multi_label_metrics import METRICS as MULTI_LABEL
 
 LARGEST = float(np.finfo(np.float32).max)  # of numbers that a model computes with
 LETTERS = 1000  # of a text for each token that is kept: far more than any token takes
@@ -56,7 +57,10 @@ class TextClassification(Task):
     `label_names`), or, where the model has one output, real numbers."""
 
     name: ClassVar[str] = "text-classification"
-    metrics: ClassVar[tuple[str, ...]] = (*CLASSIFICATION, *REGRESSION)
+    # Of every kind of head; which of them fits a model, its class says.
+    metrics: ClassVar[tuple[str, ...]] = tuple(
+        dict.fromkeys((*CLASSIFICATION, *REGRESSION, *MULTI_LABEL))
+    )
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     head_positions: ClassVar[str] = "first"
@@ -194,7 +198,7 @@ class TextClassification(Task):
 
     @classmethod
     def for_model(cls, config: Any) -> type[Task]:
-        from rfx.tasks.multi_label import PROBLEM, MultiLabel
+        from rfx.tasks.multi_label import PROBLEM, MultiLabel  # which is one of these itself
 
         several = getattr(config, "problem_type", None) == PROBLEM
         return MultiLabel if several and cls is TextClassification else cls

@@ -153,9 +153,9 @@ def test_metrics_are_scikit_learns(tokenizer, scored, metric):
     assert fast == pytest.approx(slow)
     constant = made.constant(examples)
     least = made.metric(constant.predictions, examples)
-    assert 0 < least < value < 1
-    if metric == "f1_micro":  # the most frequent label alone is best here
-        assert constant.answer == "'toxic'"
+    assert 0 < least < 1 and 0 < value < 1
+    if metric == "f1_micro":  # the most frequent labels
+        assert constant.answer in ("'toxic'", "'toxic', 'threat'")
     low, high = made.extremes(one, np.asarray([a != b for a, b in zip(one, two)]), examples)
     assert (math.isnan(low) and metric == "map") or low <= value <= high
     assert 0.5 < made.agreement(one, two).share < 1 == made.agreement(one, one).share

@@ -61,9 +61,9 @@ def divergence(
             rows = (z - y).double().square().sum(-1)
         elif kind == "labels":
             z, y = z.double(), y.double()
-            rows = sum(
-                (s * z).sigmoid() * (logsigmoid(s * z) - logsigmoid(s * y)) for s in (1, -1)
-            ).sum(-1)
+            there = z.sigmoid() * (logsigmoid(z) - logsigmoid(y))
+            not_there = (-z).sigmoid() * (logsigmoid(-z) - logsigmoid(-y))
+            rows = (there + not_there).sum(-1)
         else:
             z, y = z.double().log_softmax(-1), y.double().log_softmax(-1)
             rows = (z.exp() * (z - y)).sum(-1)
