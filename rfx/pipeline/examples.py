@@ -16,7 +16,7 @@ from rfx.recipe.spec import Recipe
 from rfx.tasks.base import Task
 from rfx.tasks.data import load_examples as read_file
 from rfx.tasks.examples import Examples, Source, read_examples
-from rfx.tasks.find import task_class
+from rfx.tasks.find import task_for
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def make_task(recipe: Recipe, subject: Subject) -> Task:
         UnsupportedModelError: a head of another kind than the task judges.
     """
     config = subject.model.config
-    cls = task_class(recipe.task).for_model(config)
+    cls = task_for(recipe.task, config)
     _check_options(cls, recipe.task_options)
     cls.check_model(config)
     if not recipe.data.labels:

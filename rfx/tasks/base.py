@@ -237,12 +237,6 @@ class Task(ABC):
         return {value: self.model_name(index) for value, index in self.called.items()}
 
     @classmethod
-    def for_model(cls, config: Any) -> type[Task]:
-        """The class that judges a model of this configuration: another one where the task has
-        several kinds of heads."""
-        return cls
-
-    @classmethod
     def check_model(cls, config: Any) -> None:
         """Raises UnsupportedModelError for a model whose configuration says that it has a head of
         another kind than the task judges."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from rfx.core import registry
 from rfx.tasks.base import Task
+from rfx.tasks.multi_label import PROBLEM, MultiLabel
 from rfx.tasks.text_classification import TextClassification
 
 
@@ -23,6 +24,17 @@ def task_class(name: str | None) -> type[Task]:
     """
     found = registry.find("task", name, next_step="correct --task (recipe: task)")
     return cast("type[Task]", found)
+
+
+def task_for(name: str | None, config: Any) -> type[Task]:
+    """The class that judges a model of this configuration: a task may have several kinds of heads.
+
+    Raises:
+        UsageError, EnvironmentMissingError: as `task_class`.
+    """
+    found = task_class(name)
+    several = getattr(config, "problem_type", None) == PROBLEM
+    return MultiLabel if several and found is TextClassification else found
 
 
 def task_of(architecture: str | None) -> str | None:

@@ -197,13 +197,6 @@ class TextClassification(Task):
         return math.fsum(labels) / len(labels)  # in whatever order they stand
 
     @classmethod
-    def for_model(cls, config: Any) -> type[Task]:
-        from rfx.tasks.multi_label import PROBLEM, MultiLabel  # which is one of these itself
-
-        several = getattr(config, "problem_type", None) == PROBLEM
-        return MultiLabel if several and cls is TextClassification else cls
-
-    @classmethod
     def check_model(cls, config: Any) -> None:
         check_head(config)
 

@@ -13,7 +13,7 @@ from rfx.core.errors import UsageError
 from rfx.methods.scores.divergence import divergence
 from rfx.methods.scores.predictive import Signs, fisher_probe, knowledge_probe, residual_probe
 from rfx.tasks.base import Example, Task
-from rfx.tasks.find import task_class
+from rfx.tasks.find import task_class, task_for
 from rfx.tasks.multi_label import MultiLabel
 from rfx.tasks.multi_label_metrics import average_precisions, bootstrap_labels_of_texts
 from tests.conftest import tokenizer as make_tokenizer
@@ -44,7 +44,7 @@ def test_the_head_says_which_class_judges_it():
         (None, found),
     ):
         config = types.SimpleNamespace(problem_type=kind, num_labels=3)
-        assert found.for_model(config) is wanted
+        assert task_for("text-classification", config) is wanted
     MultiLabel.check_model(
         types.SimpleNamespace(problem_type="multi_label_classification", num_labels=1)
     )
