@@ -63,8 +63,8 @@ class Recipe(Section):
     metric: str | None = option(
         None,
         """What accuracy is measured by. text-classification: accuracy, f1, f1_macro, matthews; with
-        one output spearman, pearson. question-answering: f1, exact_match. token-classification: f1
-        (of entities), accuracy.""",
+        one output spearman, pearson; with several labels a text f1_micro, f1_macro, map.
+        question-answering: f1, exact_match. token-classification: f1 (of entities), accuracy.""",
         cli="--metric",
         group="task",
         unset="the first of the task's",
