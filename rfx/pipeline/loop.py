@@ -120,7 +120,8 @@ def search_counts(
             result, searcher, _of_the_plan(method, search_part(result, searcher.cost.unit))
         )
     outputs = examples.task.output_names
-    table, cached = tables.get(session, recipe, subject, quantized or dense, outputs)
+    at, priced = tables.of(session, recipe, dense, quantized)
+    table, cached = tables.get(session, at, subject, priced, outputs)
     if tables.share is None:
         tables.share = anchored_at(session, recipe, subject, dense, quantized)
     anchored = tables.share

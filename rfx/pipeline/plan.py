@@ -105,7 +105,9 @@ def plan(
             made = for_serving(session, recipe, subject, examples, at)
             title = f"dense model at {at}"
             quantized = dense_at(session, recipe, subject, outputs, at, title, made)
-        found, _ = Tables(table).get(session, recipe, subject, quantized or dense, outputs)
+        tables = Tables(table)
+        priced_at, priced = tables.of(session, recipe, dense, quantized)
+        found, _ = tables.get(session, priced_at, subject, priced, outputs)
         anchored = anchored_at(session, recipe, subject, dense, quantized)
         cost = LatencyCost(found)
     elif not of_file:

@@ -11,7 +11,7 @@ from functools import partial as partial_of
 import numpy as np
 
 from rfx.core.errors import UsageError
-from rfx.core.plan import Plan
+from rfx.core.plan import FULL, Plan
 from rfx.cost.alike import Alike, ModelShape
 from rfx.cost.bench import Bench
 from rfx.cost.latency import load_or_measure, table_key
@@ -23,6 +23,7 @@ from rfx.cost.whole import check_additivity
 from rfx.evidence.records import TablePart
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
+from rfx.pipeline.choose import at_precision
 from rfx.pipeline.dense import Baseline, export_model, workload_of
 from rfx.pipeline.quantizing import for_timing, made_by, table_method
 from rfx.pipeline.score import codes
@@ -47,6 +48,25 @@ class Tables:
     given: LatencyTable | None = None
     share: float | None = None  # see `rfx.pipeline.loop.anchored_at`: it is measured once, too
     _found: list[tuple[LatencyTable, bool]] = field(default_factory=list)
+
+    def of(
+        self, session: Session, recipe: Recipe, dense: Baseline, quantized: Baseline | None
+    ) -> tuple[Recipe, Baseline]:
+        """The recipe and the dense model whose table the search goes by.
+
+        Of quantized models it is that of the fp32 ones where latency is near linear in the counts:
+        measured on two models, its plans are as good at the same latency as those of a table of
+        quantized models (benchmarks.int8), which takes twice as long. Where latency goes in steps,
+        the steps differ with the precision. A table that the user brought is taken as it is.
+
+        Args:
+            quantized: the dense model at the recipe's precision, where that is a quantized one.
+        """
+        if quantized is None:
+            return recipe, dense
+        if self.given is None and session.target.serves.capabilities.smooth:
+            return at_precision(recipe, FULL), dense
+        return recipe, quantized
 
     def get(
         self,
