@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Distribution = Literal["class", "labels", "value"]
+Distribution = Literal["class", "labels", "value", "direction"]
 
 
 class OutputName(str):
@@ -13,7 +13,8 @@ class OutputName(str):
 
     Args:
         over: "class", one of those that it has logits for; "labels", each of which is there or not,
-            whatever the others are; "value", numbers.
+            whatever the others are; "value", numbers; "direction", a vector whose length says
+            nothing, as cosine similarity takes it.
     """
 
     over: Distribution

@@ -266,7 +266,8 @@ def _likeness(part: AccuracyPart) -> str:
     said = [] if part.agreement is None else [_alike(part, part.agreement)]
     if part.divergence is not None:
         numbers = part.agreement is None or part.metric in CORRELATIONS
-        said.append(f"{'squared difference' if numbers else 'KL'} {part.divergence:.2g}")
+        kind = part.divergence_kind or ("squared difference" if numbers else "KL")
+        said.append(f"{kind} {part.divergence:.2g}")
     return "".join(f", {s}" for s in said)
 
 

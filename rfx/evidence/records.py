@@ -167,7 +167,12 @@ class AccuracyPart(Part):
     divergence: Number | None = Field(
         default=None,
         description="Divergence of the outputs from the dense model's, mean over the examples: KL, "
-        "or the squared difference of a regression.",
+        "the squared difference of a regression, or one minus the cosine of embeddings.",
+    )
+    divergence_kind: Literal["KL", "squared difference", "cosine distance"] | None = Field(
+        default=None,
+        description="What the divergence is; null in evidence of earlier versions, where the "
+        "metric tells it.",
     )
     batch: int | None = Field(
         default=None,

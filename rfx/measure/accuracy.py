@@ -56,6 +56,7 @@ def compare(
         min_agreement=min_agreement,
         weak_baseline=weak_baseline,
         divergence=divergence,
+        divergence_kind=None if divergence is None else task.divergence_kind,
         predictions_hash=hashlib.sha256(
             json.dumps(list(pruned.predictions), default=str).encode()
         ).hexdigest()[:16],

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+SENTENCE = "sentence"  # of the configuration of a sentence encoder, and the path of its head
+
+
 def readable(file: Path) -> None:
     """The mode that every new file gets: safetensors makes its own for their owner alone."""
     import os
@@ -51,8 +54,16 @@ def save(
         "sites": [{**site.to_json(), "count": plan[site.name].count} for site in sites],
     }
     model.config.architectures = [type(model).__name__]
-    model.save_pretrained(folder)
-    readable(folder / "model.safetensors")
+    if hasattr(model.config, SENTENCE):
+        from rfx.models.sentence_files import write_sentence
+
+        write_sentence(model, folder)
+        own = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{SENTENCE}.")}
+        model.save_pretrained(folder, state_dict=own)
+    else:
+        model.save_pretrained(folder)
+    for file in folder.rglob("model.safetensors"):
+        readable(file)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -198,6 +209,11 @@ def _build(
             next_step="make the checkpoint again with rfx prune-export",
         )
     loaded: PreTrainedModel = model.eval()
+    if hasattr(loaded.config, SENTENCE):
+        from rfx.models.sentence import as_sentence_encoder
+        from rfx.models.sentence_files import sentence_spec
+
+        return as_sentence_encoder(loaded, sentence_spec(place, None))
     return loaded
 
 

@@ -54,6 +54,23 @@ def architecture_of(source: str | None) -> str | None:
     return str(named[0]) if isinstance(named, list) and named else ""
 
 
+def gives_vectors(source: str) -> bool:
+    """Whether a local model is one of sentence-transformers that gives one vector a text.
+
+    Raises:
+        UsageError: its modules.json is damaged.
+    """
+    from rfx.models.sentence_files import is_sentence_folder
+
+    return is_sentence_folder(Place.of(source))
+
+
+def own_length(config: transformers.PretrainedConfig) -> int | None:
+    """The tokens that a sentence encoder cuts its texts at; None where it does not say it."""
+    length = (getattr(config, "sentence", None) or {}).get("max_length")
+    return None if length is None else int(length)
+
+
 def load_subject(
     source: str,
     *,
@@ -61,6 +78,8 @@ def load_subject(
     auto_class: str,
     load_preprocessor: Callable[[str], Any] = lambda source: None,
     input_spec: Callable[[Any, Any], InputSpec | None] = lambda model, preprocessor: None,
+    sentence: bool = False,
+    pooling: str | None = None,
 ) -> Subject:
     """A checkpoint from a local folder or the hub, in float32 and eval mode, its sites proved.
 
@@ -70,6 +89,8 @@ def load_subject(
         auto_class: the Auto class of transformers that loads a model with the task's head.
         load_preprocessor, input_spec: the task's own (see `rfx.tasks.base.Task`); where they give
             None, the model is one of text.
+        sentence: whether the task takes the encoder with what makes one vector of its tokens'.
+        pooling: how, where the model does not say it (see `rfx.models.sentence.POOLINGS`).
 
     Raises:
         UsageError: there is no such model, or it has no head for the task.
@@ -80,6 +101,13 @@ def load_subject(
 
     auto = getattr(transformers, auto_class)
     place = Place.of(source)
+    spec = None
+    if sentence:
+        from rfx.models.sentence_files import encoder_of, sentence_spec
+
+        with _named(place):
+            spec = sentence_spec(place, pooling)
+        place = encoder_of(place, spec)
     look_at(place)
     with _named(place):
         raw = place.read(CONFIG)
@@ -121,11 +149,17 @@ def load_subject(
         if is_interrupt(error) or isinstance(error, MemoryError):
             raise
         raise _not_loaded(place, error) from None
+    if spec is not None:
+        from rfx.models.sentence import as_sentence_encoder, without_pooler
+
+        without_pooler(model, info)
     check_loaded(place, task, make, model, info)
     preprocessor = load_preprocessor(place.name)
     if preprocessor is None:
         preprocessor = _tokenizer(place)
         check_tokenizer(preprocessor, model, source)
+    if spec is not None:
+        model = as_sentence_encoder(model, spec)
     return as_subject(model, preprocessor, source, input_spec(model, preprocessor))
 
 

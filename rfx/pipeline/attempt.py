@@ -124,7 +124,7 @@ def attempt(
         session,
         recipe,
         subject,
-        examples.task.output_names,
+        examples.task.graph_outputs(),
         outcome.plan,
         outcome.update,
         folder,

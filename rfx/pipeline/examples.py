@@ -106,6 +106,7 @@ def make_task(recipe: Recipe, subject: Subject) -> Task:
     config = subject.model.config
     cls = task_for(recipe.task, config)
     _check_options(cls, recipe.task_options)
+    options = {**cls.options_of(config), **recipe.task_options}
     cls.check_model(config)
     if not recipe.data.labels:
         cls.check_names(config)
@@ -117,7 +118,7 @@ def make_task(recipe: Recipe, subject: Subject) -> Task:
         metric=recipe.metric,
         columns=recipe.data.columns,
         label_names=recipe.data.labels,
-        **recipe.task_options,
+        **options,
     )
     task.strict = recipe.data.strict
     return task

@@ -99,7 +99,7 @@ def search_counts(
     """
     method = method_of(recipe, examples)
     if is_of_file(recipe):
-        names = examples.task.output_names
+        names = examples.task.graph_outputs()
         with session.stage("search and closed loop"):
             cost = file_cost(session, recipe, subject, names, dense, quantized)
             searcher = method.searcher(cost)
@@ -119,7 +119,7 @@ def search_counts(
         return Found(
             result, searcher, _of_the_plan(method, search_part(result, searcher.cost.unit))
         )
-    outputs = examples.task.output_names
+    outputs = examples.task.graph_outputs()
     at, priced = tables.of(session, recipe, dense, quantized)
     table, cached = tables.get(session, at, subject, priced, outputs)
     if tables.share is None:

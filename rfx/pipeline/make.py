@@ -4,6 +4,8 @@ renamed at the end."""
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +95,22 @@ def shrunk_model(subject: Subject, plan: Plan, update: Update) -> PreTrainedMode
     for parameter in small.parameters():
         parameter.requires_grad_(False)
     return cast("PreTrainedModel", small)
+
+
+def for_sentence_transformers(artefact: Artefact, folder: Path) -> None:
+    """Put the served file of a sentence encoder where sentence-transformers looks for it, beside
+    the rest of the model: model/onnx/model.onnx. It is the same file under another name, or a copy
+    where the disk has no second names."""
+    place = folder / "model" / "onnx"
+    if not (folder / "model" / "modules.json").is_file() or artefact.roles != (MODEL,):
+        return
+    place.mkdir(exist_ok=True)
+    file = place / "model.onnx"
+    file.unlink(missing_ok=True)
+    try:
+        os.link(artefact.file, file)
+    except OSError:
+        shutil.copyfile(artefact.file, file)
 
 
 def own_metadata(

@@ -85,7 +85,7 @@ def plan(
     resolved = with_vocabulary(session, resolve(session, recipe))
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
     modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
-    outputs = examples.task.output_names
+    outputs = examples.task.graph_outputs()
     check_calibration(session, recipe, subject, examples)
     cost: Cost
     if of_file:  # before the work of scoring: it may be below what cannot be pruned

@@ -32,7 +32,7 @@ def profile(
     """
     session = open_session(recipe, store=store, progress=progress, stages=3)
     recipe, subject = resolve_model(session, recipe)
-    outputs = task_class(recipe.task).output_names
+    outputs = task_class(recipe.task).graph_outputs()
     dense = dense_at(
         session,
         recipe,

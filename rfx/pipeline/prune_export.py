@@ -26,7 +26,7 @@ from rfx.pipeline.dense import dense_baseline, quantizes
 from rfx.pipeline.examples import data_part
 from rfx.pipeline.exclude import exclude
 from rfx.pipeline.finish import finish
-from rfx.pipeline.make import exported
+from rfx.pipeline.make import exported, for_sentence_transformers
 from rfx.pipeline.quantizing import for_serving
 from rfx.pipeline.resolve import open_session, resolve
 from rfx.pipeline.rival import judged, make_rival, stages_of_rival
@@ -160,7 +160,7 @@ def _at_one_precision(
         place = places.output_folder(out, recipe, session.store.root, session.progress.warn)
     resolved = with_vocabulary(session, resolve(session, recipe))
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
-    outputs = examples.task.output_names
+    outputs = examples.task.graph_outputs()
 
     dense = dense_baseline(session, recipe, subject, outputs)
     before = dense_accuracy(session, recipe, subject, examples, dense)
@@ -187,6 +187,7 @@ def _at_one_precision(
         plan, update = pruned.plan, pruned.update
         session.warn_of(plan)
         engine, artefact = pruned.engine, pruned.artefact
+        for_sentence_transformers(artefact, folder)
         made = manifest.hashes(folder)
         predicted = found.predicted_ratio(plan)
         plain = (pruned.proved, pruned.proved_engine)

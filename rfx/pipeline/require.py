@@ -67,6 +67,17 @@ def metric(recipe: Recipe) -> None:
         )
 
 
+def pooling(recipe: Recipe) -> None:
+    """Raises UsageError for a pooling where the recipe's task takes none."""
+    if recipe.pooling is not None and not task_class(recipe.task).sentence:
+        raise UsageError(
+            f"{recipe.task} takes no pooling.",
+            got=f"--pooling {recipe.pooling}",
+            allowed="--pooling with --task embeddings",
+            next_step="leave --pooling out, or give --task embeddings",
+        )
+
+
 def precision(recipe: Recipe, runtime: Runtime) -> None:
     """Raises UsageError for a precision that the runtime does not run."""
     find("precision", recipe.workload.precision, next_step="correct --precision")

@@ -19,7 +19,7 @@ from rfx.core.progress import Progress, Silent
 from rfx.core.store import Store
 from rfx.core.workload import SEQUENCE
 from rfx.cost.table import LatencyTable
-from rfx.models.load import architecture_of, load_subject
+from rfx.models.load import architecture_of, gives_vectors, load_subject, own_length
 from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline import require
@@ -31,7 +31,7 @@ from rfx.recipe.spec import DEFAULT, GIVEN, Recipe
 from rfx.runtimes.base import EngineOptions, Runtime
 from rfx.runtimes.find import AUTO, runtime, runtime_class, stand_in
 from rfx.tasks.examples import Examples
-from rfx.tasks.find import task_class, task_names, task_of
+from rfx.tasks.find import sentence_task, task_class, task_names, task_of
 
 QUICKSTART = "the quickstart"  # the origin of its model and data
 
@@ -228,11 +228,13 @@ def _with_task(recipe: Recipe) -> Recipe:
     """The recipe with its task, which the model's configuration says where nobody else does."""
     source = str(recipe.model)
     if recipe.task is None:
-        task = task_of(architecture_of(source))
+        vectors = recipe.pooling is not None or gives_vectors(source)
+        task = sentence_task() if vectors else task_of(architecture_of(source))
         if task is None:
             raise _no_task(source)
         recipe = recipe.changed({"task": task}, origin="the model's architecture")
     require.metric(recipe)
+    require.pooling(recipe)
     return recipe
 
 
@@ -245,7 +247,14 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         auto_class=cls.auto_class,
         load_preprocessor=cls.load_preprocessor,
         input_spec=cls.input_spec,
+        sentence=cls.sentence,
+        pooling=recipe.pooling,
     )
+    longest_text = own_length(subject.model.config)
+    if longest_text is not None and not recipe.given("max_length"):
+        recipe = recipe.changed(
+            {"max_length": longest_text}, origin="the model, which cuts its texts there"
+        )
     limit = subject.inputs.limits.get(SEQUENCE)
     if limit is not None:
         require.lengths(recipe, limit)

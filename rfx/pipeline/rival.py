@@ -95,7 +95,7 @@ def make_rival(
             session,
             recipe,
             subject,
-            examples.task.output_names,
+            examples.task.graph_outputs(),
             precision,
             f"dense model at {precision}",
             for_serving(session, recipe, subject, examples, precision),

@@ -61,7 +61,9 @@ def shapes(
     session = open_session(recipe, store=store, progress=progress, may_be_absent=True, stages=2)
     recipe, subject = resolve_model(session, recipe)
     with session.stage("pack the shapes"):
-        return _pack(session, recipe, subject, task_class(recipe.task).output_names, as_path(out))
+        return _pack(
+            session, recipe, subject, task_class(recipe.task).graph_outputs(), as_path(out)
+        )
 
 
 def _pack(

@@ -101,7 +101,7 @@ def sweep(
     resolved = with_vocabulary(session, resolve(session, _at(recipe, goals[0], by)))
     _say_vocabulary(session, resolved)
     given = (session, resolved.recipe, resolved.subject)
-    outputs = resolved.examples.task.output_names
+    outputs = resolved.examples.task.graph_outputs()
     dense, rival = dense_baseline(*given, outputs), None
     try:
         before = dense_accuracy(*given, resolved.examples, dense)
@@ -216,7 +216,7 @@ def _point(
         small, artefact = export(
             recipe,
             subject,
-            examples.task.output_names,
+            examples.task.graph_outputs(),
             plan,
             outcome.update,
             folder,

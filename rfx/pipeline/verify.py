@@ -108,15 +108,15 @@ def verify(
             "model of today."
         )
     plan = _plan_of(before, subject)
-    artefact = _files(session, before, folder, subject, examples.task.output_names, onnx)
+    artefact = _files(session, before, folder, subject, examples.task.graph_outputs(), onnx)
     measured = Measured(folder, artefact, None if onnx is None else Path(onnx))
-    dense = dense_baseline(session, recipe, subject, examples.task.output_names)
+    dense = dense_baseline(session, recipe, subject, examples.task.graph_outputs())
     outputs = dense_accuracy(session, recipe, subject, examples, dense, again=True)
     rival = make_rival(session, recipe, subject, examples)
     engine = _engine(session, recipe, folder, artefact, measured)
     proved, plain = artefact, engine
     if quantizes(recipe):
-        proved = _plain(folder, subject, examples.task.output_names)
+        proved = _plain(folder, subject, examples.task.graph_outputs())
         plain = session.build(proved, workload_of(recipe, FULL))
         measured.also(proved.file)
     small, update = load(folder), read_update(folder / "update.safetensors")

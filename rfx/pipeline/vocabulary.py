@@ -225,7 +225,7 @@ def vocabulary_part(
                 made.subject,
                 shrunk_model(made.subject, made.plan, made.update),
                 folder,
-                examples.task.output_names,
+                examples.task.graph_outputs(),
                 made.plan,
                 metadata=own_metadata(recipe, made.table),
                 keep_fp32=recipe.quantization.keep_fp32,

@@ -31,6 +31,7 @@ from rfx.recipe.sections import (
 )
 from rfx.recipe.vocabulary import VocabularySpec
 
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken"]
 DEFAULT = "default"  # the origin of a value that nobody has set
 GIVEN = "given"  # of one that was set, by somebody who did not say who it is
 
@@ -64,10 +65,19 @@ class Recipe(Section):
         None,
         """What accuracy is measured by. text-classification: accuracy, f1, f1_macro, matthews; with
         one output spearman, pearson; with several labels a text f1_micro, f1_macro, map.
+        embeddings: spearman, pearson (of pairs), ndcg@10, recall@10, mrr@10 (of queries).
         question-answering: f1, exact_match. token-classification: f1 (of entities), accuracy.""",
         cli="--metric",
         group="task",
         unset="the first of the task's",
+    )
+    pooling: Pooling | None = option(
+        None,
+        """How the vectors of a text's tokens become one, for the task embeddings. Models of
+        sentence-transformers say it themselves.""",
+        cli="--pooling",
+        group="task",
+        unset="as the model says",
     )
     max_length: int = option(
         128,
@@ -81,7 +91,8 @@ class Recipe(Section):
     task_options: Table[str, Any] = option(
         FrozenDict,
         """Options of the task. question-answering: doc_stride, n_best, max_answer_tokens,
-        version_2, null_threshold.""",
+        version_2, null_threshold. multi-label: threshold. embeddings: prompt, query_prompt,
+        document_prompt, lower_case.""",
         cli="--task-option",
         group="task",
         form="values",

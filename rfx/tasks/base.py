@@ -11,21 +11,21 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from rfx.core.errors import UsageError
 from rfx.core.inputs import InputSpec
-from rfx.core.values import short
 from rfx.tasks.agreement import Agreement, of_answers, of_numbers
+from rfx.tasks.classes import Classes
 from rfx.tasks.columns import ROLES
 from rfx.tasks.identity import written
 from rfx.tasks.intervals import most_of
-from rfx.tasks.labels import whole
 from rfx.tasks.metrics import LEAST
 
-NAMED = 12  # classes in an error's message
+Divergence = Literal["KL", "squared difference", "cosine distance"]
+LETTERS = 1000  # of a text for each token that is kept: far more than any token takes
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Example:
         """Hash of the inputs alone: two examples with one text are the same example, whatever their
         labels."""
         return hashlib.sha256(written(self.inputs).encode()).hexdigest()[:16]
+
+    @property
+    def pieces(self) -> tuple[Mapping[str, Any], ...]:
+        """The inputs that the model is fed at once: all, or where it is fed several texts one after
+        the other those of each. Calibration and evaluation have none in common."""
+        return (self.inputs,)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Constant(NamedTuple):
     predictions: list[Any]
 
 
-class Task(ABC):
+class Task(Classes, ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     auto_class: ClassVar[str]  # transformers Auto class that loads a model with this head
@@ -95,8 +101,11 @@ class Task(ABC):
         "all"  # which positions of the last layer the head reads: "first" or "all"
     )
     token_outputs: ClassVar[bool] = False  # whether the outputs have one row a token
+    more_outputs: ClassVar[tuple[str, ...]] = ()  # that files have too, and nothing is judged by
+    sentence: ClassVar[bool] = False  # whether the model gives one vector a text, whatever its head
 
     metric_name: str
+    divergence_kind: Divergence = "KL"  # of its outputs from another model's
     roles: ClassVar[tuple[str, ...]] = tuple(ROLES)  # of columns that a recipe may name
     joined: str = ""  # what `one_label` makes of different labels, where it is to be said
     max_length: int
@@ -140,8 +149,8 @@ class Task(ABC):
                 allowed="a name for each class",
                 next_step=f"correct --labels (recipe: data.labels): {', '.join(map(repr, twice))}",
             )
-        self.id2label = {int(k): str(v) for k, v in id2label.items()}
         self.columns = dict(columns or {})
+        self.id2label = {int(k): str(v) for k, v in id2label.items()}
         self.label_names = (
             list(label_names) if label_names else [self.id2label[i] for i in sorted(self.id2label)]
         )
@@ -162,79 +171,15 @@ class Task(ABC):
         contradict one another, and no answer to it is right."""
         return None
 
-    def class_index(self, value: Any, names: Sequence[str] | None = None) -> int | None:
-        """The model's index of a class. Data name it by its index in their own `names`, by the name
-        that the model or the user gives it (in any case, where no other has it too), or, where the
-        number is no name, by the model's index; None where it is none of these."""
-        exact = [str(n) for n in self.label_names]
-        lowered = [n.lower() for n in exact]
-        number = whole(value)
-        if (
-            names  # for numbers as text too: every value of a CSV is one
-            and number is not None
-            and 0 <= number < len(names)
-            and str(names[number]).lower() in lowered
-        ):
-            # A dataset's class order need not be the model's.
-            value, number = (
-                str(names[number]),
-                None,
-            )
-        text = str(value).strip()
-        # 1 and 1.0 are the class "1" too, and true is "True", whatever index that has.
-        for name in (text, *([] if number is None else [str(number)])):
-            if exact.count(name) == 1:
-                return exact.index(name)
-            if lowered.count(name.lower()) == 1:
-                return lowered.index(name.lower())
-        return number if number is not None and 0 <= number < self.num_labels else None
+    @classmethod
+    def graph_outputs(cls) -> tuple[str, ...]:
+        """The outputs of exported files, in their order."""
+        return (*cls.more_outputs, *cls.output_names)
 
-    def label_index(self, value: Any, names: Sequence[str] | None = None) -> int | None:
-        """As `class_index`, and remembered in `called`.
-
-        Raises:
-            UsageError: another file had the same label for another class, by names of its own.
-        """
-        index = self.class_index(value, names)
-        if index is not None:
-            number = None if isinstance(value, (str, bool)) else whole(value)
-            called = str(value).strip() if number is None else str(number)
-            before = self.called.setdefault(called, index)
-            if before != index:
-                raise UsageError(
-                    "One label means two classes.",
-                    got=f"{short(called, bare=True)} is {self.model_name(before)!r} in one "
-                    f"file and {self.model_name(index)!r} in another, by the names that they have "
-                    "for it",
-                    allowed="one meaning of a label in all files",
-                    next_step="write the names of the labels in place of their numbers, or count "
-                    "them alike in both files",
-                )
-            self._refuse_collision(called, index)
-        return index
-
-    def _refuse_collision(self, called: str, index: int) -> None:
-        """Raises UsageError where two numbers of the data mean one class: one of them is the name
-        of the class, as with --labels 1,2, and another is its place, counted from 0."""
-        number = whole(called)
-        names = {whole(str(name)) for name in self.label_names} - {None}
-        for other, taken in self.called.items():
-            if taken != index or number is None or whole(other) in (None, number):
-                continue
-            if not names & {number, whole(other)}:  # data that name their own numbers
-                continue
-            raise UsageError(
-                "Two numbers in the data mean one class.",
-                got=f"{short(other, 40, bare=True)} and {short(called, 40, bare=True)} are both "
-                f"{self.model_name(index)!r}: the one by its name, the other counted from 0",
-                allowed="one way of counting in the training and in the evaluation data",
-                next_step="count the labels alike in both files, or write their names",
-            )
-
-    @property
-    def mapping(self) -> dict[str, str]:
-        """The labels of the data -> what the model itself calls them."""
-        return {value: self.model_name(index) for value, index in self.called.items()}
+    @classmethod
+    def options_of(cls, config: Any) -> dict[str, Any]:
+        """Options of the task that a model's configuration says; the recipe's come before them."""
+        return {}
 
     @classmethod
     def check_model(cls, config: Any) -> None:
@@ -247,22 +192,6 @@ class Task(ABC):
         """Raises UsageError for a model whose configuration contradicts itself about the names of
         its labels; not asked where the user names them."""
         return
-
-    def model_name(self, index: int) -> str:
-        """What the model itself calls a class; its number where it has no name for it."""
-        return self.id2label.get(index, str(index))
-
-    def classes_allowed(self) -> str:
-        """What `class_index` takes, for an error's message: the first names alone where there are
-        many."""
-        names = [str(n) for i, n in enumerate(self.label_names) if str(n) != str(i)]
-        if names and all(name.isdigit() for name in names):  # a name comes before a number
-            listed = ", ".join(map(str, self.label_names[:NAMED]))
-            same = {str(n) for n in self.label_names} == {str(i) for i in range(self.num_labels)}
-            return listed if same else f"the names {listed}, or 0..{self.num_labels - 1}"
-        return ", ".join(
-            [f"0..{self.num_labels - 1}", *names[:NAMED], *(["..."] if len(names) > NAMED else [])]
-        )
 
     @classmethod
     def load_preprocessor(cls, source: str) -> Any:
@@ -280,6 +209,14 @@ class Task(ABC):
         """Tokens of a feature, by which batches are sorted and padded; the same for all where
         inputs have one size."""
         return len(feature.ids["input_ids"])
+
+    def start_of(self, text: str) -> str:
+        """The part of a text that its tokens are taken from: tokenizers go through all of it before
+        they cut it, which takes minutes for a text of megabytes."""
+        most = LETTERS * max(self.max_length, 1)
+        if len(text) <= most:
+            return text
+        return text[-most:] if self.tokenizer.truncation_side == "left" else text[:most]
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Feature]:

@@ -76,24 +76,29 @@ def features_hash(features: Sequence[Feature]) -> str:
 
 
 def overlap(first: Sequence[Example], second: Sequence[Example]) -> int:
-    """How many examples of `second` have the inputs of an example of `first`."""
-    known = {e.hash for e in first}
-    return sum(e.hash in known for e in second)
+    """How many examples of `second` have inputs of an example of `first`."""
+    known = _pieces(first)
+    return sum(not known.isdisjoint(_pieces([e])) for e in second)
 
 
 def drop_overlap(
     train: Sequence[Example], evaluation: Sequence[Example]
 ) -> tuple[list[Example], int]:
     """`train` without the examples whose inputs stand in `evaluation`, and how many those were."""
-    known = {e.hash for e in evaluation}
-    kept = [e for e in train if e.hash not in known]
+    known = _pieces(evaluation)
+    kept = [e for e in train if known.isdisjoint(_pieces([e]))]
     return kept, len(train) - len(kept)
 
 
-def near_key(example: Example) -> str:
-    """Equal for inputs that differ in case, blanks, punctuation or the form of their characters
-    alone."""
-    return written(_plain(example.inputs))
+def _pieces(examples: Sequence[Example]) -> set[str]:
+    """What the model is fed at once, of all examples."""
+    return {written(piece) for e in examples for piece in e.pieces}
+
+
+def near_keys(example: Example) -> set[str]:
+    """Of each of its pieces a text that is equal for inputs that differ in case, blanks,
+    punctuation or the form of their characters alone."""
+    return {written(_plain(piece)) for piece in example.pieces}
 
 
 def drop_near_copies(
@@ -101,8 +106,8 @@ def drop_near_copies(
 ) -> tuple[list[Example], int]:
     """`train` without the examples that are nearly those of `evaluation`, and how many those
     were."""
-    known = {near_key(e) for e in evaluation}
-    kept = [e for e in train if near_key(e) not in known]
+    known = {key for e in evaluation for key in near_keys(e)}
+    kept = [e for e in train if known.isdisjoint(near_keys(e))]
     return kept, len(train) - len(kept)
 
 

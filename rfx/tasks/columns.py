@@ -44,6 +44,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
     "context": ("context", "passage", "paragraph"),
     "answers": ("answers", "answer"),
+    "query": ("query", "anchor", "question"),
+    "document": ("document", "passage", "positive", "answer", "context"),
 }
 
 

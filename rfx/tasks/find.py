@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from rfx.core import registry
 from rfx.tasks.base import Task
+from rfx.tasks.embeddings import Embeddings
 from rfx.tasks.multi_label import PROBLEM, MultiLabel
 from rfx.tasks.text_classification import TextClassification
 
@@ -37,6 +38,11 @@ def task_for(name: str | None, config: Any) -> type[Task]:
     return MultiLabel if several and found is TextClassification else found
 
 
+def sentence_task() -> str:
+    """The task of models that give one vector a text."""
+    return Embeddings.name
+
+
 def task_of(architecture: str | None) -> str | None:
     """The task of an architecture as a checkpoint's configuration names it
     ("BertForTokenClassification"), by the Auto classes of the tasks; of two tasks with one head the
@@ -48,6 +54,8 @@ def task_of(architecture: str | None) -> str | None:
     if architecture is None:
         return None
     for name in task_names():
+        if task_class(name).sentence:  # any encoder is one, with a pooling
+            continue
         if architecture.endswith(task_class(name).auto_class.removeprefix("AutoModel")):
             return name
     return TextClassification.name

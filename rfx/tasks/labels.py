@@ -18,6 +18,7 @@ NO_LABEL = ("", "-")  # as SNLI marks pairs on which its annotators did not agre
 SAID = 12  # labels in a note
 LISTED = 200  # labels in a next step
 FEW = 0.01  # of the rows, which may be marked with -1 as those without a label
+LARGEST = (2 - 2**-23) * 2.0**127  # of numbers that a model computes with, in 32 bits
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -106,6 +107,30 @@ def no_label(value: Any, names: Sequence[str] = (), *, real: bool = False) -> bo
     if text in names:
         return False
     return text in NO_LABEL or (not real and whole(value) == -1)
+
+
+def real_number(value: Any, column: str, row: int, why: str) -> float:
+    """A label that is a number.
+
+    Args:
+        why: what the labels of this column are, for the message.
+
+    Raises:
+        UsageError: it is none, or none that a model computes with.
+    """
+    try:
+        real = float(value)
+    except (TypeError, ValueError, OverflowError):
+        real = math.nan
+    if abs(real) <= LARGEST:  # NaN is not
+        return real
+    no = "too large a number" if math.isfinite(real) else "not a number"
+    raise UsageError(
+        f"The label of row {row} is {no}.",
+        got=f"{column}: {short(value, 500, bare=True)}",
+        allowed=f"finite numbers of 32 bits: {why}",
+        next_step="correct the label, or give the data of this model",
+    )
 
 
 def names_in(rows: Rows, label: str | None, known: Sequence[str]) -> list[str] | None:

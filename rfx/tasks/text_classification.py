@@ -22,6 +22,7 @@ from rfx.tasks.labels import (
     columns_of_labels,
     names_in,
     no_label,
+    real_number,
     refuse_several,
     refuse_signs,
     unknown_label,
@@ -37,8 +38,6 @@ from rfx.tasks.metrics import (
 )
 from rfx.tasks.multi_label_metrics import METRICS as MULTI_LABEL
 
-LARGEST = float(np.finfo(np.float32).max)  # of numbers that a model computes with
-LETTERS = 1000  # of a text for each token that is kept: far more than any token takes
 TRIED = 32  # constant answers; the rarer classes score less
 # The usual name of a first text -> those of the second one, the likeliest first. Without a name of
 # these beside it, a text has no second one.
@@ -76,6 +75,7 @@ class TextClassification(Task):
     ) -> None:
         super().__init__(tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more)
         self.regression = num_labels == 1
+        self.divergence_kind = "squared difference" if self.regression else "KL"
         self.joined = "the mean of them" if self.regression else ""
         fitting = tuple(REGRESSION if self.regression else CLASSIFICATION)
         self.metric_name = metric or fitting[0]
@@ -169,19 +169,7 @@ class TextClassification(Task):
     ) -> int | float:
         refuse_several(value, name, number)
         if self.regression:
-            try:
-                real = float(value)
-            except (TypeError, ValueError, OverflowError):
-                real = math.nan
-            if not abs(real) <= LARGEST:  # NaN is not either
-                no = "too large a number" if math.isfinite(real) else "not a number"
-                raise UsageError(
-                    f"The label of row {number} is {no}.",
-                    got=f"{name}: {short(value, 500, bare=True)}",
-                    allowed="finite numbers of 32 bits: this model has one output, a regression",
-                    next_step="correct the label, or give the data of this model",
-                )
-            return real
+            return real_number(value, name, number, "this model has one output, a regression")
         index = self.label_index(value, names)
         if index is None:
             raise unknown_label(
@@ -205,9 +193,9 @@ class TextClassification(Task):
         check_names(config)
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        texts = [self._start(e.inputs["text"]) for e in examples]
+        texts = [self.start_of(e.inputs["text"]) for e in examples]
         pairs = (
-            [self._start(e.inputs["text_pair"]) for e in examples]
+            [self.start_of(e.inputs["text_pair"]) for e in examples]
             if examples and "text_pair" in examples[0].inputs
             else None
         )
@@ -229,14 +217,6 @@ class TextClassification(Task):
             )
             for i, e in enumerate(examples)
         ]
-
-    def _start(self, text: str) -> str:
-        """The part of a text that its tokens are taken from: tokenizers go through all of it before
-        they cut it, which takes minutes for a text of megabytes."""
-        most = LETTERS * max(self.max_length, 1)
-        if len(text) <= most:
-            return text
-        return text[-most:] if self.tokenizer.truncation_side == "left" else text[:most]
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
         """{"labels": [batch]}, int64, or float32 for regression; {} for unlabelled examples."""

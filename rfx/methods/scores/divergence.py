@@ -1,5 +1,6 @@
 """How far a model's outputs are from the dense model's: KL divergence (of labels that are
-independent of one another their sum), or squared error of a regression."""
+independent of one another their sum), the squared error of a regression, or one minus the cosine
+of an embedding."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def divergence(
     names: Sequence[str],
 ) -> torch.Tensor:
     """KL(teacher || student) of each example, float64 [batch]: summed over the outputs, averaged
-    over real tokens; the squared error of a regression."""
+    over real tokens; the squared error of a regression; one minus the cosine of a direction."""
     import torch
     from torch.nn.functional import logsigmoid
 
@@ -59,6 +60,8 @@ def divergence(
     for (kind, z, examples), (_, y, _) in pairs:
         if kind == "value":
             rows = (z - y).double().square().sum(-1)
+        elif kind == "direction":
+            rows = (z - y).double().square().sum(-1) / 2  # both of length 1: 1 - cosine
         elif kind == "labels":
             z, y = z.double(), y.double()
             there = z.sigmoid() * (logsigmoid(z) - logsigmoid(y))

@@ -28,7 +28,8 @@ def output_fields(
 
     A field [batch, classes] is a class an example, kind "class"; with one class it is a regression,
     kind "value". Where its name says that it is over labels (`rfx.core.output.OutputName`), each of
-    them is there or not, kind "labels". [batch, tokens] of a name that ends in `start_logits` or
+    them is there or not, kind "labels"; where it says that it is a direction, kind "direction", the
+    vector is given at length 1. [batch, tokens] of a name that ends in `start_logits` or
     `end_logits` is a position, padding left out; [batch, tokens, classes] is a class for each real
     token, kind "token".
     """
@@ -45,6 +46,8 @@ def output_fields(
             yield "class", logits.masked_fill(~real, -1e4), examples
         elif getattr(name, "over", None) == "labels":
             yield "labels", logits, examples
+        elif getattr(name, "over", None) == "direction":
+            yield "direction", torch.nn.functional.normalize(logits, dim=-1), examples
         elif logits.shape[-1] == 1:
             yield "value", logits, examples
         else:
@@ -136,6 +139,8 @@ def residual_probe(
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         if kind == "value":
             v = wanted.new_ones(wanted.shape)
+        elif kind == "direction":
+            v = signs.rows(examples, wanted.shape[-1], field, 0)
         else:
             v = _root(kind, _chances(kind, wanted / temperature), examples, signs, field)
         v = _independent(kind, v, examples, size, signs, field)
@@ -161,6 +166,10 @@ def _probe(
         if kind == "value":
             # E[v^2] of a unit Gaussian around the teacher's value.
             v = torch.sqrt(1.0 + (z - wanted).square())
+        elif kind == "direction":
+            v = signs.rows(examples, z.shape[-1], field, 0)
+            if teacher is not None:
+                v = v + (z - wanted) * signs.rows(examples, 1, field, 1)
         else:
             q = _chances(kind, wanted / temperature)
             v = _root(kind, q, examples, signs, field)

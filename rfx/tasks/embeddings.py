@@ -1,0 +1,351 @@
+"""Embeddings: one vector for each text, compared by cosine similarity.
+
+Calibration takes texts alone. They are judged on pairs of texts with a score for how alike they are
+(STS), or on queries with the documents that answer them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rfx.core.errors import UsageError
+from rfx.core.output import OutputName
+from rfx.core.registry import register
+from rfx.core.values import short
+from rfx.tasks.base import Constant, Divergence, Example, Feature, Task
+from rfx.tasks.columns import column, columns_of, field, listed, missing, must_have, text_of
+from rfx.tasks.gaps import Gaps
+from rfx.tasks.labels import real_number
+from rfx.tasks.metrics import REGRESSION, bootstrap_numbers
+from rfx.tasks.retrieval import METRICS as RETRIEVAL
+from rfx.tasks.retrieval import bootstrap_queries, of_queries, ranks_of
+
+EMBEDDING = "sentence_embedding"
+TEXT, QUERY, DOCUMENT = "text", "query", "document"
+# The names that models have for their prompts, the likeliest first.
+PROMPTS = {QUERY: ("query", "search_query"), DOCUMENT: ("document", "passage", "search_document")}
+
+
+@dataclass(frozen=True)
+class Texts(Example):
+    """Some texts that the model is fed one by one: those of a pair, or a query and the documents
+    that answer it. `inputs` has them under "texts", each with its role."""
+
+    @property
+    def pieces(self) -> tuple[Mapping[str, Any], ...]:
+        return tuple({"text": text} for text, _ in self.inputs["texts"])
+
+
+@register("task", "embeddings")
+class Embeddings(Task):
+    """Labels are the score of a pair, or for each document of a query how well it answers it.
+    Predictions are cosines, or of a query its best document and the ranks of those that answer it.
+
+    Args (beside those of every task):
+        prompt: what is written before a text.
+        query_prompt, document_prompt: what is written before a query and a document in its place.
+        lower_case: whether texts are written in lower case.
+    """
+
+    name: ClassVar[str] = "embeddings"
+    metrics: ClassVar[tuple[str, ...]] = (*REGRESSION, *RETRIEVAL)
+    auto_class: ClassVar[str] = "AutoModel"
+    output_names: ClassVar[tuple[str, ...]] = (OutputName(EMBEDDING, "direction"),)
+    # What sentence-transformers and servers of embeddings read, which pool by themselves.
+    more_outputs: ClassVar[tuple[str, ...]] = ("token_embeddings",)
+    sentence: ClassVar[bool] = True
+    divergence_kind: Divergence = "cosine distance"
+    roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label", "query", "document")
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        prompt: str = "",
+        query_prompt: str = "",
+        document_prompt: str = "",
+        lower_case: bool = False,
+        label_names: Sequence[str] | None = None,
+        **more: Any,
+    ) -> None:
+        if label_names:
+            raise UsageError(
+                "Embeddings have no classes.",
+                got=f"labels {listed(label_names)}",
+                allowed="no --labels",
+                next_step="leave --labels (recipe: data.labels) out",
+            )
+        super().__init__(tokenizer, **{**more, "num_labels": 0, "id2label": {}})
+        self.searches = self.metric_name in RETRIEVAL
+        self.prompts = {TEXT: prompt, QUERY: query_prompt, DOCUMENT: document_prompt}
+        self.lower_case = lower_case
+
+    @classmethod
+    def options_of(cls, config: Any) -> dict[str, Any]:
+        """The prompts and the case that a model of sentence-transformers asks for."""
+        said = getattr(config, "sentence", None) or {}
+        prompts: Mapping[str, str] = said.get("prompts", {})
+        found: dict[str, Any] = {"lower_case": bool(said.get("lower_case"))}
+        if said.get("default_prompt"):
+            found["prompt"] = prompts[said["default_prompt"]]
+        for role, names in PROMPTS.items():
+            if own := [prompts[n] for n in names if n in prompts]:
+                found[f"{role}_prompt"] = own[0]
+        return found
+
+    def examples(
+        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
+    ) -> list[Example]:
+        """One example for each text of the calibration set, for each pair, or for each query."""
+        if not need_labels:
+            return self._alone(rows)
+        return self._queries(rows) if self.searches else self._pairs(rows)
+
+    def _alone(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+        """Every text that a row has, by itself."""
+        query, document = (
+            column(rows, role, self.columns, required=role in self.columns)
+            for role in (QUERY, DOCUMENT)
+        )
+        if query is not None and document is not None and query != document:
+            taken: dict[str, str | None] = {QUERY: query, DOCUMENT: document}
+        else:
+            taken = self._text_columns(rows, needed=False)
+        self.taken = taken
+        gaps = Gaps(len(rows), judged=False, strict=self.strict)
+        found: dict[str, Example] = {}
+        for number, row in enumerate(rows, 1):
+            for role, name in taken.items():
+                if name is None:
+                    continue
+                text = text_of(row, name, number)
+                if text is None:
+                    gaps.add(number, repr(name))
+                    continue
+                as_role = role if role in (QUERY, DOCUMENT) else TEXT
+                one = Texts({"texts": ((text, as_role),)}, row=number)
+                found.setdefault(one.hash, one)
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
+        return list(found.values())
+
+    def _text_columns(
+        self, rows: Sequence[Mapping[str, Any]], *, needed: bool
+    ) -> dict[str, str | None]:
+        text = must_have(rows, "text", self.columns)
+        asked = needed or "text_pair" in self.columns
+        pair = column(rows, "text_pair", self.columns, required=False, exclude=[text])
+        if pair is None and asked:
+            there = columns_of(rows)
+            search = any(column(rows, r, self.columns, required=False) for r in (DOCUMENT,))
+            raise UsageError(
+                "The evaluation of embeddings needs pairs of texts with a score for how alike they "
+                "are, and there is no second text.",
+                got=f"columns {listed(there)}",
+                allowed="two texts and a score in each row; or queries and documents with --metric "
+                + " or ".join(RETRIEVAL),
+                next_step="add --metric ndcg@10"
+                if search
+                else "name the column of the second text with --column text_pair=NAME",
+            )
+        return {"text": text, "text_pair": pair}
+
+    def _pairs(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+        taken = self._text_columns(rows, needed=True)
+        label = must_have(rows, "label", self.columns)
+        self.taken = {**taken, "label": label}
+        gaps = Gaps(len(rows), judged=True, strict=self.strict)
+        out: list[Example] = []
+        for number, row in enumerate(rows, 1):
+            texts = [text_of(row, str(name), number) for name in taken.values()]
+            if lacking := [c for c, t in zip(taken.values(), texts) if t is None]:
+                gaps.add(number, repr(lacking[0]))
+            elif missing(value := field(row, label)):
+                gaps.add(number, "label", label=True)
+            else:
+                score = real_number(
+                    value, label, number, "these are scores of how alike two texts are"
+                )
+                pair = tuple((text, TEXT) for text in texts)
+                out.append(Texts({"texts": pair}, score, row=number))
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
+        return out
+
+    def _queries(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
+        """The rows of one query are one example. A row's label is the grade of its document, 1
+        where there is none; a document of grade 0 is one that does not answer the query, and so is
+        that of a row without a query for all of them."""
+        query, document = (must_have(rows, role, self.columns) for role in (QUERY, DOCUMENT))
+        label = column(
+            rows, "label", self.columns, required="label" in self.columns, exclude=[query, document]
+        )
+        self.taken = {QUERY: query, DOCUMENT: document, "label": label}
+        gaps = Gaps(len(rows), judged=True, strict=self.strict)
+        found: dict[str, tuple[int, dict[str, float]]] = {}
+        others: dict[str, float] = {}
+        for number, row in enumerate(rows, 1):
+            asked, answer = text_of(row, query, number), text_of(row, document, number)
+            if answer is None:
+                gaps.add(number, repr(document))
+                continue
+            if asked is None:
+                others[answer] = 0.0
+                continue
+            value = field(row, label)
+            grade = 1.0
+            if not missing(value):
+                grade = real_number(value, str(label), number, "they are grades of documents")
+            if grade < 0:
+                raise UsageError(
+                    f"The grade of row {number} is below 0.",
+                    got=f"{label}: {short(value)}",
+                    allowed="0 for a document that does not answer the query, or more",
+                    next_step="correct the grade",
+                )
+            grades = found.setdefault(asked, (number, {}))[1]
+            grades[answer] = max(grade, grades.get(answer, 0.0))
+        self.skipped, self.lacking = gaps.settle(), gaps.said()
+        if not found:
+            raise UsageError(
+                "There is no query among the evaluation examples.",
+                got=f"{len(rows)} rows without a text in {query!r}",
+                allowed="queries with documents that answer them",
+                next_step="name the column of the queries with --column query=NAME",
+            )
+        first = next(iter(found.values()))[1]
+        first |= {text: grade for text, grade in others.items() if text not in first}
+        out: list[Example] = []
+        for asked, (number, grades) in found.items():
+            if not any(grades.values()):
+                raise UsageError(
+                    f"No document answers the query of row {number}.",
+                    got=f"{short(asked, 80)}: all of its documents have the grade 0",
+                    allowed="a document with a grade above 0 for each query",
+                    next_step="leave the query out, or correct its grades",
+                )
+            texts = ((asked, QUERY), *((answer, DOCUMENT) for answer in grades))
+            out.append(Texts({"texts": texts}, tuple(grades.values()), row=number))
+        return out
+
+    def one_label(self, labels: Sequence[Any]) -> Any:
+        """The mean of scores: raters differ, and none of them is wrong."""
+        return None if self.searches else math.fsum(labels) / len(labels)
+
+    def encode(self, examples: Sequence[Example]) -> list[Feature]:
+        """Every text once, in the order in which they come."""
+        first: dict[tuple[str, str], int] = {}
+        for i, example in enumerate(examples):
+            for text, role in example.inputs["texts"]:
+                first.setdefault((text, role), i)
+        written = [self._written(text, role) for text, role in first]
+        full = self.tokenizer(written, truncation=True, max_length=self.max_length)
+        self.truncated = sum(bool(e.overflowing) for e in full.encodings or ())
+        names = [n for n in self.tokenizer.model_input_names if n in full]
+        return [
+            Feature(
+                number,
+                {n: np.asarray(full[n][i], dtype=np.int64) for n in names},
+                extra={"text": text, "role": role},
+            )
+            for i, ((text, role), number) in enumerate(first.items())
+        ]
+
+    def _written(self, text: str, role: str) -> str:
+        whole = (self.prompts[role] or self.prompts[TEXT]) + text
+        return self.start_of(whole.lower() if self.lower_case else whole)
+
+    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
+        """None: a single text has no label."""
+        return {}
+
+    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
+        raise UsageError(
+            "Embeddings are scored by what the model itself gives, and have no loss of labels.",
+            got="a method that needs labels",
+            allowed="a scorer that takes examples without labels",
+            next_step="use --method rfx, or another scorer",
+        )
+
+    def predict(
+        self,
+        logits: Mapping[str, Sequence[np.ndarray]],
+        features: Sequence[Feature],
+        examples: Sequence[Example],
+    ) -> list[Any]:
+        """The cosine of a pair; of a query [best document, rank of each relevant one]."""
+        vectors = {
+            (f.extra["text"], f.extra["role"]): _unit(vector)
+            for f, vector in zip(features, logits[EMBEDDING], strict=True)
+        }
+        if not self.searches:
+            pairs = ([vectors[t] for t in e.inputs["texts"]] for e in examples)
+            return [float(a @ b) for a, b in pairs]
+        documents = [key for key in vectors if key[1] == DOCUMENT]
+        place = {text: i for i, (text, _) in enumerate(documents)}
+        matrix = np.stack([vectors[key] for key in documents])  # [documents, e]
+        return [
+            self._found(matrix @ vectors[texts[0]], [place[t] for t, _ in texts[1:]], e.label)
+            for e in examples
+            for texts in (e.inputs["texts"],)
+        ]
+
+    @staticmethod
+    def _found(scores: np.ndarray, own: Sequence[int], grades: Sequence[float]) -> tuple[int, ...]:
+        relevant = [d for d, grade in zip(own, grades, strict=True) if grade > 0]
+        return (int(scores.argmax()), *ranks_of(scores, relevant))
+
+    def answers(self, predictions: Sequence[Any]) -> Sequence[Any]:
+        """Of queries the best document."""
+        return [p[0] for p in predictions] if self.searches else predictions
+
+    def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
+        if self.searches:
+            found = self._by_query(predictions, examples)
+            return float(found.mean()) if len(found) else math.nan
+        return REGRESSION[self.metric_name](predictions, [e.label for e in examples])
+
+    def _by_query(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
+        grades = [[g for g in e.label if g > 0] for e in examples]
+        return of_queries(self.metric_name, [p[1:] for p in predictions], grades)
+
+    def constant(self, examples: Sequence[Example]) -> Constant | None:
+        if self.searches:
+            return None
+        return Constant("one and the same number", [0.0] * len(examples))
+
+    def perfect(self, examples: Sequence[Example]) -> list[Any]:
+        return (
+            [self._first(e.label) for e in examples] if self.searches else super().perfect(examples)
+        )
+
+    @staticmethod
+    def _first(grades: Sequence[float]) -> tuple[int, ...]:
+        """The documents of one query in the order of their grades."""
+        relevant = [g for g in grades if g > 0]
+        order = np.argsort([-g for g in relevant], kind="stable")
+        return (0, *(int(r) for r in np.argsort(order) + 1))
+
+    def bootstrap(
+        self,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        examples: Sequence[Example],
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> np.ndarray:
+        if self.searches:
+            one, other = (self._by_query(p, examples) for p in (first, second))
+            return bootstrap_queries(one, other, resamples, seed)
+        true = [e.label for e in examples]
+        return bootstrap_numbers(self.metric_name, first, second, true, resamples, seed)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """At length 1, float64."""
+    own = np.asarray(vector, dtype=np.float64)
+    return own / max(float(np.linalg.norm(own)), 1e-12)
