@@ -23,3 +23,6 @@ class OutputName(str):
         made = super().__new__(cls, name)
         made.over = over
         return made
+
+    def __getnewargs__(self) -> tuple[str, Distribution]:  # type: ignore[override]
+        return str(self), self.over

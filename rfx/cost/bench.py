@@ -43,7 +43,11 @@ class TimedModels(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured and on what: models of one shape, on one runtime."""
+    """What is measured and on what: models of one shape, on one runtime.
+
+    Args:
+        made_by: what made the files, with its versions: another one may make other graphs.
+    """
 
     store: Store
     runtime: Runtime
@@ -53,6 +57,7 @@ class Bench:
     inputs: InputSpec
     progress: Progress
     seed: int
+    made_by: str = ""
 
     def build(self, point: Point, folder: Path) -> Engine:
         """The engine of a model that is timed; its ONNX file in `folder` is gone afterwards."""

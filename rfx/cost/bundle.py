@@ -14,7 +14,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from rfx.core.limits import MB, bound_mb
 from rfx.core.plan import Plan, Site
 from rfx.core.recognised import SHAPES, told_apart
 from rfx.core.values import short
-from rfx.cost.alike import ModelShape, names
+from rfx.cost.alike import ModelShape
 from rfx.cost.curves import DENSE, Point
 
 if TYPE_CHECKING:
@@ -201,12 +201,15 @@ class Bundle:
             missing = needed - set(self._graphs)
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
-            if set(names(self.shape.alike)) != {site.name for site in self.model_sites}:
-                raise ValueError("the sites are not those of the curves")
+            _require_own(self.shape, self.model_sites, self.plans)
             if set(self.counted) != {group.name for group in self.shape.alike}:
                 raise ValueError("not every curve has its number of sites")
-            if not all(0 <= at_one <= n > 0 for n, at_one in self.counted.values()):
-                raise ValueError("a curve of no sites")
+            for group in self.shape.alike:
+                n, at_one = self.counted[group.name]
+                if not 0 <= at_one <= n or not 0 < n <= len(group.sites):
+                    raise ValueError(
+                        f"{group.name} is timed with {n} sites, {at_one} of them partial"
+                    )
             sizes = {
                 "batch": self.batch,
                 "sequence": self.sequence,
@@ -306,6 +309,17 @@ class Bundle:
             with path.open("wb") as stream:
                 for start in range(0, size, len(block)):
                     stream.write(block[: size - start])
+
+
+def _require_own(shape: ModelShape, sites: Sequence[Site], plans: Sequence[Plan]) -> None:
+    """Raises ValueError where sites or plans are not those of the curves."""
+    own = {s.name: (s.kind, s.units, s.width) for s in sites}
+    theirs = [(n, (g.kind, g.units, g.width)) for g in shape.alike for n in g.sites]
+    if len(own) < len(sites) or len(theirs) != len(own) or dict(theirs) != own:
+        raise ValueError("the sites are not those of the curves")
+    for plan in plans:
+        if {s.name: s.units for s in plan.sites} != {s.name: s.units for s in sites}:
+            raise ValueError("a plan is of other sites")
 
 
 def _timed(point: Point) -> str:

@@ -29,7 +29,7 @@ from rfx.cost.table_file import parse_table
 from rfx.cost.whole import measure_anchors
 from rfx.runtimes.base import Engine, Runtime
 
-VERSION = 5  # of this procedure: results of another are not taken from the store
+VERSION = 6  # of this procedure: results of another are not taken from the store
 
 
 def table_key(
@@ -92,7 +92,7 @@ def load_or_measure(
     store, shape = bench.store, bench.shape
     key = table_key(bench.runtime, bench.workload, shape, quantizer)
     parts = {name: list(sites) for name, sites in sorted(shape.partial.items())}
-    entry = store.key(VERSION, "table", key.hash, shape.layers, model_hash, parts)
+    entry = store.key(VERSION, "table", key.hash, shape.layers, model_hash, parts, bench.made_by)
     stored = store.get_json("latency-table", entry)
     if stored is not None:
         try:
@@ -155,7 +155,7 @@ def _sites(bench: Bench, group: Alike, added_ms: float) -> Sites:
 
 def _curves_entry(bench: Bench, key: TableKey) -> str:
     parts = {name: list(sites) for name, sites in bench.shape.partial.items()}
-    timed = [bench.models.layers, parts]
+    timed = [bench.models.layers, parts, bench.made_by]
     return bench.store.key(VERSION, "curves", key.hash, bench.shape.layers, timed, bench.seed)
 
 

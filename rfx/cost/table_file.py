@@ -151,8 +151,8 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shares(given: object) -> dict[str, float]:
     """What sites that compute a part of what the others do cost, by name."""
-    if not isinstance(given, dict) or not all(_finite(v) and v > 0 for v in given.values()):
-        raise _WrongError(f"shares = {short(given)}, where names and shares above 0 must be")
+    if not isinstance(given, dict) or not all(_finite(v) and 0 < v <= 1 for v in given.values()):
+        raise _WrongError(f"shares = {short(given)}, where names and shares of at most 1 must be")
     return {name: float(share) for name, share in given.items()}
 
 

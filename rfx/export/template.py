@@ -33,13 +33,19 @@ class Template:
 
         if not 0 < fewer < units:
             raise ValueError(f"{fewer} of {units} units")
+        if any(a.HasField("g") or a.graphs for n in full.graph.node for a in n.attribute):
+            raise ValueError("a node holds a graph of its own")
+        # The weights stay where they are: a table has many curves, and a model is large.
+        self._weights = {t.name: t for t in full.graph.initializer if _is_weight(t)}
+        self._order = [t.name for t in full.graph.initializer if _is_weight(t)]
+        others = {t.name: t for t in less.graph.initializer if _is_weight(t)}
         full, less = _named_by_place(full), _named_by_place(less)
         _forget_unlike(full, less)
         self._full, self._units, self._fewer = full, units, fewer
         if _pattern(full) != _pattern(less):
             raise ValueError("their nodes differ")
-        tensors = {t.name: t for t in full.graph.initializer}
-        others = {t.name: t for t in less.graph.initializer}
+        tensors = {**self._weights, **{t.name: t for t in full.graph.initializer}}
+        others |= {t.name: t for t in less.graph.initializer}
         if set(tensors) != set(others):
             raise ValueError(f"weights: {', '.join(sorted(set(tensors) ^ set(others))[:3])}")
         # What a unit adds to each size, of the tensors that change at all.
@@ -49,27 +55,31 @@ class Template:
             other = others[name]
             if len(tensor.dims) != len(other.dims) or tensor.data_type != other.data_type:
                 raise ValueError(f"{name} is of another kind")
-            each = [self._each(name, a, b) for a, b in zip(tensor.dims, other.dims)]
+            each = [self._each(name, a, b) for a, b in zip(tensor.dims, other.dims, strict=True)]
+            whole = tensor.data_type in _WHOLE
+            a, b = (numpy_helper.to_array(t) if whole else np.empty(0) for t in (tensor, other))
             if any(each):
                 self._dims[name] = each
-            elif tensor.data_type in _WHOLE and tensor.raw_data != other.raw_data:
-                a, b = (numpy_helper.to_array(t) for t in (tensor, other))
+                if whole and (a[tuple(slice(n) for n in b.shape)] != b).any():
+                    raise ValueError(f"{name} grows with the units and changes its values")
+            elif whole and (a != b).any():
                 # A size that the runtime works out (-1) is so at every count.
                 free = (a == -1) | (b == -1)
                 steps = [
                     0 if f else self._each(name, int(x), int(y))
                     for f, x, y in zip(free.flat, a.flat, b.flat)
                 ]
-                if any(steps) or (a != b).any():
-                    grown = np.asarray(steps, a.dtype).reshape(a.shape)
-                    self._values[name] = (np.where(free, -1, a), grown)
+                grown = np.asarray(steps, a.dtype).reshape(a.shape)
+                self._values[name] = (np.where(free, -1, a), grown)
         self._sizes = [
             [self._each(info.name, x, y) for x, y in zip(_sizes(info), _sizes(other))]
             for info, other in zip(_stated(full), _stated(less), strict=True)
         ]
         self._numbers = [
-            [self._each(node.op_type, x, y) for x, y in zip(numbers, others)]
-            for (node, numbers), (_, others) in zip(_attributes(full), _attributes(less))
+            [self._each(node.op_type, x, y) for x, y in zip(numbers, others, strict=True)]
+            for (node, numbers), (_, others) in zip(
+                _attributes(full), _attributes(less), strict=True
+            )
         ]
 
     def _each(self, what: str, full: int, less: int) -> int:
@@ -88,9 +98,9 @@ class Template:
             raise ValueError(f"{count} of {self._units} units")
         less = self._units - count
         made = onnx.ModelProto()
-        weights = list(self._full.graph.initializer)
         made.CopyFrom(_without_weights(self._full))
-        for tensor in weights:
+        weights = [self._weights[name] for name in self._order]
+        for tensor in (*weights, *self._full.graph.initializer):
             if tensor.name in self._dims:
                 whole = numpy_helper.to_array(tensor)
                 sizes = [d - less * e for d, e in zip(tensor.dims, self._dims[tensor.name])]
@@ -115,13 +125,17 @@ class Template:
 _WHOLE = (6, 7)  # ONNX element types of whole numbers that may be sizes: int32, int64
 
 
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    """Whether it has the name of a module's parameter, and is no constant of the exporter's."""
+    return "." in tensor.name
+
+
 def _named_by_place(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph, in which values are named by the node that gives them, and every reader of a
-    constant has its own. The exporter shares constants of one value, and two that are equal at one
-    number of units differ at another."""
+    """The same graph without its weights, in which values are named by the node that gives them,
+    and every reader of a constant has its own. The exporter shares constants of one value, and two
+    that are equal at one number of units differ at another."""
     made = _without_weights(model)
-    constants = {t.name: t for t in model.graph.initializer if "." not in t.name}
-    made.graph.initializer.extend(t for t in model.graph.initializer if "." in t.name)
+    constants = {t.name: t for t in model.graph.initializer if not _is_weight(t)}
     names: dict[str, str] = {}
     kept = {v.name for v in (*model.graph.input, *model.graph.output)}
     for i, node in enumerate(made.graph.node):
@@ -190,7 +204,7 @@ def _pattern(model: onnx.ModelProto) -> list[tuple[object, ...]]:
             n.domain,
             tuple(n.input),
             tuple(n.output),
-            tuple((a.name, a.type, a.f, a.s, len(a.ints)) for a in n.attribute),
+            tuple((a.name, a.type, a.f, a.s, len(a.ints), tuple(a.t.dims)) for a in n.attribute),
         )
         for n in model.graph.node
     ]

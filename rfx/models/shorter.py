@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def layer_number(site: Site) -> int:
+    """The number of a site's layer in the list of the model's layers, which may have several sites
+    of a kind; that of the site where no list says it."""
+    number = site.layer_path.rpartition(".")[2]
+    return int(number) if number.isdigit() else site.layer
+
+
 def first_layers(
     model: nn.Module, sites: Sequence[Site], inputs: InputSpec, layers: int
 ) -> nn.Module | None:

@@ -36,13 +36,13 @@ def candidates(recipe: Recipe, runtime: Runtime) -> tuple[str, ...]:
     return tuple(found)
 
 
-def at_precision(recipe: Recipe, precision: str) -> Recipe:
+def at_precision(recipe: Recipe, precision: str, origin: str = "--precision auto") -> Recipe:
     """The recipe at one of the precisions. What it asks of quantized models says nothing of the
     others."""
     changes: dict[str, object] = {"workload.precision": precision}
     if not is_quantized(precision):
         changes |= {"quantization": {}, "limits.max_quantization_loss": None}
-    return recipe.changed(changes, origin="--precision auto")
+    return recipe.changed(changes, origin=origin)
 
 
 def best(

@@ -150,7 +150,7 @@ def _check_options(cls: type[Task], options: dict[str, Any]) -> None:
     for name, value in options.items():
         default = known[name].default if name in known else None
         text = isinstance(default, str) and isinstance(value, str)
-        number = isinstance(value, (int, float)) or value is None
+        number = isinstance(value, (int, float)) or (value is None and default is None)
         if name not in known or not (text if isinstance(default, str) else number):
             raise UsageError(
                 f"{cls.name} does not take this option.",

@@ -152,7 +152,8 @@ def anchored_at(
     quantized: Baseline | None,
 ) -> float:
     """Latency of the dense model that the table speaks of, as a share of that which budgets are
-    shares of: 1, but for a table of quantized models."""
+    shares of: 1, but where the loop times quantized models, of whose speed-up a table of fp32
+    models knows nothing."""
     if quantized is None or session.target.absent:
         return 1.0
     part = measure_pair(

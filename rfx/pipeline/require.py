@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from rfx.core.environment import split_device
 from rfx.core.errors import UnsupportedModelError, UsageError
+from rfx.core.plan import FULL
 from rfx.core.registry import find
 from rfx.core.values import short
 from rfx.cost.table import LatencyTable
@@ -188,6 +189,13 @@ def something_quantized(sites: Collection[str], kept: Collection[str], what: str
         )
 
 
+def searched_in_full(table: LatencyTable, precision: str) -> bool:
+    """Whether the search of models at a quantized precision may go by a table of fp32 ones: where
+    latency is near linear in the counts, as on a CPU."""
+    smooth = runtime_class(table.key.runtime).capabilities.smooth
+    return smooth and table.key.precision == FULL and is_quantized(precision)
+
+
 def table_fits(recipe: Recipe, table: LatencyTable) -> None:
     """What can be said of a table before any work: its runtime and its workload.
 
@@ -202,6 +210,8 @@ def table_fits(recipe: Recipe, table: LatencyTable) -> None:
     for name in ("batch", "sequence", "precision", "threads"):
         there, asked = getattr(key, name), getattr(wanted, name)
         if there == asked or (name == "threads" and not uses_threads):
+            continue
+        if name == "precision" and searched_in_full(table, asked):
             continue
         # A sequence that was not asked for gives way to what the model takes, which is not known
         # yet.

@@ -104,7 +104,7 @@ def open_session(
 def _require_made_alike(table: LatencyTable, recipe: Recipe, serves: Runtime) -> None:
     """Raises UsageError for a table of files that something else quantized, or another version of
     it, or in another way: their latencies are not those of the files of this run."""
-    made = table_method(serves, recipe.workload.precision)
+    made = table_method(serves, table.key.precision)
     if table.key.quantizer != made:
         ours, theirs = (name or "the runtime itself" for name in (made, table.key.quantizer))
         raise UsageError(

@@ -10,6 +10,7 @@ from functools import partial as partial_of
 
 import numpy as np
 
+from rfx.core.environment import versions
 from rfx.core.errors import UsageError
 from rfx.core.plan import FULL, Plan
 from rfx.cost.alike import Alike, ModelShape
@@ -23,8 +24,9 @@ from rfx.cost.whole import check_additivity
 from rfx.evidence.records import TablePart
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
+from rfx.pipeline import require
 from rfx.pipeline.choose import at_precision
-from rfx.pipeline.dense import Baseline, export_model, workload_of
+from rfx.pipeline.dense import EXPORTERS, Baseline, export_model, workload_of
 from rfx.pipeline.quantizing import for_timing, made_by, table_method
 from rfx.pipeline.score import codes
 from rfx.pipeline.session import Session
@@ -57,15 +59,18 @@ class Tables:
         Of quantized models it is that of the fp32 ones where latency is near linear in the counts:
         measured on two models, its plans are as good at the same latency as those of a table of
         quantized models (benchmarks.int8), which takes twice as long. Where latency goes in steps,
-        the steps differ with the precision. A table that the user brought is taken as it is.
+        the steps differ with the precision. A table that the user brought is taken as it is, one of
+        quantized models too.
 
         Args:
             quantized: the dense model at the recipe's precision, where that is a quantized one.
         """
         if quantized is None:
             return recipe, dense
-        if self.given is None and session.target.serves.capabilities.smooth:
-            return at_precision(recipe, FULL), dense
+        precision = recipe.workload.precision
+        full = self.given is None and session.target.serves.capabilities.smooth
+        if full or (self.given and require.searched_in_full(self.given, precision)):
+            return at_precision(recipe, FULL, "the table that the search goes by"), dense
         return recipe, quantized
 
     def get(
@@ -141,7 +146,11 @@ def _fitting(
         key = replace(
             key, version=given.key.version, device=given.key.device, clock=given.key.clock
         )
-    if (given.key, given.layers, *_sites(given)) != (key, shape.layers, *_own_sites(shape)):
+    units = {g.name: g.units for g in shape.alike}
+    whole = {name: max(curve) for name, curve in given.costs_ms.items()}
+    if (given.key, given.layers, *_sites(given)) != (key, shape.layers, *_own_sites(shape)) or (
+        whole != units
+    ):
         raise UsageError(
             "The latency table belongs to another runtime, device, model or workload.",
             got=_difference(given, key, shape),
@@ -169,7 +178,8 @@ def _difference(given: LatencyTable, key: TableKey, shape: ModelShape) -> str:
     if theirs_partial != ours_partial:
         a, b = (", ".join(sorted(n)) or "none" for n in (theirs_partial, ours_partial))
         rows.append(f"sublayers at one position: table {a}, here {b}")
-    if theirs_curves != ours_curves:
+    theirs_units = {name: max(curve) for name, curve in given.costs_ms.items()}
+    if theirs_curves != ours_curves or theirs_units != {g.name: g.units for g in shape.alike}:
         rows.append("sublayers of several sizes: the table has others than the model")
     return "; ".join(rows)
 
@@ -192,6 +202,7 @@ def bench_of(
         subject.inputs,
         session.progress,
         recipe.seed,
+        " ".join(f"{n} {v}" for n, v in versions().items() if n in EXPORTERS),
     )
 
 

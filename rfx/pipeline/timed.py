@@ -19,7 +19,7 @@ from rfx.cost.curves import DENSE, Point
 from rfx.export.one_position import PROPERTY, modules_at_one_position
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.export.template import Template
-from rfx.models.shorter import first_layers
+from rfx.models.shorter import first_layers, layer_number
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
 from rfx.pipeline.dense import export_model, workload_of
@@ -55,7 +55,7 @@ def model_shape(recipe: Recipe, subject: Subject, dense: Artefact) -> ModelShape
     }
     exporter = recipe.exporter, code_of("exporter", recipe.exporter)
     sizes = [(g.name, g.units, g.width, g.sites) for g in groups]
-    said = [type(subject.model).__name__, config, sizes, exporter]
+    said = [type(subject.model).__name__, config, sizes, exporter, recipe.opset]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     kind = getattr(subject.model.config, "model_type", "") or "model"
     return ModelShape(f"{kind}/{digest[:12]}", subject.hidden, subject.layers, groups)
@@ -68,7 +68,7 @@ class Timed:
     the files of other counts look like, these say (`rfx.export.template`).
 
     Where the model has more layers than the runtime needs to be timed with, its first ones are
-    taken, so many that every curve has a site among them.
+    taken, so many that every curve has a site among them and the last one is like the model's.
 
     Args:
         shape: as `model_shape` gives it.
@@ -94,20 +94,27 @@ class Timed:
     def _short(self) -> tuple[nn.Module, tuple[Site, ...]]:
         """The model that is timed, and its sites."""
         subject, most = self._subject, self._session.target.serves.capabilities.max_depth
-        needed = max(
-            min(s.layer for s in subject.sites if s.name in group.sites)
-            for group in self._shape.alike
-        )
-        layers = max(most, 1 + needed)
-        if layers < subject.layers:
+        groups = self._shape.alike
+        curve = {name: g.name for g in groups for name in g.sites}
+        last = max(map(layer_number, subject.sites))
+        ends = {curve[s.name] for s in subject.sites if layer_number(s) == last}
+        for layers in range(most, last + 1):
+            kept = tuple(s for s in subject.sites if layer_number(s) < layers)
+            # Every curve has a site before the last layer, which is computed otherwise, and the
+            # last layer's curves are those of the model's: else no share of theirs can be seen.
+            before = {curve[s.name] for s in kept if layer_number(s) < layers - 1}
+            own = {curve[s.name] for s in kept if layer_number(s) == layers - 1}
+            if before != {g.name for g in groups} or own != ends:
+                continue
             model = first_layers(subject.model, subject.sites, subject.inputs, layers)
-            if model is not None:
-                return model, tuple(s for s in subject.sites if s.layer < layers)
+            if model is None:
+                break
+            return model, kept
         return subject.model, subject.sites
 
     @property
     def layers(self) -> int:
-        return 1 + max(s.layer for s in self._short[1])
+        return 1 + max(map(layer_number, self._short[1]))
 
     @cached_property
     def _groups(self) -> dict[str, Alike]:
@@ -133,7 +140,8 @@ class Timed:
 
     @cached_property
     def bytes(self) -> int:
-        return self.model(DENSE).ByteSize()
+        whole = workload_of(self._recipe).precision == FULL
+        return self._plain(DENSE).ByteSize() // (1 if whole else 2)
 
     def file(self, point: Point, folder: Path) -> Path:
         """The ONNX file of `point`, in `folder`."""

@@ -78,8 +78,8 @@ class DataSpec(Section):
     strict: bool = option(
         False,
         """Refuse examples in which any text is missing, and evaluation data in which any label is
-        missing or a text has several labels. Otherwise up to one row in a hundred may lack one,
-        and such rows and the texts with several labels are left out, and counted.""",
+        missing or a text stands there with different labels. Otherwise up to one row in a hundred
+        may lack one, and such rows and the texts with different labels are left out, and counted.""",
         cli="--strict",
     )
     max_mb: float = option(

@@ -17,7 +17,11 @@ from rfx.tasks.base import Constant, Example, Feature
 from rfx.tasks.columns import column, missing, must_have, text_of, written_as
 from rfx.tasks.gaps import Gaps
 from rfx.tasks.labels import columns_of_labels, names_in, whole
-from rfx.tasks.multi_label_metrics import METRICS, bootstrap_labels_of_texts
+from rfx.tasks.multi_label_metrics import (
+    METRICS,
+    bootstrap_labels_of_texts,
+    extremes_of_labels,
+)
 from rfx.tasks.text_classification import TRIED, TextClassification
 
 PROBLEM = "multi_label_classification"
@@ -97,13 +101,13 @@ class MultiLabel(TextClassification):
             return self._of_columns(text, pair, columns)
         named = "label" in self.columns
         label = column(rows, "label", self.columns, required=needed and named, exclude=[text])
+        several = columns_of_labels(rows, text) if label is None else []
+        if not columns and len(several) == self.num_labels > 1:
+            # In the order of the file: nothing else says which is which.
+            for i, name in enumerate(several):
+                self.called[name] = i
+            return self._of_columns(text, pair, several)
         if label is None and needed:
-            several = columns_of_labels(rows, text)
-            if len(several) == self.num_labels:
-                # In the order of the file: nothing else says which is which.
-                for i, name in enumerate(several):
-                    self.called[name] = i
-                return self._of_columns(text, pair, several)
             if columns or len(several) > 1:
                 lacking = [n for n, c in zip(self.label_names, own) if c is None]
                 raise UsageError(
@@ -136,30 +140,66 @@ class MultiLabel(TextClassification):
         names = names_in(rows, label, self.label_names)
         lists = [self._parts(row.get(label)) if label is not None else None for row in rows]
         if any(lists):  # then an empty field says that there is no label
-            lists = [[] if row.get(str(label)) == "" else own for row, own in zip(rows, lists)]
-        given = [found for found in lists if found is not None]
-        # A 0 or a 1 for each label in every row; lists of numbers of labels differ in length.
-        marks = bool(given) and all(
-            len(found) == self.num_labels > 1 and {_plain(v) for v in found} <= {0, 1}
-            for found in given
-        )
+            lists = [[] if found is None else found for found in lists]
+        marks = self._are_marks(lists, str(label))
 
         def read(row: Mapping[str, Any], number: int) -> tuple[int, ...] | None:
             found = lists[number - 1]
             if found is None:
                 return None
-            if marks:
-                return tuple(_plain(v) or 0 for v in found)
             there = [0] * self.num_labels
+            if marks:
+                return tuple(_plain(v) or 0 for v in found or there)
             for value in found:
                 one = not isinstance(value, (list, tuple, dict))
                 index = self.label_index(value, names) if one else None
                 if index is None:
                     raise self._wrong(value, str(label), number, self.classes_allowed())
+                if there[index]:
+                    raise UsageError(
+                        f"Row {number} has one label twice.",
+                        got=f"{label}: {short(found, 300, bare=True)}",
+                        allowed="each label once; or in every row a 0 or a 1 for each of the "
+                        f"model's {self.num_labels} labels",
+                        next_step="correct the row",
+                    )
                 there[index] = 1
             return tuple(there)
 
         return read
+
+    def _are_marks(self, lists: Sequence[list[Any] | None], label: str) -> bool:
+        """Whether the lists have a 0 or a 1 for each label, and not numbers of labels. An empty one
+        says in either form that there is no label.
+
+        Raises:
+            UsageError: some rows can be nothing else, and others cannot be that.
+        """
+        given = [(number, found) for number, found in enumerate(lists, 1) if found]
+        size = self.num_labels
+        if size == 1:  # there it is, or it is not
+            return bool(given) and all(
+                len(found) == 1 and _plain(found[0]) in (0, 1) for _, found in given
+            )
+        others = [
+            (number, found)
+            for number, found in given
+            if len(found) != size or not {_plain(v) for v in found} <= {0, 1}
+        ]
+        if not others:
+            return bool(given)
+        # No label is named twice: so many of a 0 or a 1 are one for each label.
+        sure = [number for number, found in given if size > 2 and (number, found) not in others]
+        if sure:
+            number, found = others[0]
+            raise UsageError(
+                f"Row {number} has its labels in another form than row {sure[0]}, which has a 0 or "
+                f"a 1 for each of the model's {size} labels.",
+                got=f"{label}: {short(found, 300, bare=True)}",
+                allowed=f"in every row {size} times 0 or 1, or in every row names of labels",
+                next_step="write the labels of all rows in one form",
+            )
+        return False
 
     def _parts(self, value: Any) -> list[Any] | None:
         """The labels of a text, one by one; None where nothing is said of them."""
@@ -253,7 +293,7 @@ class MultiLabel(TextClassification):
             return Constant("one and the same probability", [(0.0,) * self.num_labels] * n)
         order = np.argsort(-true.sum(0), kind="stable")
         best, answer = -math.inf, (0,) * self.num_labels
-        for k in range(1, min(TRIED, self.num_labels) + 1):
+        for k in {*range(1, min(TRIED, self.num_labels) + 1), self.num_labels}:
             tried = tuple(int(i in order[:k]) for i in range(self.num_labels))
             value = self.metric([tried] * n, examples)
             if value > best:
@@ -275,10 +315,13 @@ class MultiLabel(TextClassification):
     def extremes(
         self, predictions: Sequence[Any], differs: np.ndarray, examples: Sequence[Example]
     ) -> tuple[float, float]:
-        """Where every probability differs a little, as for `map`, the bootstrap has the word."""
+        """The bound is that of each label, and of the texts that have it apart from the others:
+        they may be few. Where every probability differs a little, as for `map`, the bootstrap has
+        the word."""
         if self.metric_name == "map":
             return math.nan, math.nan
-        return super(TextClassification, self).extremes(predictions, differs, examples)
+        given, true = _arrays(predictions, examples)
+        return extremes_of_labels(self.metric_name, given, true, differs)
 
 
 def _plain(value: Any) -> int | None:

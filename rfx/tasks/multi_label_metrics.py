@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rfx.tasks.intervals import most_of
 from rfx.tasks.metrics import resample_rows
 
 
@@ -21,7 +22,8 @@ def f1_micro(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def f1_macro(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Mean over the labels of their F1. predicted, true: 0 or 1, [texts, labels]."""
+    """Mean over the labels that some text has of their F1; scikit-learn counts the others as 0.
+    predicted, true: 0 or 1, [texts, labels]."""
     return _macro(*_counts(predicted, true, _once(true)))
 
 
@@ -38,12 +40,29 @@ def average_precisions(scores: np.ndarray, true: np.ndarray, weights: np.ndarray
     Args:
         scores, true: [texts, labels]. weights: of each text, [texts].
     """
-    found = np.full(true.shape[1], math.nan)
+    return _precisions(_ranked(scores, true), weights)
+
+
+Ranked = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _ranked(scores: np.ndarray, true: np.ndarray) -> Ranked:
+    """By label the order of the texts, whether each of them has it, and the last place of each
+    score."""
+    found = []
     for label in range(true.shape[1]):
         order = np.argsort(-scores[:, label], kind="stable")
-        ranked, w = scores[order, label], weights[order].astype(np.float64)
-        hits, seen = np.cumsum(w * true[order, label]), np.cumsum(w)
+        ranked = scores[order, label]
         last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores
+        found.append((order, true[order, label], last))
+    return found
+
+
+def _precisions(ranked: Ranked, weights: np.ndarray) -> np.ndarray:
+    found = np.full(len(ranked), math.nan)
+    for label, (order, there, last) in enumerate(ranked):
+        w = weights[order].astype(np.float64)
+        hits, seen = np.cumsum(w * there), np.cumsum(w)
         if hits[-1] > 0:
             hits, seen = hits[last], seen[last]
             precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
@@ -61,16 +80,44 @@ def bootstrap_labels_of_texts(
 ) -> np.ndarray:
     """Paired bootstrap of metric(first) - metric(second), over texts: float64 [resamples]."""
     out = np.empty(resamples)
+    sides = [_ranked(side, true) for side in (first, second)] if metric == "map" else []
     for r, rows in enumerate(resample_rows(len(true), resamples, seed)):
         weights = np.bincount(rows, minlength=len(true))
-        one, other = (
-            _mean(average_precisions(side, true, weights))
-            if metric == "map"
-            else _OF_COUNTS[metric](*_counts(side, true, weights))
-            for side in (first, second)
-        )
+        if metric == "map":
+            one, other = (_mean(_precisions(side, weights)) for side in sides)
+        else:
+            one, other = (
+                _OF_COUNTS[metric](*_counts(side, true, weights)) for side in (first, second)
+            )
         out[r] = one - other
     return out
+
+
+def extremes_of_labels(
+    metric: str, given: np.ndarray, true: np.ndarray, differs: np.ndarray
+) -> tuple[float, float]:
+    """Worst and best F1 if as many texts were answered otherwise as those that differ from another
+    model's allow (the one-sided 95 % bound), for each label those that have it and those that do
+    not by themselves.
+
+    Args:
+        given, true: 0 or 1, [texts, labels]. differs: bool, [texts].
+    """
+    right, said, there = _counts(given, true, _once(true))
+    absent = len(true) - there
+    with_it = _more(differs @ true, there) * there  # texts of each label, [labels]
+    without = _more(differs @ (1 - true), absent) * absent
+    found = []
+    for sign in (-1, 1):
+        hits = np.clip(right + sign * with_it, 0, there)
+        false = np.clip(said - right - sign * without, 0, absent)
+        found.append(_OF_COUNTS[metric](hits, hits + false, there))
+    return found[0], found[1]
+
+
+def _more(count: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """By how much the share of texts that differ may be larger than it was seen, [labels]."""
+    return np.array([most_of(int(k), int(n)) - k / n if n else 0.0 for k, n in zip(count, of)])
 
 
 def _once(true: np.ndarray) -> np.ndarray:
@@ -90,8 +137,8 @@ def _micro(right: np.ndarray, given: np.ndarray, there: np.ndarray) -> float:
 
 
 def _macro(right: np.ndarray, given: np.ndarray, there: np.ndarray) -> float:
-    some = (given + there) > 0
-    if not there.sum():
+    some = there > 0
+    if not some.any():
         return math.nan
     return float(np.mean(2 * right[some] / (given + there)[some]))
 

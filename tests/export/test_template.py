@@ -9,7 +9,7 @@ from benchmarks.families_models import ZOO, small
 from rfx.core.plan import Plan
 from rfx.cost.alike import alike
 from rfx.export.onnx import export_onnx
-from rfx.export.template import Template, _named_by_place
+from rfx.export.template import Template, _is_weight, _named_by_place
 from rfx.models.families.find import find_sites
 from rfx.models.shrink import shrink
 from rfx.pipeline.timed import timed_plan
@@ -25,6 +25,13 @@ def exported(model, sites, plan, tmp_path):
 
 def sizes(model):
     return {t.name: (t.data_type, list(t.dims)) for t in model.graph.initializer}
+
+
+def placed(model):
+    """With the names that a template gives, and the weights."""
+    made = _named_by_place(model)
+    made.graph.initializer.extend(t for t in model.graph.initializer if _is_weight(t))
+    return made
 
 
 def nodes(model):
@@ -66,9 +73,7 @@ def test_every_count_of_every_family_is_as_the_exporter_writes_it(name, tmp_path
         template = Template(full, group.units, less, fewer)
         for count in {1, fewer, group.units - 1}:
             made = template.at(count)
-            there = _named_by_place(
-                exported(model, sites, timed_plan(sites, group, count), tmp_path)
-            )
+            there = placed(exported(model, sites, timed_plan(sites, group, count), tmp_path))
             if count > 1 or nodes(made) == nodes(there):  # PyTorch folds a size of one
                 assert nodes(made) == nodes(there) and sizes(made) == sizes(there)
                 assert whole_numbers(made, there) == whole_numbers(there, made)
@@ -81,7 +86,7 @@ def test_every_count_of_every_family_is_as_the_exporter_writes_it(name, tmp_path
             )
             (out,) = session.run(["logits"], feeds)
             assert np.isfinite(out).all()
-        assert sizes(template.at(group.units)) == sizes(_named_by_place(full))
+        assert sizes(template.at(group.units)) == sizes(placed(full))
 
 
 def test_what_is_not_of_one_pattern_is_said():

@@ -9,11 +9,10 @@ import pandas
 import pytest
 
 from rfx.core.errors import UsageError, UserError
-from rfx.tasks.base import Example
+from rfx.tasks.base import LETTERS, Example
 from rfx.tasks.calibration import Batches, choose, drop_overlap, overlap, set_hash
 from rfx.tasks.data import load_examples
 from rfx.tasks.find import task_class
-from rfx.tasks.text_classification import LETTERS
 from tests.conftest import tokenizer as make_tokenizer
 
 ROWS = [
@@ -563,12 +562,12 @@ def test_of_a_very_long_text_the_start_is_tokenized(tokenizer):
     """A tokenizer goes through all of a text before it cuts it."""
     task = classifier(tokenizer, max_length=8)
     long = "good film " * 500_000
-    assert len(task._start(long)) == 8 * LETTERS
+    assert len(task.start_of(long)) == 8 * LETTERS
     (cut, whole) = task.encode(task.examples([{"text": t, "label": 0} for t in (long, long[:400])]))
     assert task.truncated == 2
     np.testing.assert_array_equal(cut.ids["input_ids"], whole.ids["input_ids"])
     tokenizer.truncation_side = "left"
     try:
-        assert task._start("x" + long) == long[-8 * LETTERS :]
+        assert task.start_of("x" + long) == long[-8 * LETTERS :]
     finally:
         tokenizer.truncation_side = "right"

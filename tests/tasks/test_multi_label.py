@@ -13,6 +13,7 @@ from rfx.core.errors import UsageError
 from rfx.methods.scores.divergence import divergence
 from rfx.methods.scores.predictive import Signs, fisher_probe, knowledge_probe, residual_probe
 from rfx.tasks.base import Example, Task
+from rfx.tasks.data import load_examples
 from rfx.tasks.find import task_class, task_for
 from rfx.tasks.multi_label import MultiLabel
 from rfx.tasks.multi_label_metrics import average_precisions, bootstrap_labels_of_texts
@@ -92,17 +93,48 @@ def test_a_column_for_each_label_is_read_by_its_name(tokenizer):
         ([{"text": "a", "labels": [3]}], "A label of row 1"),
         ([{"text": "a", "labels": [["toxic"]]}], "A label of row 1"),
         ([{"text": "a", "labels": {"toxic": 1}}], "A label of row 1"),
-        ([{"text": "a", "labels": [0, 1, 0, 1, 2]}, {"text": "b", "labels": [7]}], "row 2"),
+        ([{"text": "a", "labels": [0, 1, 0, 1, 2]}], "Row 1 has one label twice"),
+        ([{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [7]}], "row 2"),
+        (
+            [{"text": t, "labels": x} for t, x in (("a", [1, 0, 1]), ("b", [2]))],
+            "Row 2 has its labels in another form than row 1",
+        ),
         ([{"text": "a", "toxic": 1, "threat": 2, "insult": 0}], "A label of row 1"),
         ([{"text": "a", "toxic": 1, "threat": 0}], "there is none of insult"),
         ([{"text": "a"}], "label"),
-        ([{"text": "a", "labels": None}, {"text": "b", "labels": ["toxic"]}], "Row 1 has no label"),
+        ([{"text": "a", "toxic": 1, "threat": 0, "rude": 1}], "there is none of insult"),
     ],
 )
 def test_labels_that_are_none_are_refused_with_their_row(tokenizer, rows, said):
     with pytest.raises(UsageError) as refused:
         task(tokenizer).examples(rows)
     assert said in str(refused.value) and refused.value.next_step
+
+
+def test_an_empty_field_says_that_there_is_no_label(tokenizer, tmp_path):
+    """In every form, also in a CSV, where nothing else can say it."""
+    made = task(tokenizer)
+    assert labels_of(made, [None, ["toxic"], []]) == [(0, 0, 0), (1, 0, 0), (0, 0, 0)]
+    assert labels_of(made, [[1, 0, 1], None, [0, 0, 0], []]) == [
+        (1, 0, 1),
+        (0, 0, 0),
+        (0, 0, 0),
+        (0, 0, 0),
+    ]
+    file = tmp_path / "data.csv"
+    file.write_text("text,labels\na,toxic|insult\nb,\nc,threat\n")
+    rows = load_examples(str(file))
+    assert [e.label for e in made.examples(rows)] == [(1, 0, 1), (0, 0, 0), (0, 1, 0)]
+    file.write_text('text,labels\na,"[1, 0, 1]"\nb,\n')
+    assert [e.label for e in made.examples(load_examples(str(file)))] == [(1, 0, 1), (0, 0, 0)]
+
+
+def test_a_model_of_one_label_is_told_whether_it_is_there(tokenizer):
+    made = task(tokenizer, ("spam",))
+    assert labels_of(made, [1, 0]) == [(1,), (0,)]
+    assert labels_of(made, ["spam", ""]) == [(1,), (0,)]
+    assert labels_of(made, ["0", "1"]) == [(0,), (1,)]
+    assert labels_of(made, [[1], []]) == [(1,), (0,)]
 
 
 def test_calibration_texts_need_no_labels(tokenizer):
@@ -140,7 +172,9 @@ def test_metrics_are_scikit_learns(tokenizer, scored, metric):
     one, two = (made.predict({"logits": list(z)}, [], examples) for z in (logits, other))
     value = made.metric(one, examples)
     p = np.asarray(one)
-    some = (true.sum(0) + (p.sum(0) if metric != "map" else 0)) > 0  # the last label is never there
+    # The last label is never there: no mean over the labels counts it.
+    some = (true.sum(0) > 0) | (metric == "f1_micro")
+    assert not true[:, 3].any() and (metric == "map" or p[:, 3].any())
     if metric == "map":
         wanted = average_precision_score(true[:, some], p[:, some], average="macro")
     else:

@@ -7,7 +7,7 @@ import pytest
 
 from rfx.core.errors import UsageError
 from rfx.tasks.base import Example
-from rfx.tasks.calibration import conflicts, distinct, drop_near_copies, near_key
+from rfx.tasks.calibration import conflicts, distinct, drop_near_copies, near_keys
 from rfx.tasks.examples import Source, read_examples
 from rfx.tasks.find import task_class
 from tests.conftest import sentences, tokenizer, write_jsonl
@@ -25,8 +25,8 @@ from tests.conftest import sentences, tokenizer, write_jsonl
     ],
 )
 def test_near_copies_are_known(first, second):
-    assert near_key(Example({"text": first})) == near_key(Example({"text": second}))
-    assert near_key(Example({"tokens": first.split()})) == near_key(
+    assert near_keys(Example({"text": first})) == near_keys(Example({"text": second}))
+    assert near_keys(Example({"tokens": first.split()})) == near_keys(
         Example({"tokens": second.split()})
     )
 
@@ -36,7 +36,7 @@ def test_near_copies_are_known(first, second):
     [("a good film", "a good firm"), ("3.5 stars", "35 stars"), (":)", ":("), ("ab c", "a bc")],
 )
 def test_others_are_not(first, second):
-    assert near_key(Example({"text": first})) != near_key(Example({"text": second}))
+    assert near_keys(Example({"text": first})) != near_keys(Example({"text": second}))
 
 
 def test_a_pair_is_near_only_where_both_texts_are():
@@ -199,5 +199,5 @@ def test_several_answers_to_one_question_are_all_right(tmp_path):
 def test_marks_that_are_vowels_are_no_punctuation():
     """In Devanagari and many other scripts words differ in marks alone."""
     one, other = (Example({"text": text}) for text in ("\u0915\u093f", "\u0915\u0940"))
-    assert near_key(one) != near_key(other)
-    assert near_key(Example({"text": "a_b, C!"})) == near_key(Example({"text": "A b c"}))
+    assert near_keys(one) != near_keys(other)
+    assert near_keys(Example({"text": "a_b, C!"})) == near_keys(Example({"text": "A b c"}))

@@ -323,6 +323,13 @@ def table_text(evidence: Evidence) -> str:
             f"The latency table was off by at most {percent(table.additivity_error)} on the whole "
             "models that it was checked on."
         )
+    served = evidence.recipe.get("workload", {}).get("precision")
+    if table is not None and table.key.get("precision") != served:
+        said.append(
+            f"The table, and the milliseconds that the search speaks of, are of "
+            f"{table.key.get('precision')} models: on this runtime plans for {served} are as good "
+            "by them."
+        )
     if table is not None and table.shares:
         shown = ", ".join(f"{name} {share:.2f}" for name, share in table.shares.items())
         said.append(

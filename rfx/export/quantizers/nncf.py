@@ -93,7 +93,7 @@ class Nncf(Quantizer):
         require_finite_activations(model, feeds)
         source = onnx.ModelProto()
         source.CopyFrom(model)
-        for node in source.graph.node:  # those of stacks have no names
+        for node in source.graph.node:  # NNCF tells them apart by name
             node.name = node.name or f"node_{node.output[0]}"
         with silent():
             try:

@@ -44,11 +44,11 @@ def output_fields(
         elif name.endswith(("start_logits", "end_logits")):
             real = inputs["attention_mask"].bool()
             yield "class", logits.masked_fill(~real, -1e4), examples
-        elif getattr(name, "over", None) == "labels":
-            yield "labels", logits, examples
+        elif getattr(name, "over", None) in ("labels", "value"):
+            yield name.over, logits, examples  # type: ignore[attr-defined]
         elif getattr(name, "over", None) == "direction":
             yield "direction", torch.nn.functional.normalize(logits, dim=-1), examples
-        elif logits.shape[-1] == 1:
+        elif logits.shape[-1] == 1 and getattr(name, "over", None) != "class":
             yield "value", logits, examples
         else:
             yield "class", logits, examples
