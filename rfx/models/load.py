@@ -150,7 +150,7 @@ def load_subject(
             raise
         raise _not_loaded(place, error) from None
     if spec is not None:
-        from rfx.models.sentence import as_sentence_encoder, without_pooler
+        from rfx.models.sentence import as_sentence_encoder, with_length_of, without_pooler
 
         without_pooler(model, info)
     check_loaded(place, task, make, model, info)
@@ -159,7 +159,7 @@ def load_subject(
         preprocessor = _tokenizer(place)
         check_tokenizer(preprocessor, model, source)
     if spec is not None:
-        model = as_sentence_encoder(model, spec)
+        model = as_sentence_encoder(model, with_length_of(spec, preprocessor))
     return as_subject(model, preprocessor, source, input_spec(model, preprocessor))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,9 +15,10 @@ from transformers.utils import ModelOutput
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Of several ways of pooling sentence-transformers writes the results in this order.
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
+# Older models say of each whether they use it; of several the results stand in this order then.
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")  # classes of torch.nn
+MOST_TOKENS = 1 << 20  # what transformers writes for no limit is far above
 ENTRY = "sentence"  # of the model's configuration
 HEAD = "sentence"  # the path of what follows the encoder
 
@@ -61,6 +62,7 @@ class SentenceSpec:
         lower_case: whether texts are written in lower case.
         weights: of the dense layers, by the path within the steps.
         encoder: the folder of the encoder within that of the model.
+        of_files: whether the model's own files say all this.
     """
 
     steps: tuple[Step, ...]
@@ -70,6 +72,7 @@ class SentenceSpec:
     lower_case: bool = False
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
     encoder: str = ""
+    of_files: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What the model's configuration holds of it; the weights are those of the model."""
@@ -87,7 +90,7 @@ class SentenceOutput(ModelOutput):
     """What a sentence encoder gives: a vector for each token [B, T, d], and one for the text
     [B, e]."""
 
-    token_embeddings: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     sentence_embedding: torch.Tensor | None = None
 
 
@@ -114,7 +117,7 @@ class Pooling(nn.Module):
         if name == "weightedmean":
             real = real * place.to(tokens.dtype).unsqueeze(-1)
         total = real.sum(1).clamp(min=1e-9)  # [B, 1]
-        return (tokens * real).sum(1) / (total.sqrt() if name == "mean_sqrt_len" else total)
+        return (tokens * real).sum(1) / (total.sqrt() if name == "mean_sqrt_len_tokens" else total)
 
     def extra_repr(self) -> str:
         return ", ".join(self.poolings)
@@ -169,6 +172,15 @@ def without_pooler(model: PreTrainedModel, info: dict[str, Any]) -> None:
         info["missing_keys"] = missing - ours
 
 
+def with_length_of(spec: SentenceSpec, tokenizer: Any) -> SentenceSpec:
+    """With the length that newer versions of sentence-transformers write into the tokenizer."""
+    longest = getattr(tokenizer, "model_max_length", None)
+    said = spec.max_length is not None or not spec.of_files
+    if said or not isinstance(longest, int) or not 2 <= longest <= MOST_TOKENS:
+        return spec
+    return replace(spec, max_length=longest)
+
+
 def as_sentence_encoder(model: PreTrainedModel, spec: SentenceSpec) -> PreTrainedModel:
     """The same encoder, in place, with what follows it: its outputs are those of
     `SentenceOutput`."""
@@ -181,7 +193,7 @@ def as_sentence_encoder(model: PreTrainedModel, spec: SentenceSpec) -> PreTraine
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
         return SentenceOutput(
-            token_embeddings=tokens, sentence_embedding=self.sentence(tokens, mask)
+            last_hidden_state=tokens, sentence_embedding=self.sentence(tokens, mask)
         )
 
     # Under the class's own name, which is what a configuration calls it.

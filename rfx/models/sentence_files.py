@@ -22,9 +22,13 @@ MODULES = "modules.json"
 TYPES = "sentence_transformers.models"  # where every version finds its modules
 PROMPTS, LENGTHS = "config_sentence_transformers.json", "sentence_bert_config.json"
 KEYS = {  # of a pooling's configuration
-    name: f"pooling_mode_{name}" if name == "lasttoken" else f"pooling_mode_{name}_tokens"
-    for name in POOLINGS
-} | {"cls": "pooling_mode_cls_token"}
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
 _NEXT = (
     "give a model of sentence-transformers with a Transformer, a Pooling, and after them no "
     "modules but Dense and Normalize"
@@ -87,7 +91,9 @@ def sentence_spec(place: Place, pooling: str | None) -> SentenceSpec:
             allowed="the pooling that the model was trained with",
             next_step="leave --pooling out",
         )
-    return _with_texts(place, SentenceSpec(tuple(steps), weights=weights, encoder=modules[0][1]))
+    return _with_texts(
+        place, SentenceSpec(tuple(steps), weights=weights, encoder=modules[0][1], of_files=True)
+    )
 
 
 def encoder_of(place: Place, spec: SentenceSpec) -> Place:
@@ -133,8 +139,8 @@ def _pooling(place: Place, path: str) -> Step:
         raise _damaged(place, name, ValueError("it is missing or empty"))
     mode = said.get("pooling_mode")  # as newer versions have it
     asked = [mode] if isinstance(mode, str) else list(mode or ())
-    chosen = [n for n, key in KEYS.items() if said.get(key) or n in asked]
-    if not chosen or not set(map(str, asked)) <= set(POOLINGS):
+    chosen = asked or [n for n in POOLINGS if said.get(KEYS[n])]
+    if not chosen or not set(map(str, chosen)) <= set(POOLINGS):
         raise UnsupportedModelError(
             "rfx does not know this pooling.",
             got=f"{place.source}: {short(said, 300)} in {name}",
@@ -245,7 +251,9 @@ def write_sentence(model: nn.Module, folder: Path) -> None:
         )
         (folder / path).mkdir(exist_ok=True)
         if kind == "Pooling":
-            chosen = {key: name in step["poolings"] for name, key in KEYS.items()}
+            chosen: dict[str, Any] = {KEYS[n]: n in step["poolings"] for n in POOLINGS}
+            if sorted(step["poolings"], key=POOLINGS.index) != list(step["poolings"]):
+                chosen = {"pooling_mode": step["poolings"]}  # which newer versions alone can read
             _write(
                 folder / path / CONFIG,
                 {"word_embedding_dimension": width, **chosen, "include_prompt": True},

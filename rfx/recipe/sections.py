@@ -79,7 +79,8 @@ class DataSpec(Section):
         False,
         """Refuse examples in which any text is missing, and evaluation data in which any label is
         missing or a text stands there with different labels. Otherwise up to one row in a hundred
-        may lack one, and such rows and the texts with different labels are left out, and counted.""",
+        may lack one, and such rows and the texts with different labels are left out and
+        counted.""",
         cli="--strict",
     )
     max_mb: float = option(

@@ -31,7 +31,7 @@ from rfx.recipe.sections import (
 )
 from rfx.recipe.vocabulary import VocabularySpec
 
-Pooling = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken"]
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 DEFAULT = "default"  # the origin of a value that nobody has set
 GIVEN = "given"  # of one that was set, by somebody who did not say who it is
 

@@ -57,7 +57,7 @@ class Embeddings(Task):
     auto_class: ClassVar[str] = "AutoModel"
     output_names: ClassVar[tuple[str, ...]] = (OutputName(EMBEDDING, "direction"),)
     # What sentence-transformers and servers of embeddings read, which pool by themselves.
-    more_outputs: ClassVar[tuple[str, ...]] = ("token_embeddings",)
+    more_outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     sentence: ClassVar[bool] = True
     divergence_kind: Divergence = "cosine distance"
     roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label", "query", "document")
