@@ -159,7 +159,8 @@ def resolve(session: Session, recipe: Recipe) -> Resolved:
         rows = read_rows(session, recipe)
         recipe, subject = _load(session, recipe)
         examples = load_examples(session, recipe, subject, rows)
-        return Resolved(_labels(recipe, examples), subject, examples)
+        recipe = _batch(session, _labels(recipe, examples), examples)
+        return Resolved(recipe, subject, examples)
 
 
 def resolve_model(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
@@ -313,6 +314,17 @@ def _not_a_name(source: str) -> str:
 
 
 _ARCHIVES = (".zip", ".gz", ".tar", ".tgz", ".yaml", ".yml", ".json")
+
+
+def _batch(session: Session, recipe: Recipe, examples: Examples) -> Recipe:
+    """The recipe with as many inputs at once as the task is served with, where nobody says it."""
+    batch = examples.task.at_once(examples.evaluation)
+    if batch is None or recipe.given("workload.batch"):
+        return recipe
+    session.note(f"a query is timed with {batch} passages (--batch)")
+    return recipe.changed(
+        {"workload.batch": batch}, origin="the passages of a query in the evaluation examples"
+    )
 
 
 def _labels(recipe: Recipe, examples: Examples) -> Recipe:

@@ -66,6 +66,7 @@ class Recipe(Section):
         """What accuracy is measured by. text-classification: accuracy, f1, f1_macro, matthews; with
         one output spearman, pearson; with several labels a text f1_micro, f1_macro, map.
         embeddings: spearman, pearson (of pairs), ndcg@10, recall@10, mrr@10 (of queries).
+        reranking: ndcg@10, mrr@10.
         question-answering: f1, exact_match. token-classification: f1 (of entities), accuracy.""",
         cli="--metric",
         group="task",

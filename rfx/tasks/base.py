@@ -102,6 +102,7 @@ class Task(Classes, ABC):
     )
     token_outputs: ClassVar[bool] = False  # whether the outputs have one row a token
     more_outputs: ClassVar[tuple[str, ...]] = ()  # that files have too, and nothing is judged by
+    own_head: ClassVar[bool] = True  # whether its Auto class tells that a model is for it
     sentence: ClassVar[bool] = False  # whether the model gives one vector a text, whatever its head
 
     metric_name: str
@@ -238,6 +239,11 @@ class Task(Classes, ABC):
                 array[row, : len(f.ids[name])] = f.ids[name]
             out[name] = array
         return out
+
+    def at_once(self, examples: Sequence[Example]) -> int | None:
+        """How many inputs are served together, by the evaluation examples; None: they say nothing
+        of it."""
+        return None
 
     @abstractmethod
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:

@@ -16,17 +16,17 @@ import numpy as np
 from rfx.core.errors import UsageError
 from rfx.core.output import OutputName
 from rfx.core.registry import register
-from rfx.core.values import short
+from rfx.tasks import search
 from rfx.tasks.base import Constant, Divergence, Example, Feature, Task
 from rfx.tasks.columns import column, columns_of, field, listed, missing, must_have, text_of
 from rfx.tasks.gaps import Gaps
 from rfx.tasks.labels import real_number
 from rfx.tasks.metrics import REGRESSION, bootstrap_numbers
 from rfx.tasks.retrieval import METRICS as RETRIEVAL
-from rfx.tasks.retrieval import bootstrap_queries, of_queries, ranks_of
+from rfx.tasks.search import DOCUMENT, QUERY
 
 EMBEDDING = "sentence_embedding"
-TEXT, QUERY, DOCUMENT = "text", "query", "document"
+TEXT = "text"  # the role of a text that is neither a query nor a document
 # The names that models have for their prompts, the likeliest first.
 PROMPTS = {QUERY: ("query", "search_query"), DOCUMENT: ("document", "passage", "search_document")}
 
@@ -59,6 +59,7 @@ class Embeddings(Task):
     # What sentence-transformers and servers of embeddings read, which pool by themselves.
     more_outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     sentence: ClassVar[bool] = True
+    own_head: ClassVar[bool] = False  # any encoder is one, with a pooling
     divergence_kind: Divergence = "cosine distance"
     roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label", "query", "document")
 
@@ -176,59 +177,17 @@ class Embeddings(Task):
         return out
 
     def _queries(self, rows: Sequence[Mapping[str, Any]]) -> list[Example]:
-        """The rows of one query are one example. A row's label is the grade of its document, 1
-        where there is none; a document of grade 0 is one that does not answer the query, and so is
-        that of a row without a query for all of them."""
-        query, document = (must_have(rows, role, self.columns) for role in (QUERY, DOCUMENT))
-        label = column(
-            rows, "label", self.columns, required="label" in self.columns, exclude=[query, document]
-        )
-        self.taken = {QUERY: query, DOCUMENT: document, "label": label}
-        gaps = Gaps(len(rows), judged=True, strict=self.strict)
-        found: dict[str, tuple[int, dict[str, float]]] = {}
-        others: dict[str, float] = {}
-        for number, row in enumerate(rows, 1):
-            asked, answer = text_of(row, query, number), text_of(row, document, number)
-            if answer is None:
-                gaps.add(number, repr(document))
-                continue
-            if asked is None:
-                others[answer] = 0.0
-                continue
-            value = field(row, label)
-            grade = 1.0
-            if not missing(value):
-                grade = real_number(value, str(label), number, "they are grades of documents")
-            if grade < 0:
-                raise UsageError(
-                    f"The grade of row {number} is below 0.",
-                    got=f"{label}: {short(value)}",
-                    allowed="0 for a document that does not answer the query, or more",
-                    next_step="correct the grade",
-                )
-            grades = found.setdefault(asked, (number, {}))[1]
-            grades[answer] = max(grade, grades.get(answer, 0.0))
-        self.skipped, self.lacking = gaps.settle(), gaps.said()
-        if not found:
-            raise UsageError(
-                "There is no query among the evaluation examples.",
-                got=f"{len(rows)} rows without a text in {query!r}",
-                allowed="queries with documents that answer them",
-                next_step="name the column of the queries with --column query=NAME",
-            )
-        first = next(iter(found.values()))[1]
-        first |= {text: grade for text, grade in others.items() if text not in first}
+        """One example for each query. The documents of all are what each of them searches, those of
+        rows without a query too."""
+        read = search.read_queries(rows, self.columns, strict=self.strict)
+        self.taken = read.taken
+        self.skipped, self.lacking = read.gaps.settle(), read.gaps.said()
+        first = read.queries[0].grades
+        first |= {text: 0.0 for text in read.alone if text not in first}
         out: list[Example] = []
-        for asked, (number, grades) in found.items():
-            if not any(grades.values()):
-                raise UsageError(
-                    f"No document answers the query of row {number}.",
-                    got=f"{short(asked, 80)}: all of its documents have the grade 0",
-                    allowed="a document with a grade above 0 for each query",
-                    next_step="leave the query out, or correct its grades",
-                )
-            texts = ((asked, QUERY), *((answer, DOCUMENT) for answer in grades))
-            out.append(Texts({"texts": texts}, tuple(grades.values()), row=number))
+        for one in read.queries:
+            texts = ((one.text, QUERY), *((answer, DOCUMENT) for answer in one.grades))
+            out.append(Texts({"texts": texts}, tuple(one.grades.values()), row=one.row))
         return out
 
     def one_label(self, labels: Sequence[Any]) -> Any:
@@ -288,29 +247,20 @@ class Embeddings(Task):
         place = {text: i for i, (text, _) in enumerate(documents)}
         matrix = np.stack([vectors[key] for key in documents])  # [documents, e]
         return [
-            self._found(matrix @ vectors[texts[0]], [place[t] for t, _ in texts[1:]], e.label)
+            search.found_at(matrix @ vectors[texts[0]], [place[t] for t, _ in texts[1:]], e.label)
             for e in examples
             for texts in (e.inputs["texts"],)
         ]
-
-    @staticmethod
-    def _found(scores: np.ndarray, own: Sequence[int], grades: Sequence[float]) -> tuple[int, ...]:
-        relevant = [d for d, grade in zip(own, grades, strict=True) if grade > 0]
-        return (int(scores.argmax()), *ranks_of(scores, relevant))
 
     def answers(self, predictions: Sequence[Any]) -> Sequence[Any]:
         """Of queries the best document."""
         return [p[0] for p in predictions] if self.searches else predictions
 
     def metric(self, predictions: Sequence[Any], examples: Sequence[Example]) -> float:
+        labels = [e.label for e in examples]
         if self.searches:
-            found = self._by_query(predictions, examples)
-            return float(found.mean()) if len(found) else math.nan
-        return REGRESSION[self.metric_name](predictions, [e.label for e in examples])
-
-    def _by_query(self, predictions: Sequence[Any], examples: Sequence[Example]) -> np.ndarray:
-        grades = [[g for g in e.label if g > 0] for e in examples]
-        return of_queries(self.metric_name, [p[1:] for p in predictions], grades)
+            return search.mean_of(self.metric_name, predictions, labels)
+        return REGRESSION[self.metric_name](predictions, labels)
 
     def constant(self, examples: Sequence[Example]) -> Constant | None:
         if self.searches:
@@ -318,16 +268,9 @@ class Embeddings(Task):
         return Constant("one and the same number", [0.0] * len(examples))
 
     def perfect(self, examples: Sequence[Example]) -> list[Any]:
-        return (
-            [self._first(e.label) for e in examples] if self.searches else super().perfect(examples)
-        )
-
-    @staticmethod
-    def _first(grades: Sequence[float]) -> tuple[int, ...]:
-        """The documents of one query in the order of their grades."""
-        relevant = [g for g in grades if g > 0]
-        order = np.argsort([-g for g in relevant], kind="stable")
-        return (0, *(int(r) for r in np.argsort(order) + 1))
+        if not self.searches:
+            return super().perfect(examples)
+        return [search.perfect(e.label) for e in examples]
 
     def bootstrap(
         self,
@@ -338,10 +281,9 @@ class Embeddings(Task):
         resamples: int = 1000,
         seed: int = 0,
     ) -> np.ndarray:
-        if self.searches:
-            one, other = (self._by_query(p, examples) for p in (first, second))
-            return bootstrap_queries(one, other, resamples, seed)
         true = [e.label for e in examples]
+        if self.searches:
+            return search.bootstrap(self.metric_name, first, second, true, resamples, seed)
         return bootstrap_numbers(self.metric_name, first, second, true, resamples, seed)
 
 

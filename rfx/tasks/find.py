@@ -54,7 +54,7 @@ def task_of(architecture: str | None) -> str | None:
     if architecture is None:
         return None
     for name in task_names():
-        if task_class(name).sentence:  # any encoder is one, with a pooling
+        if not task_class(name).own_head:
             continue
         if architecture.endswith(task_class(name).auto_class.removeprefix("AutoModel")):
             return name

@@ -35,7 +35,9 @@ def check_head(config: Any) -> None:
                 "for a regression.",
                 got="sentence_transformers: activation_fn Sigmoid, no problem_type",
                 allowed="two outputs for yes and no, or a regression",
-                next_step=as_number + '; or "multi_label_classification": it is then judged as a '
+                next_step="give --task reranking where it puts passages in order; "
+                + as_number
+                + '; or "multi_label_classification": it is then judged as a '
                 "yes or no",
             )
         return

@@ -9,7 +9,7 @@ import pytest
 
 import rfx
 from tests.commands import run
-from tests.conftest import made_once, write_jsonl
+from tests.conftest import made_once, tokenizer, write_jsonl
 from tests.sentence import encoder, pairs, queries, sentence_folder
 
 
@@ -101,3 +101,38 @@ def test_what_does_not_go_together_is_refused(sentences_folder, tmp_path, cache,
         *("--eval", sentences_folder / "pairs.jsonl", "--target", "ort", "--flops", "0.6", *more),
     )
     assert done.exit_code == 2 and said in done.output.replace("\n", " "), done.output
+
+
+def test_a_reranker_is_pruned_and_judged_by_its_order(tmp_path, cache):
+    from tests.families import make
+
+    words = tokenizer(tmp_path)
+    model = make("bert", num_labels=1, vocab_size=len(words))
+    model.save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    rows = queries(40, 0)
+    asked = [r["query"] for r in rows if r["query"]]
+    more = [
+        {"query": q, "document": rows[(i * 7 + k) % len(rows)]["document"], "label": 0}
+        for i, q in enumerate(asked)
+        for k in range(1, 5)
+    ]
+    judged = [r for r in rows if r["query"]] + more
+    train = [
+        {"query": r["query"], "document": s["document"]}
+        for r, s in zip(queries(60, 5)[:60], queries(60, 6))
+    ]
+    files = write_jsonl(tmp_path / "t.jsonl", train), write_jsonl(tmp_path / "e.jsonl", judged)
+    done = run(
+        *("prune-export", tmp_path / "model", "--task", "reranking", "--train", files[0]),
+        *("--eval", files[1], "--target", "ort", "--sequence", "16", "--flops", "0.6"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    assert done.exit_code in (0, 1, 7), done.output + str(done.exception)
+    said = json.loads(done.stdout)
+    outcomes = {g["name"]: g["outcome"] for g in said["gates"]}
+    assert outcomes["shrunk"] == outcomes["same"] == "pass", said["gates"]
+    assert said["accuracy"]["metric"] == "ndcg@10" and 0 < said["accuracy"]["dense"] < 1
+    assert said["recipe"]["workload"]["batch"] == 5  # a query with its passages
+    assert said["accuracy"]["divergence_kind"] == "squared difference"
+    assert not (tmp_path / "out/model/onnx").exists()
