@@ -13,6 +13,7 @@ from rfx.core.plan import Plan, Site
 from rfx.core.progress import Progress, Silent
 from rfx.core.registry import find
 from rfx.cost.base import Cost
+from rfx.cost.restricted import NOTHING, Restriction
 from rfx.methods.capable import names_with
 from rfx.methods.compensate.base import Compensator
 from rfx.methods.schedule.base import Ground, Schedule, require_on_the_way
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Method:
     """The five parts of a pruning method, built; `spec` names them and has the options that are
-    nobody's own (interactions, polish, guard)."""
+    nobody's own (interactions, polish, guard). The search keeps to `restriction`."""
 
     spec: MethodSpec
     scorer: Scorer
@@ -38,10 +39,11 @@ class Method:
     refiner: Refiner
     compensation: Compensator
     schedule: Schedule
+    restriction: Restriction = NOTHING
 
     def searcher(self, cost: Cost) -> Searcher:
         """The method's search under a cost: (sites, scores, budget) -> SearchResult."""
-        return Searcher(self.search, self.spec.interactions, cost)
+        return Searcher(self.search, self.spec.interactions, cost, self.restriction)
 
     def ground(
         self,

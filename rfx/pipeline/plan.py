@@ -16,7 +16,7 @@ from rfx.methods.build import build
 from rfx.pipeline import require
 from rfx.pipeline.baseline import check_calibration
 from rfx.pipeline.compensate import refined_plan
-from rfx.pipeline.dense import dense_at, dense_baseline, modules_of, quantizes
+from rfx.pipeline.dense import dense_at, dense_baseline, quantizes
 from rfx.pipeline.loop import anchored_at
 from rfx.pipeline.quantizing import for_serving
 from rfx.pipeline.resolve import open_session, resolve
@@ -84,7 +84,6 @@ def plan(
         )
     resolved = with_vocabulary(session, resolve(session, recipe))
     recipe, subject, examples = resolved.recipe, resolved.subject, resolved.examples
-    modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
     outputs = examples.task.graph_outputs()
     check_calibration(session, recipe, subject, examples)
     cost: Cost

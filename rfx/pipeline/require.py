@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from rfx.core.environment import split_device
 from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.plan import FULL
 from rfx.core.registry import find
 from rfx.core.values import short
+from rfx.cost.restricted import matches
 from rfx.cost.table import LatencyTable
 from rfx.export.find import quantizer_class
 from rfx.export.precision.convert import is_quantized
@@ -166,6 +167,31 @@ def vocabulary_options(recipe: Recipe) -> None:
             got=f"--min-vocabulary-agreement {least:g} without --prune-vocabulary",
             allowed="--min-vocabulary-agreement with --prune-vocabulary",
             next_step="add --prune-vocabulary, or leave --min-vocabulary-agreement out",
+        )
+
+
+def sites(recipe: Recipe, names: Sequence[str]) -> None:
+    """Raises UsageError where the recipe names sublayers that the model does not have, or leaves
+    none to prune.
+
+    Args:
+        names: of the model's sites.
+    """
+    frozen = recipe.sites.freeze
+    of_none = [f"--freeze {p}" for p in frozen if not any(matches(n, p) for n in names)]
+    if of_none:
+        raise UsageError(
+            "The model has no such sublayer.",
+            got=short(", ".join(of_none), 200, bare=True),
+            allowed=short(", ".join(names), 300, bare=True),
+            next_step="look at their names with rfx sites MODEL",
+        )
+    if all(any(matches(n, p) for p in frozen) for n in names):
+        raise UsageError(
+            "Nothing is left to prune: every sublayer is frozen.",
+            got=short(", ".join(f"--freeze {p}" for p in frozen), 200, bare=True),
+            allowed="at least one sublayer that may lose heads or filters",
+            next_step="freeze fewer of them",
         )
 
 

@@ -23,6 +23,7 @@ from rfx.models.load import architecture_of, gives_vectors, load_subject, own_le
 from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline import require
+from rfx.pipeline.dense import modules_of
 from rfx.pipeline.examples import load_examples, read_rows
 from rfx.pipeline.quantizing import table_method
 from rfx.pipeline.session import Session, Target
@@ -268,6 +269,8 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         name = session.target.serves.name
         recipe = recipe.changed({"target": name}, origin="the best runtime of this machine")
     require.engine_sizes(recipe, session.target.serves, limit)
+    require.sites(recipe, [s.name for s in subject.sites])
+    modules_of(subject, recipe.quantization.keep_fp32)  # which names sites that there are not
     # An engine need not take more than the model: the lengths are known only now.
     session.target = session.target.with_options(engine_options(recipe, session.store))
     return recipe, subject

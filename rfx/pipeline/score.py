@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rfx.core.device import on_best_device
 from rfx.core.registry import code_of, find
 from rfx.cost.base import ComputedCost
 from rfx.cost.flops import FlopsCost
+from rfx.cost.restricted import Restriction
 from rfx.evidence.records import SearchPart
 from rfx.methods.build import Method, build
 from rfx.methods.scores.base import Scores
@@ -21,7 +24,13 @@ VERSION = 4  # of the scoring: scores of another are not taken from the store
 
 def method_of(recipe: Recipe, examples: Examples) -> Method:
     """The recipe's method, built."""
-    return build(recipe.method, seed=recipe.seed, labelled=examples.labelled)
+    method = build(recipe.method, seed=recipe.seed, labelled=examples.labelled)
+    return replace(method, restriction=restriction_of(recipe))
+
+
+def restriction_of(recipe: Recipe) -> Restriction:
+    """What the recipe forbids the search to choose."""
+    return Restriction(tuple(recipe.sites.freeze), recipe.sites.whole)
 
 
 def score(session: Session, recipe: Recipe, subject: Subject, examples: Examples) -> Scores:

@@ -41,8 +41,8 @@ class DataSpec(Section):
     columns: Table[str, str] = option(
         FrozenDict,
         """Where a column has another name than its role: text, text_pair, label, tokens, tags,
-        question, context or answers. A name holds for both files, the examples to calibrate on and
-        those to evaluate on. On the command line once for each column, e.g.
+        question, context, answers, query or document. A name holds for both files, the examples to
+        calibrate on and those to evaluate on. On the command line once for each column, e.g.
         --column text=review.""",
         cli="--column",
         form="pairs",

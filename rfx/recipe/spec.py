@@ -29,6 +29,7 @@ from rfx.recipe.sections import (
     QuantizationSpec,
     WorkloadSpec,
 )
+from rfx.recipe.sites import SitesSpec
 from rfx.recipe.vocabulary import VocabularySpec
 
 Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -133,6 +134,7 @@ class Recipe(Section):
     budget: Budget = option(
         Budget, "How much the pruned model may cost.", group="budget", alternatives=True
     )
+    sites: SitesSpec = option(SitesSpec, "What the search may not choose.", group="budget")
     vocabulary: VocabularySpec = option(
         VocabularySpec, "What becomes of the vocabulary.", group="budget"
     )

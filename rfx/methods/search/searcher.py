@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rfx.core.plan import Kind, Site
 from rfx.cost.base import Cost
+from rfx.cost.restricted import NOTHING, Restriction
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.base import Search
 from rfx.methods.search.enumeration import enumeration
@@ -24,6 +25,7 @@ class Searcher:
         interactions: "block" counts what removed units of a site do together, where the scores
             have gradients and the search can use that; "none" takes every unit on its own.
         cost: of the choices.
+        restriction: what may not be chosen.
 
     Under a linear cost (FLOPs) and with every unit on its own, one price a kind makes Algorithm 1
     of Kwon et al. 2022 exact, so it is used whichever of rfx's own searches is named
@@ -35,6 +37,7 @@ class Searcher:
     search: Search
     interactions: str
     cost: Cost
+    restriction: Restriction = NOTHING
 
     def __call__(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
         """Choices for `sites`; `budget` includes the cost of what cannot be pruned.
@@ -44,8 +47,12 @@ class Searcher:
         """
         interact = self.interactions == "block" and self.search.joint and bool(scores.gradients)
         values = joint_values(sites, scores) if interact else None
+        cost = self.restriction.of(self.cost)
+        if self.restriction and self.search.gives_way and self.cost.linear:
+            # The choices of a site are no longer all of one price.
+            return knapsack(Problem.of(sites, scores, cost.coarse(), values=values), budget)
         if not self.cost.linear or not self.search.gives_way:
-            return self.search(Problem.of(sites, scores, self.cost, values=values), budget)
+            return self.search(Problem.of(sites, scores, cost, values=values), budget)
         priced = {s.kind for s in sites} <= {Kind.MHA, Kind.FFN}  # one price a kind
         if priced and values is None and not scores.orders:
             return enumeration(Problem.of(sites, scores, self.cost), budget)
