@@ -64,7 +64,7 @@ class Condition:
         )
         self.session = open_session(asked, store=store, progress=progress)
         self.recipe, self.subject, self.examples = self._resolved(asked)
-        outputs = self.examples.task.output_names
+        outputs = self.examples.task.graph_outputs()
         self.dense = dense_baseline(self.session, self.recipe, self.subject, outputs)
         self.before = dense_accuracy(
             self.session, self.recipe, self.subject, self.examples, self.dense

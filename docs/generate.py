@@ -3,8 +3,9 @@
 `python docs/generate.py` writes the recipe table into docs/pages/reference/recipes.md, every
 command with its options into docs/pages/reference/cli.md, the page
 docs/pages/explanation/robustness.md from benchmarks/results/robustness.json, the tables of INT8
-in README.md and docs/pages/how-to/quantization.md from benchmarks/results/int8.json, and the table
-of model families in docs/pages/explanation/sites.md from benchmarks/results/families.json. As a
+in README.md and docs/pages/how-to/quantization.md from benchmarks/results/int8.json, the table
+of model families in docs/pages/explanation/sites.md from benchmarks/results/families.json, and that
+of embeddings in docs/pages/how-to/embeddings.md from benchmarks/results/embeddings.json. As a
 hook of mkdocs (docs/mkdocs.yml) this file also makes the pages of the command line, the Python API
 and evidence.json, converts the notebooks, and brings in files from outside docs/pages.
 """
@@ -352,6 +353,7 @@ def main() -> None:
     text = COMMANDS.read_text(encoding="utf-8")
     COMMANDS.write_text(with_commands(text), encoding="utf-8")
     sys.path.insert(0, str(ROOT))  # the benchmarks are no installed package
+    from benchmarks.embeddings_report import write_table as write_embeddings
     from benchmarks.families_report import write_table
     from benchmarks.int8_report import write_tables
     from benchmarks.robustness_report import write_page
@@ -359,6 +361,7 @@ def main() -> None:
     write_page()
     write_tables()
     write_table()
+    write_embeddings()
 
 
 if __name__ == "__main__":
