@@ -8,6 +8,7 @@ from rfx.core import registry
 from rfx.tasks.base import Task
 from rfx.tasks.embeddings import Embeddings
 from rfx.tasks.multi_label import PROBLEM, MultiLabel
+from rfx.tasks.several_numbers import SeveralNumbers
 from rfx.tasks.text_classification import TextClassification
 
 
@@ -34,8 +35,13 @@ def task_for(name: str | None, config: Any) -> type[Task]:
         UsageError, EnvironmentMissingError: as `task_class`.
     """
     found = task_class(name)
-    several = getattr(config, "problem_type", None) == PROBLEM
-    return MultiLabel if several and found is TextClassification else found
+    if found is not TextClassification:
+        return found
+    kind = getattr(config, "problem_type", None)
+    if kind == PROBLEM:
+        return MultiLabel
+    numbers = kind == "regression" and int(getattr(config, "num_labels", 0) or 0) > 1
+    return SeveralNumbers if numbers else found
 
 
 def sentence_task() -> str:

@@ -1,5 +1,5 @@
-"""Which heads of a classifier rfx can judge: one label for each text, any number of them, or one
-real number; and whether it is clear which output is which label."""
+"""Which heads of a classifier rfx can judge: one label for each text, any number of them, or real
+numbers; and whether it is clear which output is which label."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from rfx.tasks.labels import whole
 
 
 def check_head(config: Any) -> None:
-    """Raises UnsupportedModelError for a head that gives several numbers, or whose one output is
-    the yes or no of a sigmoid without saying so: taken for one of the others it would be judged
-    wrongly, without a word."""
+    """Raises UnsupportedModelError for a head whose one output is the yes or no of a sigmoid
+    without saying so: taken for a number it would be judged wrongly, without a word."""
     kind, outputs = getattr(config, "problem_type", None), int(config.num_labels or 0)
     as_number = (
         'if its order is all that counts, set "problem_type": "regression" in config.json: it is '
@@ -41,13 +40,6 @@ def check_head(config: Any) -> None:
                 "yes or no",
             )
         return
-    if kind == "regression":
-        raise UnsupportedModelError(
-            "This model is a regression with several outputs, which rfx does not support yet.",
-            got=f"problem_type 'regression' with {outputs} outputs",
-            allowed="a regression with one output, or a classifier",
-            next_step='correct "problem_type" in config.json if it is a classifier',
-        )
 
 
 def check_names(config: Any) -> None:

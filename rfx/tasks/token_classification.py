@@ -21,13 +21,16 @@ from rfx.tasks.labels import names_in, unknown_tag
 from rfx.tasks.metrics import bootstrap_ratio
 
 TRIED = 16  # constant tags; the rarer ones score less
+# Of a tag's first letter: B-PER begins a span, I-PER goes on, E (or L) ends it, and S (or U) is one
+# of a single word.
+BEGINS, INSIDE, ENDS = ("B", "S", "U"), ("I", "E", "L"), ("E", "L", "S", "U")
 IGNORED = -100  # the label of pieces that carry no tag
 
 
 @register("task", "token-classification")
 class TokenClassification(Task):
-    """`f1` is entity-level where the tags are BIO (or IOB2), else micro-averaged over tags other
-    than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O) and
+    """`f1` is entity-level where the tags are BIO (IOB2), IOBES or BILOU, else micro-averaged over
+    tags other than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O) and
     counted."""
 
     name: ClassVar[str] = "token-classification"
@@ -205,27 +208,33 @@ class TokenClassification(Task):
         return np.asarray(rows, dtype=np.float64).reshape(-1, 3)
 
     def _spans(self, tags: Sequence[int]) -> set[tuple]:
-        """Entities as (type, start, end) of BIO tags; (tag, place) of other tags but O."""
+        """Entities as (type, start, end) of BIO, IOBES or BILOU tags, as seqeval has them; (tag,
+        place) of other tags but O."""
         names = [self.label_names[t] for t in tags]
-        if not self._bio:
+        if not self._of_spans:
             return {(n, i) for i, n in enumerate(names) if n != "O"}
         spans, start, kind = set(), None, ""
         for i, name in enumerate([*names, "O"]):
             prefix, _, tag = name.partition("-")
-            continues = prefix == "I" and tag == kind and start is not None
+            continues = prefix in INSIDE and tag == kind and start is not None
             if start is not None and not continues:
                 spans.add((kind, start, i))
                 start = None
-            if prefix == "B" or (prefix == "I" and start is None):
+            if prefix in BEGINS or (prefix in INSIDE and start is None):
                 # An I without its B starts one, as conlleval has it.
                 start, kind = i, tag
+            if prefix in ENDS and start is not None:
+                spans.add((kind, start, i + 1))
+                start = None
         return spans
 
     @property
-    def _bio(self) -> bool:
-        return any(n.startswith("B-") for n in self.label_names) and all(
-            n == "O" or n[:2] in ("B-", "I-") for n in self.label_names
-        )
+    def _of_spans(self) -> bool:
+        """Whether the tags say where spans begin."""
+        parts = [n.partition("-") for n in self.label_names if n != "O"]
+        prefixes = {prefix for prefix, dash, _ in parts if dash}
+        whole = len(parts) > 0 and all(dash for _, dash, _ in parts)
+        return whole and "B" in prefixes and prefixes <= {*BEGINS, *INSIDE}
 
 
 def _every(rows: Sequence[Mapping[str, Any]], tags: str | None) -> Iterator[Any]:

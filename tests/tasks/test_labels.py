@@ -286,7 +286,6 @@ def config(**said):
 @pytest.mark.parametrize(
     ("said", "match"),
     [
-        ({"problem_type": "regression", "num_labels": 2}, "several outputs"),
         ({"problem_type": "single_label_classification"}, "no choice among classes"),
         ({"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, "sigmoid"),
         ({"sbert_ce_default_activation_function": "torch.nn.Sigmoid"}, "sigmoid"),
@@ -303,6 +302,7 @@ def test_heads_that_are_not_supported_are_refused_by_name(said, match):
     [
         {},
         {"problem_type": "regression"},
+        {"problem_type": "regression", "num_labels": 2},
         {"problem_type": "regression", "sentence_transformers": {"activation_fn": "x.Sigmoid"}},
         {"sentence_transformers": {"activation_fn": "torch.nn.Identity"}},
         {"num_labels": 3, "problem_type": "single_label_classification"},

@@ -206,6 +206,27 @@ def test_entities_are_counted_whole():
     assert task.metric(true, examples) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("tags", "spans"),
+    [
+        ("B-PER E-PER O S-LOC", {("PER", 0, 2), ("LOC", 3, 4)}),
+        ("B-PER I-PER E-PER E-PER", {("PER", 0, 3), ("PER", 3, 4)}),
+        ("I-PER E-LOC B-LOC B-LOC", {("PER", 0, 1), ("LOC", 1, 2), ("LOC", 2, 3), ("LOC", 3, 4)}),
+        ("S-PER I-PER O E-PER I-PER", {("PER", 0, 1), ("PER", 1, 2), ("PER", 3, 4), ("PER", 4, 5)}),
+        ("O O", set()),
+    ],
+)
+def test_spans_of_iobes_tags_are_seqevals(tags, spans):
+    """seqeval.metrics.sequence_labeling.get_entities gives these (with the end included)."""
+    kinds = ("PER", "LOC")
+    names = ["O", *(f"{p}-{k}" for p in "BIES" for k in kinds)]
+    task = make("token-classification", len(names), names=names)
+    assert task._spans([names.index(t) for t in tags.split()]) == spans
+    bilou = [n.replace("E-", "L-").replace("S-", "U-") for n in names]
+    task = make("token-classification", len(names), names=bilou)
+    assert task._spans([names.index(t) for t in tags.split()]) == spans
+
+
 def test_tags_without_bio_count_every_tag_but_o():
     task = make("token-classification", 3, names=["O", "NOUN", "VERB"])
     true, found = [0, 1, 2, 1, 0, 2], [0, 1, 1, 1, 2, 0]

@@ -138,7 +138,7 @@ def residual_probe(
     goals: list[torch.Tensor] = []
     for field, kind, logits, wanted, examples in _beside(outputs, inputs, names, teacher):
         if kind == "value":
-            v = wanted.new_ones(wanted.shape)
+            v = _one_by_one(wanted.new_ones(wanted.shape), examples, signs, field)
         elif kind == "direction":
             v = signs.rows(examples, wanted.shape[-1], field, 0)
         else:
@@ -166,6 +166,7 @@ def _probe(
         if kind == "value":
             # E[v^2] of a unit Gaussian around the teacher's value.
             v = torch.sqrt(1.0 + (z - wanted).square())
+            v = _one_by_one(v, examples, signs, field)
         elif kind == "direction":
             v = signs.rows(examples, z.shape[-1], field, 0)
             if teacher is not None:
@@ -215,6 +216,12 @@ def _independent(
         counts = torch.bincount(examples, minlength=size).clamp(min=1)
         v = v * signs.rows(examples, 1, field, 2) / counts[examples].sqrt()[:, None]
     return v * signs.rows(torch.arange(size, device=v.device), 1, field, 3)[examples]
+
+
+def _one_by_one(v: torch.Tensor, examples: torch.Tensor, signs: Signs, field: int) -> torch.Tensor:
+    """Numbers [rows, values] of a regression with a sign of its own for each of several values, so
+    that they do not count as one sum."""
+    return v if v.shape[-1] == 1 else v * signs.rows(examples, v.shape[-1], field, 0)
 
 
 def _chances(kind: str, logits: torch.Tensor) -> torch.Tensor:
