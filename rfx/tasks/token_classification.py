@@ -30,8 +30,8 @@ IGNORED = -100  # the label of pieces that carry no tag
 @register("task", "token-classification")
 class TokenClassification(Task):
     """`f1` is entity-level where the tags are BIO (IOB2), IOBES or BILOU, else micro-averaged over
-    tags other than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O) and
-    counted."""
+    tags other than O. Words cut off at `max_length` are predicted as O (tag 0 where there is no O)
+    and counted."""
 
     name: ClassVar[str] = "token-classification"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
