@@ -26,7 +26,10 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 def text(results: Mapping[str, Any]) -> str:
     """The table, with what was measured above it."""
     rows = results["rows"]
-    first, cpu = rows[0], results["environment"]["device"] if "device" in results["environment"] else ""
+    first, cpu = (
+        rows[0],
+        results["environment"]["device"] if "device" in results["environment"] else "",
+    )
     said = (
         f"{results['model']}, calibrated on {results['examples']} texts of STS-B's training part and judged on "
         f"its development part (Spearman {100 * first['dense_spearman']:.2f}; as a search, nDCG@10 "

@@ -7,9 +7,10 @@ in INT8, and fp32 plans that are quantized afterwards.
 
 Without a model the quickstart's is used. A condition is batch x tokens. `--latencies` are budgets
 of pruned fp32 models, shares of the dense fp32 latency; `--shares` are budgets of pruned INT8
-models, shares of the measured latency of the dense INT8 model, the rival. Each INT8 model is
-compared with a plan of the same measured latency that was searched on the fp32 table and quantized
-afterwards. Results of other models and conditions in the file stay there. Ratios are measured in
+models, shares of the measured latency of the dense INT8 model, the rival. Each INT8 model is found
+by a latency table of INT8 models, and compared with a plan of the same measured latency that was
+searched on the fp32 table and quantized afterwards; with `--tries 0` it is what the command makes,
+which on a CPU goes by the fp32 table. Results of other models and conditions in the file stay there. Ratios are measured in
 turns in one process; run it on a machine that does nothing else.
 """
 
@@ -66,7 +67,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--tries",
         type=int,
         default=4,
-        help="plans of the fp32 table, at most, until one has the latency of the INT8 plan",
+        help="plans of the fp32 table, at most, until one has the latency of the INT8 plan; 0: no "
+        "table of INT8 models and no comparison",
     )
     parser.add_argument("--cache", type=Path, help="default: that of rfx")
     args = parser.parse_args(argv)

@@ -86,7 +86,8 @@ class Condition:
         Args:
             latencies: budgets of pruned fp32 models, shares of the dense fp32 latency.
             shares: budgets of pruned INT8 models, shares of the rival's latency.
-            tries: plans of the fp32 table, at most, beside each INT8 model.
+            tries: plans of the fp32 table, at most, beside each INT8 model, which is then found by
+                a table of INT8 models; 0: INT8 models as the command makes them.
         """
         alone = self.timed({})
         rival = self._row("dense int8", self._accuracy(self.rival.engine), alone["rival"])
@@ -99,13 +100,14 @@ class Condition:
         for share in shares:
             asked = share * rival["ratio"]
             try:
-                evidence, out = self._pruned(PRECISION, asked)
+                evidence, out = self._pruned(PRECISION, asked, own_table=tries > 0)
             except InfeasibleError as error:
                 self.progress.note(f"{share:g} of the rival's latency: {error.what}")
                 continue
             rows.append({**_of_evidence(PRECISION, asked, evidence, out), "share": share})
             self._say(rows[-1])
-            beside.append({"share": share, **self._sequential(out, rows[-1], tries)})
+            if tries:
+                beside.append({"share": share, **self._sequential(out, rows[-1], tries)})
         runtime = self.session.target.here
         return {
             "batch": self.recipe.workload.batch,
@@ -151,16 +153,22 @@ class Condition:
             for name, own in times.items()
         }
 
-    def _pruned(self, precision: str, latency: float, name: str = "out") -> tuple[Evidence, Path]:
-        """What rfx makes at a precision and a budget; in INT8 by a table of INT8 models, which on a
-        CPU it would not measure by itself."""
+    def _pruned(
+        self, precision: str, latency: float, name: str = "out", *, own_table: bool = False
+    ) -> tuple[Evidence, Path]:
+        """What rfx makes at a precision and a budget.
+
+        Args:
+            own_table: by a table of models at this precision, which on a CPU rfx would not measure
+                by itself.
+        """
         out = self.folder / name
         shutil.rmtree(out, ignore_errors=True)
         asked = self.recipe.changed(
             {"workload.precision": precision, "budget": {"latency": latency}}
         )
         common = {"store": self.store, "progress": self.progress}
-        table = None if precision == FULL else profile(asked, **common)
+        table = profile(asked, **common) if own_table else None
         return prune_export(asked, out, table=table, **common), out
 
     def _sequential(self, out: Path, plan: dict[str, Any], tries: int) -> dict[str, Any]:
