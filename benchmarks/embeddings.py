@@ -30,6 +30,7 @@ from rfx.pipeline.prune_export import prune_export
 from rfx.pipeline.verify import verify
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import Recipe
+from rfx.runtimes.find import runtime
 from rfx.tasks.data import load_examples
 
 ANSWERS = 4.0  # the score from which on the second text answers the first one
@@ -39,6 +40,7 @@ METRIC = "ndcg@10"
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     store = Store(args.cache) if args.cache else Store()
+    here = runtime("ort")
     with Terminal() as progress, tempfile.TemporaryDirectory(prefix="rfx-embeddings-") as folder:
         search = _as_search(args.eval, Path(folder) / "queries.jsonl")
         rows = []
@@ -55,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
                     "benchmark": "embeddings",
                     "model": _name(Path(args.model)),
                     "examples": args.examples,
+                    "runtime": here.version(),
+                    "device": here.device(),
                     "environment": environment(),
                     "rows": rows,
                 },

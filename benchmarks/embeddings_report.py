@@ -26,25 +26,21 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 def text(results: Mapping[str, Any]) -> str:
     """The table, with what was measured above it."""
     rows = results["rows"]
-    first, cpu = (
-        rows[0],
-        results["environment"]["device"] if "device" in results["environment"] else "",
-    )
+    first = rows[0]
     said = (
-        f"{results['model']}, calibrated on {results['examples']} texts of STS-B's training part and judged on "
-        f"its development part (Spearman {100 * first['dense_spearman']:.2f}; as a search, nDCG@10 "
-        f"{100 * first['dense_ndcg']:.2f} on {first['queries']} queries), batch 1, 128 tokens, one thread"
-        + (f", {cpu}" if cpu else "")
-        + ". In brackets are 95 % intervals."
+        f"{results['model']}, calibrated on {results['examples']} texts of STS-B's training part "
+        f"and judged on its development part (Spearman {100 * first['dense_spearman']:.2f}; as a "
+        f"search, nDCG@10 {100 * first['dense_ndcg']:.2f} on {first['queries']} queries), batch 1, "
+        f"128 tokens, one thread, {results['runtime']} on {results['device']}. In brackets are "
+        "95 % intervals."
     )
-    lines = [said, "", HEAD, _dense(), *map(_line, rows)]
+    lines = [said, "", HEAD, _dense()]
     if rival := next((r["rival"] for r in rows if r.get("rival")), None):
-        lines.insert(
-            4,
+        lines.append(
             f"| dense INT8, the rival | {rival['ratio']:.3f} | {rival['drop']:.2f} | | "
-            f"{1 - rival['cosine_distance']:.3f} | |",
+            f"{1 - rival['cosine_distance']:.3f} | |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_line, rows)])
 
 
 def _dense() -> str:
@@ -56,9 +52,9 @@ def _line(row: Mapping[str, Any]) -> str:
     at += "" if row["precision"] == "fp32" else f", {row['precision'].upper()}"
     low, high = row["ratio_interval"]
     return (
-        f"| pruned, {at} | {row['ratio']:.3f} ({low:.3f} to {high:.3f}) | {_points(row, 'drop', 'drop_interval')} | "
-        f"{_points(row, 'ndcg_drop', 'ndcg_interval')} | {1 - row['cosine_distance']:.3f} | "
-        f"{row['bytes'] / 1e6:.1f} |"
+        f"| pruned, {at} | {row['ratio']:.3f} ({low:.3f} to {high:.3f}) | "
+        f"{_points(row, 'drop', 'drop_interval')} | {_points(row, 'ndcg_drop', 'ndcg_interval')} | "
+        f"{1 - row['cosine_distance']:.3f} | {row['bytes'] / 1e6:.1f} |"
     )
 
 

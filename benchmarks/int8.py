@@ -10,7 +10,8 @@ of pruned fp32 models, shares of the dense fp32 latency; `--shares` are budgets 
 models, shares of the measured latency of the dense INT8 model, the rival. Each INT8 model is found
 by a latency table of INT8 models, and compared with a plan of the same measured latency that was
 searched on the fp32 table and quantized afterwards; with `--tries 0` it is what the command makes,
-which on a CPU goes by the fp32 table. Results of other models and conditions in the file stay there. Ratios are measured in
+which on a CPU goes by the fp32 table. Results of other models and conditions in the file stay
+there. Ratios are measured in
 turns in one process; run it on a machine that does nothing else.
 """
 
