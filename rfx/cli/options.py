@@ -174,11 +174,14 @@ def _read(setting: Setting, given: Any) -> list[tuple[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A number, a truth value or a text, as YAML reads it."""
+    """A number, a truth value, a list or a text, as YAML reads it. A text stays as it was given,
+    with its blanks and colons, unless it is put in quotes."""
     try:
-        return parse_yaml(text, "an option").data
+        value = parse_yaml(text, "an option").data
     except UsageError:
         return text
+    quoted = text.strip()[:1] in ("'", '"')
+    return text if isinstance(value, dict) or (isinstance(value, str) and not quoted) else value
 
 
 def _plain_number(text: str) -> str:

@@ -216,6 +216,9 @@ def _accuracy(part: AccuracyPart) -> Iterator[str]:
     otherwise = 1.0 if part.agreement is None else 1 - part.agreement
     if part.metric == "accuracy" and math.isfinite(drop) and abs(drop) > 100 * otherwise + 1e-6:
         yield f"{points(drop)}, and only {otherwise:.4g} of the answers are otherwise"
+    most = 2.0 if part.divergence_kind == "cosine distance" else math.inf
+    if part.divergence is not None and not -1e-6 <= part.divergence <= most + 1e-6:
+        yield f"the {part.divergence_kind or 'divergence'} is {part.divergence:g}"
     for name, share in (
         ("agreement", part.agreement),
         ("agreement by chance", part.chance_agreement),

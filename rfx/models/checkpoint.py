@@ -54,7 +54,7 @@ def save(
         "sites": [{**site.to_json(), "count": plan[site.name].count} for site in sites],
     }
     model.config.architectures = [type(model).__name__]
-    if hasattr(model.config, SENTENCE):
+    if hasattr(model, SENTENCE):
         from rfx.models.sentence_files import write_sentence
 
         write_sentence(model, folder)
@@ -201,6 +201,10 @@ def _build(
         )
     except Exception as error:
         raise _not_loaded(place, error) from None
+    if hasattr(config, SENTENCE):
+        from rfx.models.sentence import without_pooler
+
+        without_pooler(model, info)
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UsageError(

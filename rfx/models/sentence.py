@@ -4,6 +4,7 @@ Gurevych 2019, "Sentence-BERT"). Its files are in `rfx.models.sentence_files`.""
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from transformers.utils import ModelOutput
+
+from rfx.core.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +23,7 @@ POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lastt
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")  # classes of torch.nn
 MOST_TOKENS = 1 << 20  # what transformers writes for no limit is far above
 ENTRY = "sentence"  # of the model's configuration
+MASK = "attention_mask"
 HEAD = "sentence"  # the path of what follows the encoder
 
 
@@ -186,10 +190,12 @@ def as_sentence_encoder(model: PreTrainedModel, spec: SentenceSpec) -> PreTraine
     `SentenceOutput`."""
     base: Any = type(model)
 
+    place = list(inspect.signature(base.forward).parameters).index(MASK) - 1  # without self
+
     @functools.wraps(base.forward)  # its parameters say which inputs the model takes
     def forward(self: Any, *args: Any, **kwargs: Any) -> SentenceOutput:
         tokens = base.forward(self, *args, **kwargs)[0]
-        mask = kwargs.get("attention_mask")
+        mask = args[place] if len(args) > place else kwargs.get(MASK)
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
         return SentenceOutput(
@@ -199,6 +205,16 @@ def as_sentence_encoder(model: PreTrainedModel, spec: SentenceSpec) -> PreTraine
     # Under the class's own name, which is what a configuration calls it.
     made = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
     model.__class__ = made
+    width = int(model.config.hidden_size) * len(spec.steps[0].poolings)
+    for step in spec.steps:
+        if step.kind == "dense" and step.inputs != width:
+            raise UsageError(
+                "A dense layer after the encoder does not fit what comes before it.",
+                got=f"{step.inputs} inputs, and {width} channels come before it",
+                allowed="the layers that the model was trained with",
+                next_step="copy all of the model's files again",
+            )
+        width = step.outputs if step.kind == "dense" else width
     head = SentenceHead(spec.steps)
     head.load_state_dict(dict(spec.weights))
     model.add_module(HEAD, head.to(model.device).eval())

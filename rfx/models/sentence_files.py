@@ -132,15 +132,20 @@ def _modules(place: Place) -> list[tuple[str, str]]:
     return found
 
 
+def _within(path: str, name: str) -> str:
+    """A file in the folder of a module, which may be that of the model."""
+    return str(PurePosixPath(path) / name)
+
+
 def _pooling(place: Place, path: str) -> Step:
-    name = f"{path}/{CONFIG}"
+    name = _within(path, CONFIG)
     said = place.read(name)
     if not said:
         raise _damaged(place, name, ValueError("it is missing or empty"))
     mode = said.get("pooling_mode")  # as newer versions have it
-    asked = [mode] if isinstance(mode, str) else list(mode or ())
+    asked = list(mode) if isinstance(mode, list) else [] if mode is None else [mode]
     chosen = asked or [n for n in POOLINGS if said.get(KEYS[n])]
-    if not chosen or not set(map(str, chosen)) <= set(POOLINGS):
+    if not chosen or not all(isinstance(n, str) and n in POOLINGS for n in chosen):
         raise UnsupportedModelError(
             "rfx does not know this pooling.",
             got=f"{place.source}: {short(said, 300)} in {name}",
@@ -162,8 +167,8 @@ def _dense(place: Place, path: str) -> tuple[Step, dict[str, torch.Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    name = f"{path}/{CONFIG}"
-    said, file = place.read(name), place.file(f"{path}/model.safetensors")
+    name = _within(path, CONFIG)
+    said, file = place.read(name), place.file(_within(path, "model.safetensors"))
     activation = str(said.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise UnsupportedModelError(
@@ -182,6 +187,9 @@ def _dense(place: Place, path: str) -> tuple[Step, dict[str, torch.Tensor]]:
     try:
         tensors = {n: t.float() for n, t in load_file(file).items()}
         weight = tensors["linear.weight"]
+        bias = tensors.get("linear.bias", weight[:, 0])
+        if weight.dim() != 2 or tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(f"weights of the shapes {tuple(weight.shape)} and {tuple(bias.shape)}")
         step = Step(
             "dense",
             inputs=int(weight.shape[1]),
@@ -217,7 +225,7 @@ def _with_texts(place: Place, spec: SentenceSpec) -> SentenceSpec:
     default, longest = said.get("default_prompt_name"), lengths.get("max_seq_length")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise _damaged(place, PROMPTS, ValueError("prompts are no texts by name"))
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise _damaged(place, PROMPTS, ValueError(f"there is no prompt {short(default)}"))
     if longest is not None and (not isinstance(longest, int) or longest < 2):
         raise _damaged(place, LENGTHS, ValueError(f"max_seq_length is {short(longest)}"))

@@ -105,12 +105,13 @@ def for_sentence_transformers(artefact: Artefact, folder: Path) -> None:
     if not (folder / "model" / "modules.json").is_file() or artefact.roles != (MODEL,):
         return
     place.mkdir(exist_ok=True)
-    file = place / "model.onnx"
-    file.unlink(missing_ok=True)
-    try:
-        os.link(artefact.file, file)
-    except OSError:
-        shutil.copyfile(artefact.file, file)
+    for file in artefact.files:
+        other = place / file.name
+        other.unlink(missing_ok=True)
+        try:
+            os.link(file, other)
+        except OSError:
+            shutil.copyfile(file, other)
 
 
 def own_metadata(

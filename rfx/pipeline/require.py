@@ -254,13 +254,14 @@ def table_fits(recipe: Recipe, table: LatencyTable) -> None:
         )
 
 
-def table_of_this_cpu(table: LatencyTable, here: str) -> None:
+def table_of_this_cpu(table: LatencyTable, here: str, precision: str) -> None:
     """A table of another device is the table of a board. But a CPU of the same name with other
     instruction sets is no board that somebody means, and an INT8 file for a CPU is written for the
     one that it is written on.
 
     Args:
         here: the device of this machine, as the table's runtime names it.
+        precision: that the table is used for.
 
     Raises:
         UsageError: the table is of such a CPU.
@@ -268,7 +269,7 @@ def table_of_this_cpu(table: LatencyTable, here: str) -> None:
     there = table.key.device
     (name, listed), (ours, known) = split_device(there), split_device(here)
     on_cpu = runtime_class(table.key.runtime).capabilities.device == "cpu"
-    quantized = on_cpu and is_quantized(table.key.precision)
+    quantized = on_cpu and (is_quantized(table.key.precision) or is_quantized(precision))
     if there == here or (name != ours and not quantized):
         return
     old = name == ours and len(listed) == 1 and {*known, "avx"}.issuperset(listed)

@@ -77,7 +77,8 @@ def open_session(
         require.table_fits(recipe, table)
         its = runtime_class(table.key.runtime)
         if its.availability().ok:
-            require.table_of_this_cpu(table, its(options).device())
+            precision = recipe.workload.precision
+            require.table_of_this_cpu(table, its(options).device(), precision)
     target = _target(recipe, options, table, may_be_absent)
     require.chosen_precision(recipe)
     require.precision(recipe, target.serves)
@@ -160,7 +161,10 @@ def resolve(session: Session, recipe: Recipe) -> Resolved:
         rows = read_rows(session, recipe)
         recipe, subject = _load(session, recipe)
         examples = load_examples(session, recipe, subject, rows)
+        examples.task.note_in(subject.model.config)
         recipe = _batch(session, _labels(recipe, examples), examples)
+        limit = subject.inputs.limits.get(SEQUENCE)
+        require.engine_sizes(recipe, session.target.serves, limit)  # of the batch, too
         return Resolved(recipe, subject, examples)
 
 
@@ -252,7 +256,7 @@ def _load(session: Session, recipe: Recipe) -> tuple[Recipe, Subject]:
         sentence=cls.sentence,
         pooling=recipe.pooling,
     )
-    longest_text = own_length(subject.model.config)
+    longest_text = own_length(subject.model.config) if cls.sentence else None
     if longest_text is not None and not recipe.given("max_length"):
         recipe = recipe.changed(
             {"max_length": longest_text}, origin="the model, which cuts its texts there"

@@ -33,7 +33,7 @@ from rfx.methods.schedule.polish import polish
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.reference import reference_teacher
-from rfx.models.load import architecture_of, load_subject
+from rfx.models.load import architecture_of, gives_vectors, load_subject, own_length
 from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline.examples import make_task
@@ -41,7 +41,7 @@ from rfx.pipeline.ids import check_ids
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import MethodSpec
 from rfx.tasks.examples import Examples, Source, read_examples
-from rfx.tasks.find import task_class, task_names, task_of
+from rfx.tasks.find import sentence_task, task_class, task_names, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,12 +58,15 @@ class Compensated(NamedTuple):
     model: PreTrainedModel
 
 
-def load_model(source: str | Path, *, task: str | None = None) -> Subject:
+def load_model(
+    source: str | Path, *, task: str | None = None, pooling: str | None = None
+) -> Subject:
     """A fine-tuned checkpoint with its sites found and proved.
 
     Args:
         source: a folder, or a name on the hub.
         task: a registered task; None: read off the checkpoint's architecture.
+        pooling: of an encoder that is to give one vector a text and does not say it itself.
 
     Raises:
         UsageError: no such model, or its task is not known.
@@ -74,7 +77,8 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
         >>> len(subject.sites)
         12
     """
-    name = task or task_of(architecture_of(str(source)))
+    vectors = task is None and (pooling is not None or gives_vectors(str(source)))
+    name = sentence_task() if vectors else task or task_of(architecture_of(str(source)))
     if name is None:
         look_at(Place.of(str(source)))  # a folder without a checkpoint is said as such
         raise UsageError(
@@ -90,6 +94,8 @@ def load_model(source: str | Path, *, task: str | None = None) -> Subject:
         auto_class=cls.auto_class,
         load_preprocessor=cls.load_preprocessor,
         input_spec=cls.input_spec,
+        sentence=cls.sentence,
+        pooling=pooling,
     )
 
 
@@ -100,7 +106,8 @@ def load_examples(
     eval: str | Path,  # noqa: A002 - as in a recipe's data
     task: str | None = None,
     columns: Mapping[str, str] | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
+    metric: str | None = None,
     count: int = 2048,
     seed: int = 0,
 ) -> Examples:
@@ -110,7 +117,8 @@ def load_examples(
         train: examples to calibrate on, labels optional: a file or a `datasets` name.
         eval: labelled examples to judge on.
         columns: role -> column, where a column has another name: `{"text": "review"}`.
-        max_length: longest input in tokens.
+        max_length: longest input in tokens; None: 128, or what a sentence encoder says.
+        metric: what accuracy is measured by; None: the first of the task's.
         count: calibration examples that are drawn.
 
     Raises:
@@ -121,10 +129,14 @@ def load_examples(
         >>> examples.labelled
         True
     """
+    vectors = hasattr(subject.model, "sentence")
+    own = own_length(subject.model.config) if vectors else None
+    known = sentence_task() if vectors else task_of(architecture_of(subject.source))
     recipe = make_recipe(
         {
-            "task": task or task_of(architecture_of(subject.source)),
-            "max_length": max_length,
+            "task": task or known,
+            "max_length": max_length or own or 128,
+            "metric": metric,
             "data": {"columns": dict(columns or {})},
         },
         "the arguments of load_examples",

@@ -46,7 +46,7 @@ from rfx.recipe.sections import Budget
 from rfx.recipe.spec import Recipe
 from rfx.tasks.calibration import features_hash
 
-VERSION = 10  # of a point: those of another are not taken from the store
+VERSION = 11  # of a point: those of another are not taken from the store
 BUDGETS = tuple(Budget.model_fields)
 
 
@@ -299,6 +299,7 @@ def _key(session: Session, at: Resolved, table: LatencyTable | None) -> list[Any
         recipe.quantization.model_dump(mode="json"),
         vars(target.serves.options) | {"store": None, "more": {**target.serves.options.more}},
         recipe.budget.model_dump(mode="json"),
+        recipe.sites.model_dump(mode="json"),
         recipe.calibration.model_dump(mode="json"),
         recipe.seed,
         recipe.limits.model_dump(mode="json"),

@@ -19,6 +19,7 @@ from rfx.cost.curves import DENSE, Point
 from rfx.export.one_position import PROPERTY, modules_at_one_position
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.export.template import Template
+from rfx.models.checkpoint import SENTENCE
 from rfx.models.shorter import first_layers, layer_number
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
@@ -55,7 +56,10 @@ def model_shape(recipe: Recipe, subject: Subject, dense: Artefact) -> ModelShape
     }
     exporter = recipe.exporter, code_of("exporter", recipe.exporter)
     sizes = [(g.name, g.units, g.width, g.sites) for g in groups]
-    said = [type(subject.model).__name__, config, sizes, exporter, recipe.opset]
+    head = (config.pop(SENTENCE, None) or {}).get(
+        "steps"
+    )  # how its texts are written costs nothing
+    said = [type(subject.model).__name__, config, sizes, exporter, recipe.opset, head]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     kind = getattr(subject.model.config, "model_type", "") or "model"
     return ModelShape(f"{kind}/{digest[:12]}", subject.hidden, subject.layers, groups)

@@ -98,7 +98,7 @@ def of_output(session: Session, resolved: Resolved, folder: Path, before: Eviden
 def _used(session: Session, subject: Subject, examples: Examples) -> set[int]:
     """The ids of all pieces of the training examples."""
     task, training = examples.task, examples.training
-    used: set[int] = set()
+    used = {i for text in task.fixed_texts() for i in task.tokenizer(text)[IDS]}
     with session.progress.bar("encoding the training examples", len(training)) as bar:
         for start in range(0, len(training), PART):
             part = training[start : start + PART]

@@ -106,7 +106,8 @@ class Task(Classes, ABC):
     sentence: ClassVar[bool] = False  # whether the model gives one vector a text, whatever its head
 
     metric_name: str
-    divergence_kind: Divergence = "KL"  # of its outputs from another model's
+    # What its outputs' divergence from another model's is; None: the metric tells it.
+    divergence_kind: Divergence | None = None
     roles: ClassVar[tuple[str, ...]] = tuple(ROLES)  # of columns that a recipe may name
     joined: str = ""  # what `one_label` makes of different labels, where it is to be said
     max_length: int
@@ -176,6 +177,13 @@ class Task(Classes, ABC):
     def graph_outputs(cls) -> tuple[str, ...]:
         """The outputs of exported files, in their order."""
         return (*cls.more_outputs, *cls.output_names)
+
+    def note_in(self, config: Any) -> None:
+        """Write into the model's configuration how its texts are written, where others read it."""
+
+    def fixed_texts(self) -> list[str]:
+        """Texts of the task's own that every input has, such as prompts."""
+        return []
 
     @classmethod
     def options_of(cls, config: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rfx.tasks.search import DOCUMENT, QUERY
 EMBEDDING = "sentence_embedding"
 TEXT = "text"  # the role of a text that is neither a query nor a document
 # The names that models have for their prompts, the likeliest first.
-PROMPTS = {QUERY: ("query", "search_query"), DOCUMENT: ("document", "passage", "search_document")}
+PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Embeddings(Task):
     Predictions are cosines, or of a query its best document and the ranks of those that answer it.
 
     Args (beside those of every task):
-        prompt: what is written before a text.
-        query_prompt, document_prompt: what is written before a query and a document in its place.
+        prompt, query_prompt, document_prompt: what is written before a text, a query and a
+            document.
         lower_case: whether texts are written in lower case.
     """
 
@@ -60,7 +60,7 @@ class Embeddings(Task):
     more_outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     sentence: ClassVar[bool] = True
     own_head: ClassVar[bool] = False  # any encoder is one, with a pooling
-    divergence_kind: Divergence = "cosine distance"
+    divergence_kind: Divergence | None = "cosine distance"
     roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label", "query", "document")
 
     def __init__(
@@ -95,9 +95,27 @@ class Embeddings(Task):
         if said.get("default_prompt"):
             found["prompt"] = prompts[said["default_prompt"]]
         for role, names in PROMPTS.items():
-            if own := [prompts[n] for n in names if n in prompts]:
-                found[f"{role}_prompt"] = own[0]
+            own = [prompts[n] for n in names if n in prompts] or [found.get("prompt", "")]
+            found[f"{role}_prompt"] = own[0]
         return found
+
+    def note_in(self, config: Any) -> None:
+        """Programs that serve the model write its texts as it is judged."""
+        said = getattr(config, "sentence", None)
+        if not said:
+            return
+        own = {names[0]: self.prompts[role] for role, names in PROMPTS.items()}
+        given = {name: text for name, text in own.items() if text}
+        default = said.get("default_prompt")
+        if self.prompts[TEXT]:
+            default = default or TEXT
+            given[default] = self.prompts[TEXT]
+        said["prompts"] = {**said.get("prompts", {}), **given}
+        said["default_prompt"] = default if self.prompts[TEXT] else None
+        said["max_length"], said["lower_case"] = self.max_length, bool(self.lower_case)
+
+    def fixed_texts(self) -> list[str]:
+        return [text for text in self.prompts.values() if text]
 
     def examples(
         self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
@@ -138,9 +156,8 @@ class Embeddings(Task):
         self, rows: Sequence[Mapping[str, Any]], *, needed: bool
     ) -> dict[str, str | None]:
         text = must_have(rows, "text", self.columns)
-        asked = needed or "text_pair" in self.columns
         pair = column(rows, "text_pair", self.columns, required=False, exclude=[text])
-        if pair is None and asked:
+        if pair is None and needed:
             there = columns_of(rows)
             search = any(column(rows, r, self.columns, required=False) for r in (DOCUMENT,))
             raise UsageError(
@@ -214,7 +231,7 @@ class Embeddings(Task):
         ]
 
     def _written(self, text: str, role: str) -> str:
-        whole = (self.prompts[role] or self.prompts[TEXT]) + text
+        whole = (self.prompts[role] + text).strip()  # as sentence-transformers does
         return self.start_of(whole.lower() if self.lower_case else whole)
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:

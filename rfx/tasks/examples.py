@@ -227,7 +227,8 @@ def read_examples(
         features = task.encode(examples)
         if task.truncated:
             note(
-                f"{task.truncated} of {len(examples)} {part} texts are longer than "
+                f"{task.truncated} of {max(len(examples), len(features))} {part} texts are longer "
+                "than "
                 f"{task.max_length} tokens and are cut (--max-length)"
             )
         return tuple(features)

@@ -55,14 +55,10 @@ def of_queries(
 
 
 def ranks_of(scores: np.ndarray, relevant: Sequence[int]) -> list[int]:
-    """The ranks of the relevant documents, from 1 on, the highest score first; of equal scores the
-    earlier document. scores: [documents]."""
-    found = []
-    for document in relevant:
-        own = scores[document]
-        before = int((scores > own).sum()) + int((scores[:document] == own).sum())
-        found.append(1 + before)
-    return found
+    """The ranks of the relevant documents, from 1 on, the highest score first. Of equal scores, and
+    of those that are no numbers, a document has the last place: a model that tells no documents
+    apart has found none. scores: [documents]."""
+    return [len(scores) - int((scores < scores[document]).sum()) for document in relevant]
 
 
 def bootstrap_queries(

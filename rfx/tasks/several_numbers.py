@@ -30,7 +30,7 @@ class SeveralNumbers(TextClassification):
     calls it. Predictions are tuples of numbers; a metric is the mean over the outputs."""
 
     output_names: ClassVar[tuple[str, ...]] = (OutputName("logits", "value"),)
-    divergence_kind: Divergence = "squared difference"
+    divergence_kind: Divergence | None = "squared difference"
 
     def __init__(
         self,

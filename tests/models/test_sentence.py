@@ -69,6 +69,8 @@ def test_a_pruned_encoder_is_written_so_that_it_is_read_back(tmp_path):
             m(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
             for m in (small, again)
         )
+        three = again(words["input_ids"], words["attention_mask"])  # as transformers allows it
+    assert torch.equal(two.sentence_embedding, three.sentence_embedding)
     assert torch.allclose(one.sentence_embedding, two.sentence_embedding, atol=1e-6)
     source = [json.loads((f / "modules.json").read_text()) for f in (tmp_path / "model", out)]
     assert [[m["path"] for m in part] for part in source] == [
@@ -133,6 +135,26 @@ def test_a_plain_encoder_needs_a_pooling(tmp_path):
         ),
         (lambda f: (f / "1_Pooling" / "config.json").unlink(), UsageError, "is damaged"),
         (
+            lambda f: _edit(f / "1_Pooling" / "config.json", lambda c: {"pooling_mode": 5}),
+            UnsupportedModelError,
+            "this pooling",
+        ),
+        (
+            lambda f: _edit(f / "modules.json", lambda m: [m[0], {**m[1], "path": ""}, *m[2:]]),
+            UnsupportedModelError,
+            "this pooling",
+        ),
+        (lambda f: _weights(f, weight=torch.zeros(24, 8)), UsageError, "does not fit"),
+        (lambda f: _weights(f, weight=torch.zeros(24, 32, 1)), UsageError, "is damaged"),
+        (lambda f: _weights(f, bias=torch.zeros(3)), UsageError, "is damaged"),
+        (
+            lambda f: _edit(
+                f / "config_sentence_transformers.json", _with("default_prompt_name", ["a"])
+            ),
+            UsageError,
+            "no prompt",
+        ),
+        (
             lambda f: _edit(f / "1_Pooling" / "config.json", lambda c: {"pooling_mode": "fancy"}),
             UnsupportedModelError,
             "this pooling",
@@ -184,6 +206,15 @@ def test_what_cannot_be_read_is_named(tmp_path, change, error, said):
     with pytest.raises(error) as refused:
         load(folder)
     assert said in str(refused.value) and refused.value.next_step
+
+
+def _weights(folder, **tensors):
+    file = folder / "2_Dense" / "model.safetensors"
+    old = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({**old, **{f"linear.{n}": t for n, t in tensors.items()}}, file)
+    config = file.with_name("config.json")
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({k: v for k, v in said.items() if k != "in_features"}))
 
 
 def _edit(file, change):

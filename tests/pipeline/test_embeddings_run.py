@@ -82,6 +82,53 @@ def test_a_plain_encoder_with_a_pooling_in_int8(sentences_folder, tmp_path, cach
     assert outcomes["shrunk"] == outcomes["same"] == "pass", said["gates"]
     assert said["quantization"]["products"] and said["accuracy"]["divergence"] < 0.3
     assert json.loads((tmp_path / "out/model/modules.json").read_text())[1]["path"] == "1_Pooling"
+    # The file has no pooler of its own, and its output none either.
+    assert rfx.load(tmp_path / "out").pooler is None
+    again = run("verify", tmp_path / "out", "--json")
+    assert again.exit_code in (0, 1, 7), again.output
+
+
+def test_the_same_in_python(sentences_folder):
+    subject = rfx.load_model(sentences_folder / "model")
+    files = {"train": sentences_folder / "texts.jsonl", "eval": sentences_folder / "queries.jsonl"}
+    examples = rfx.load_examples(subject, **files, metric="ndcg@10", count=64)
+    assert examples.task.name == "embeddings" and examples.task.max_length == 40
+    scores = rfx.score(subject, examples)
+    assert set(scores.importance) == {s.name for s in subject.sites}
+
+
+def test_prompts_are_given_as_they_are_written(sentences_folder, tmp_path, cache):
+    done = run(
+        *("prune-export", sentences_folder / "model", "--train", sentences_folder / "texts.jsonl"),
+        *("--eval", sentences_folder / "queries.jsonl", "--target", "ort", "--sequence", "16"),
+        *("--metric", "mrr@10", "--flops", "0.8", "--task-option", "query_prompt=good: "),
+        *("--column", "text_pair=other", "--out", tmp_path / "out", "--json"),
+    )
+    assert done.exit_code in (0, 1, 7), done.output + str(done.exception)
+    assert json.loads(done.stdout)["recipe"]["task_options"] == {"query_prompt": "good: "}
+    said = json.loads((tmp_path / "out/model/config_sentence_transformers.json").read_text())
+    assert said["prompts"]["query"] == "good: "
+
+
+@pytest.mark.slow
+def test_sentence_transformers_loads_the_folder(sentences_folder, tmp_path, cache):
+    """With its own backend for ONNX, which needs Optimum."""
+    pytest.importorskip("optimum.onnxruntime")
+    from sentence_transformers import SentenceTransformer
+
+    done = run(
+        *("prune-export", sentences_folder / "model", "--train", sentences_folder / "texts.jsonl"),
+        *("--eval", sentences_folder / "pairs.jsonl", "--target", "ort", "--flops", "0.6"),
+        *("--out", tmp_path / "out"),
+    )
+    assert done.exit_code in (0, 1, 7), done.output
+    served = SentenceTransformer(str(tmp_path / "out/model"), backend="onnx")
+    texts = ["good film", "a sad story with a dark plot"]
+    vectors = served.encode(texts)
+    words = served.tokenizer(texts, padding=True, return_tensors="np")
+    session = ort.InferenceSession(str(tmp_path / "out/model.onnx"))
+    fed = {i.name: words[i.name].astype(np.int64) for i in session.get_inputs()}
+    assert np.abs(session.run(["sentence_embedding"], fed)[0] - vectors).max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_metrics_of_search_are_the_usual_ones(tokenizer, metric):
     scores = np.round(rng.random((40, 60)), 2)
     grades = rng.choice([0, 0, 0, 0, 1, 2, 3], (40, 60))
     grades[:, 0] = np.maximum(grades[:, 0], 1)
-    scores += np.arange(60)[::-1] * 1e-9  # of equal scores the earlier document
+    scores += rng.permutation(60) * 1e-9  # no two are equal
     ranks, own = [], []
     for s, g in zip(scores, grades):
         relevant = np.flatnonzero(g).tolist()
@@ -120,7 +120,9 @@ def test_metrics_of_search_are_the_usual_ones(tokenizer, metric):
         "mrr@10": np.where(top.any(1), 1 / (1 + top.argmax(1)), 0.0),
     }[metric]
     assert found == pytest.approx(wanted)
-    assert ranks_of(np.zeros(3), [0, 2]) == [1, 3]
+    # Documents that are not told apart, and scores that are no numbers, have the last place.
+    assert ranks_of(np.zeros(3), [0, 2]) == [3, 3]
+    assert ranks_of(np.array([0.5, math.nan, 0.5, 0.1]), [0, 1, 3]) == [3, 4, 4]
 
 
 @pytest.mark.parametrize("metric", ["spearman", "pearson", *SEARCH])
@@ -156,8 +158,21 @@ def test_prompts_and_case_are_what_the_model_says(tokenizer):
     made = task(tokenizer, **options)
     words = [made._written("GOOD", role) for role in ("text", "query", "document")]
     assert words == ["very good", "the good", "a good"]
-    assert task(tokenizer)._written("Good", "query") == "Good"
-    assert Embeddings.options_of(SimpleNamespace()) == {"lower_case": False}
+    assert set(made.fixed_texts()) == {"very ", "the ", "a "}
+    assert task(tokenizer)._written(" Good ", "query") == "Good"
+    bare = Embeddings.options_of(SimpleNamespace())
+    assert bare == {"lower_case": False, "query_prompt": "", "document_prompt": ""}
+    # An empty prompt of the model's own for queries comes before its prompt for every text.
+    said["prompts"] = {"query": "", "document": "", "sts": "very "}
+    assert Embeddings.options_of(SimpleNamespace(sentence=said))["query_prompt"] == ""
+
+
+def test_programs_that_serve_the_model_are_told_how_its_texts_are_written(tokenizer):
+    config = SimpleNamespace(sentence={"prompts": {"query": "old "}, "default_prompt": None})
+    task(tokenizer, query_prompt="new ", prompt="very ", max_length=32).note_in(config)
+    assert config.sentence["prompts"] == {"query": "new ", "text": "very "}
+    assert config.sentence["default_prompt"] == "text" and config.sentence["max_length"] == 32
+    task(tokenizer).note_in(SimpleNamespace())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from rfx.tasks.data import load_examples
 from rfx.tasks.find import task_class, task_for
 from rfx.tasks.multi_label import MultiLabel
 from rfx.tasks.multi_label_metrics import average_precisions, bootstrap_labels_of_texts
+from rfx.tasks.several_numbers import SeveralNumbers
 from tests.conftest import tokenizer as make_tokenizer
 
 NAMES = ("toxic", "threat", "insult")
@@ -41,7 +42,7 @@ def test_the_head_says_which_class_judges_it():
     for kind, wanted in (
         ("multi_label_classification", MultiLabel),
         ("single_label_classification", found),
-        ("regression", found),
+        ("regression", SeveralNumbers),
         (None, found),
     ):
         config = types.SimpleNamespace(problem_type=kind, num_labels=3)

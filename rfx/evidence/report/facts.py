@@ -11,6 +11,7 @@ from rfx.core.environment import split_device
 from rfx.core.kind import Kind
 from rfx.core.sizes import size_words
 from rfx.core.text import one_line
+from rfx.evidence.precision import served_precision
 from rfx.evidence.records import Evidence, Gate, Round, SearchPart
 from rfx.evidence.report.rival import beaten, rival_headline
 from rfx.evidence.size import size_round_text, size_text
@@ -323,12 +324,11 @@ def table_text(evidence: Evidence) -> str:
             f"The latency table was off by at most {percent(table.additivity_error)} on the whole "
             "models that it was checked on."
         )
-    served = evidence.recipe.get("workload", {}).get("precision")
-    if table is not None and table.key.get("precision") != served:
+    served = served_precision(evidence.recipe)
+    if table is not None and served and table.key.get("precision") == "fp32" != served:
         said.append(
-            f"The table, and the milliseconds that the search speaks of, are of "
-            f"{table.key.get('precision')} models: on this runtime plans for {served} are as good "
-            "by them."
+            "The table, and the milliseconds that the search speaks of, are of fp32 models: on "
+            f"this runtime plans for {served} are as good by them."
         )
     if table is not None and table.shares:
         shown = ", ".join(f"{name} {share:.2f}" for name, share in table.shares.items())
