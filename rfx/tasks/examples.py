@@ -228,8 +228,7 @@ def read_examples(
         if task.truncated:
             note(
                 f"{task.truncated} of {max(len(examples), len(features))} {part} texts are longer "
-                "than "
-                f"{task.max_length} tokens and are cut (--max-length)"
+                f"than {task.max_length} tokens and are cut (--max-length)"
             )
         return tuple(features)
 
