@@ -253,7 +253,8 @@ def _measured(
     if error is not None and error > ADDITIVITY_LIMIT:
         session.warn(
             f"The latency table predicts the latency of whole models only to {error:.1%} (the "
-            f"limit is {ADDITIVITY_LIMIT:.0%}), although it was measured twice; it is not kept. "
+            f"limit is {ADDITIVITY_LIMIT:.0%}), although it was measured twice; the cache "
+            "does not keep it. "
             "The closed loop corrects for it. A quieter machine gives a better table."
         )
     return table, cached

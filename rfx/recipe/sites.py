@@ -11,9 +11,10 @@ class SitesSpec(Section):
 
     freeze: tuple[str, ...] = option(
         (),
-        """Sublayers that keep all of their heads or filters: a name such as layer.0.mha (`rfx
-        sites` lists them), its beginning (layer.0), its end (mha), or a pattern with * and ?
-        (layer.1?.ffn). Once for each.""",
+        """Sublayers that keep all of their heads or filters; their weights may be fitted all the
+        same, to make up for what leaves elsewhere. A name such as layer.0.mha (`rfx sites` lists
+        them), its beginning (layer.0), its end (mha), or a pattern with * and ? (layer.1?.ffn).
+        Once for each.""",
         cli="--freeze",
         form="repeated",
         metavar="PATTERN",

@@ -128,15 +128,19 @@ def column(
     others = [c for c in there if c not in exclude]
     found = next((c for name in names if (c := written_as(others, name))), None)
     if found is None and required:
+        step = f"--column {role}=NAME, which holds for both files of examples"
+        if role == "text" and any(plain_name(c) in ("query", "anchor") for c in there):
+            step = (
+                "for queries with documents give --task reranking, or --task embeddings with "
+                f"--metric ndcg@10; for another task --column {role}=NAME"
+            )
         mark = next((m for m in ";\t|" if len(there) == 1 and m in there[0]), None)
         raise UsageError(
             f"No column is known to be the {role}.",
             got=f"columns {listed(there)}",
             allowed=", ".join((*names, "or any")).removeprefix("or ")
             + f" with --column {role}=NAME",
-            next_step=f"separate the columns by commas, not by {mark!r}"
-            if mark
-            else f"--column {role}=NAME, which holds for both files of examples",
+            next_step=f"separate the columns by commas, not by {mark!r}" if mark else step,
         )
     return found
 

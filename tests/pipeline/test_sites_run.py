@@ -47,3 +47,4 @@ def test_names_that_there_are_not_are_refused_before_the_work(trained, cache, mo
 def test_a_budget_below_what_is_frozen_names_the_nearest(trained, cache):
     done, said = planned(trained, "--flops", "0.1", "--freeze", "layer.0")
     assert done.exit_code == 3 and "reachable point" in said["error"]["allowed"]
+    assert "--freeze" in said["error"]["next_step"]

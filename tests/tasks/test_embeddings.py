@@ -180,6 +180,7 @@ def test_programs_that_serve_the_model_are_told_how_its_texts_are_written(tokeni
     [
         ([{"text": "a", "score": 1}], "spearman", "no second text"),
         ([{"query": "a", "document": "b", "text": "c"}], "spearman", "--metric ndcg@10"),
+        ([{"query": "a", "document": "b"}], "spearman", "--metric ndcg@10"),
         ([{"text": "a", "text_pair": "b"}], "spearman", "label"),
         ([{"text": "a", "text_pair": "b", "score": "high"}], "spearman", "row 1 is not a number"),
         (

@@ -40,7 +40,8 @@ def next_step(evidence: Evidence, out: Path | None = None, given: Path | None = 
     if states.get("accuracy") == "inconclusive":
         return (
             "Next: the evaluation set is too small to tell whether the drop keeps its limit. Give "
-            "prune-export more examples with --eval, or raise the target."
+            "prune-export more examples with --eval, or ask for less: a larger share with "
+            "--latency or --flops, or a larger --size."
         )
     if states.get("agreement") == "inconclusive" and _out_of_reach(evidence):
         return (

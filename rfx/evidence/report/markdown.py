@@ -34,6 +34,8 @@ from rfx.evidence.report.facts import (
 from rfx.evidence.report.rival import rival_texts
 from rfx.evidence.vocabulary import vocabulary_texts
 
+# What the hub calls a task, where that is another name.
+PIPELINES = {"embeddings": "sentence-similarity", "reranking": "text-ranking"}
 _MARKS = {
     "pass": "✅ pass",
     "fail": "❌ fail",
@@ -144,7 +146,7 @@ def _card(evidence: Evidence) -> str:
     how = "pruned" if part is None else f"pruned and quantized to {at.upper()}"
     front: dict[str, Any] = {
         "library_name": "rfx",
-        "pipeline_tag": task,
+        "pipeline_tag": PIPELINES.get(task, task),
         "tags": ["rfx", "pruning", "onnx", "structured-pruning"]
         + (["quantization", at] if part is not None else []),
     }
@@ -189,6 +191,12 @@ def _card(evidence: Evidence) -> str:
         "```",
         "",
     ]
+    if evidence.recipe.get("task") == "embeddings":
+        lines += [
+            "`model.onnx` gives the vector of each text as `sentence_embedding`. "
+            'sentence-transformers loads `model/` with `backend="onnx"`.',
+            "",
+        ]
     lines += [
         _file_text(evidence)
         + " The tokenizer is in `model/`. Layers differ in size, so plain `from_pretrained` does "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rfx.core.errors import InfeasibleError
 from rfx.core.plan import Kind, Site
 from rfx.cost.base import Cost
 from rfx.cost.restricted import NOTHING, Restriction
@@ -45,6 +46,20 @@ class Searcher:
         Raises:
             InfeasibleError: even the cheapest choices cost more.
         """
+        try:
+            return self._found(sites, scores, budget)
+        except InfeasibleError as error:
+            if not self.restriction:
+                raise
+            raise InfeasibleError(
+                error.what,
+                got=error.got,
+                allowed=error.allowed,
+                next_step="freeze fewer sublayers (--freeze), leave --drop-layers out, or "
+                f"{error.next_step}",
+            ) from None
+
+    def _found(self, sites: Sequence[Site], scores: Scores, budget: float) -> SearchResult:
         interact = self.interactions == "block" and self.search.joint and bool(scores.gradients)
         values = joint_values(sites, scores) if interact else None
         cost = self.restriction.of(self.cost)
