@@ -326,11 +326,24 @@ def refused_for_its_precision(trained, asked: dict, folder) -> None:
     assert not (folder / "out").exists()
 
 
-def test_a_table_of_fp32_is_refused_for_int8(trained, warm, tmp_path):
+def test_a_table_of_fp32_serves_the_search_of_int8_models(trained, warm, tmp_path):
+    """On a CPU, where rfx would take such a table by itself; but not one of another CPU, since the
+    file is written for this one."""
     file = tmp_path / "fp32.json"
-    assert profiled(trained, STANDARD, file).key.precision == "fp32"
-    asked = STANDARD | {"precision": "int8", "latency": 0.6, "table": file}
-    refused_for_its_precision(trained, asked, tmp_path)
+    table = profiled(trained, STANDARD, file)
+    assert table.key.precision == "fp32"
+    asked = STANDARD | {"precision": "int8", "latency": 0.9, "table": file}
+    done = run("prune-export", *given(trained, **asked, out=tmp_path / "out"), "--json")
+    assert done.exit_code in (0, 1, 7), done.output
+    said = json.loads(done.stdout)
+    assert said["table"]["key"]["precision"] == "fp32" and said["table"]["hash"] == table.hash
+    assert said["quantization"]["products"] > 0
+    data = json.loads(file.read_text())
+    data["key"]["device"] = "Another CPU (avx2)"
+    file.write_text(json.dumps(data))
+    refused = run("prune-export", *given(trained, **asked, out=tmp_path / "other"))
+    assert refused.exit_code == 2 and "CPU" in refused.output and "Stage 2" not in refused.output
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_in_fp32_is_shown_beside_the_dense_model_in_int8(closed):
