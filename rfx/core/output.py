@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+# Of a sentence encoder: the entry of its configuration, and the path of what follows the encoder.
+SENTENCE = "sentence"
+
 Distribution = Literal["class", "labels", "value", "direction"]
 
 

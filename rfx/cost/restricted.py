@@ -64,9 +64,9 @@ class Restricted(Cost):
     def curve(self, site: AnySite) -> dict[Choice, float]:
         whole = self._cost.curve(site)
         if self._by.freezes(site.name):
-            return {c: ms for c, ms in whole.items() if c.count == site.units}
+            return {c: cost for c, cost in whole.items() if c.count == site.units}
         if self._by.whole:
-            return {c: ms for c, ms in whole.items() if c.count in (0, site.units)}
+            return {c: cost for c, cost in whole.items() if c.count in (0, site.units)}
         return whole
 
     def predict(self, sites: Sequence[AnySite], choices: Choices) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rfx.core import migrate
 from rfx.core.bounded import as_path, read_json
 from rfx.core.errors import UsageError, first_line, in_words, is_interrupt
+from rfx.core.output import SENTENCE
 from rfx.core.plan import Plan, Site, Update
 from rfx.core.values import short
 from rfx.models.configuration import check_values, unread
@@ -22,9 +23,6 @@ from rfx.models.sizes import check_shapes, check_sizes, stored
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-SENTENCE = "sentence"  # of the configuration of a sentence encoder, and the path of its head
 
 
 def readable(file: Path) -> None:

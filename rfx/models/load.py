@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfx.core.errors import UnsupportedModelError, UsageError, first_line, in_words, is_interrupt
 from rfx.core.inputs import InputSpec
+from rfx.core.output import SENTENCE
 from rfx.core.signs import refuse_saved
 from rfx.core.values import short
 from rfx.models.canonical import canonical
@@ -67,7 +68,7 @@ def gives_vectors(source: str) -> bool:
 
 def own_length(config: transformers.PretrainedConfig) -> int | None:
     """The tokens that a sentence encoder cuts its texts at; None where it does not say it."""
-    length = (getattr(config, "sentence", None) or {}).get("max_length")
+    length = (getattr(config, SENTENCE, None) or {}).get("max_length")
     return None if length is None else int(length)
 
 

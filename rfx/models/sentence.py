@@ -14,6 +14,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from rfx.core.errors import UsageError
+from rfx.core.output import SENTENCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")  # classes of torch.nn
 MOST_TOKENS = 1 << 20  # what transformers writes for no limit is far above
-ENTRY = "sentence"  # of the model's configuration
 MASK = "attention_mask"
-HEAD = "sentence"  # the path of what follows the encoder
 
 
 @dataclass(frozen=True)
@@ -217,6 +216,6 @@ def as_sentence_encoder(model: PreTrainedModel, spec: SentenceSpec) -> PreTraine
         width = step.outputs if step.kind == "dense" else width
     head = SentenceHead(spec.steps)
     head.load_state_dict(dict(spec.weights))
-    model.add_module(HEAD, head.to(model.device).eval())
-    setattr(model.config, ENTRY, spec.to_json())
+    model.add_module(SENTENCE, head.to(model.device).eval())
+    setattr(model.config, SENTENCE, spec.to_json())
     return model

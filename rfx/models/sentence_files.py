@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rfx.core.bounded import read_json
 from rfx.core.errors import UnsupportedModelError, UsageError, in_words
+from rfx.core.output import SENTENCE
 from rfx.core.values import short
 from rfx.models.place import CONFIG, MOST_MB, Place
-from rfx.models.sentence import ACTIVATIONS, ENTRY, HEAD, POOLINGS, SentenceHead, SentenceSpec, Step
+from rfx.models.sentence import ACTIVATIONS, POOLINGS, SentenceHead, SentenceSpec, Step
 
 if TYPE_CHECKING:
     import torch
@@ -240,11 +241,9 @@ def _with_texts(place: Place, spec: SentenceSpec) -> SentenceSpec:
 
 def write_sentence(model: nn.Module, folder: Path) -> None:
     """Write what follows the encoder into its folder, as sentence-transformers reads it."""
-    said = getattr(model.config, ENTRY)
-    head = cast("SentenceHead", model.get_submodule(HEAD))
-    listed = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
-    ]
+    said = getattr(model.config, SENTENCE)
+    head = cast("SentenceHead", model.get_submodule(SENTENCE))
+    listed = [{"idx": 0, "name": "0", "path": "", "type": f"{TYPES}.Transformer"}]
     width = int(cast("Any", model.config).hidden_size)
     for number, step in enumerate(said["steps"], 1):
         kind = str(step["kind"]).capitalize()

@@ -9,7 +9,7 @@ from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.plan import FULL
 from rfx.core.registry import find
 from rfx.core.values import short
-from rfx.cost.restricted import matches
+from rfx.cost.restricted import Restriction, matches
 from rfx.cost.table import LatencyTable
 from rfx.export.find import quantizer_class
 from rfx.export.precision.convert import is_quantized
@@ -186,7 +186,7 @@ def sites(recipe: Recipe, names: Sequence[str]) -> None:
             allowed=short(", ".join(names), 300, bare=True),
             next_step="look at their names with rfx sites MODEL",
         )
-    if all(any(matches(n, p) for p in frozen) for n in names):
+    if all(map(Restriction(tuple(frozen)).freezes, names)):
         raise UsageError(
             "Nothing is left to prune: every sublayer is frozen.",
             got=short(", ".join(f"--freeze {p}" for p in frozen), 200, bare=True),

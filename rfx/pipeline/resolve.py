@@ -230,12 +230,22 @@ def _absolute(recipe: Recipe) -> Recipe:
     return recipe.changed(moved, {key: recipe.origin.get(key, "given") for key in moved})
 
 
+def task_of_model(source: str, pooling: str | None) -> str | None:
+    """The task of a model as its files say it; None where there are none to read.
+
+    Args:
+        pooling: that was asked for: the model is to give one vector a text.
+    """
+    if pooling is not None or gives_vectors(source):
+        return sentence_task()
+    return task_of(architecture_of(source))
+
+
 def _with_task(recipe: Recipe) -> Recipe:
     """The recipe with its task, which the model's configuration says where nobody else does."""
     source = str(recipe.model)
     if recipe.task is None:
-        vectors = recipe.pooling is not None or gives_vectors(source)
-        task = sentence_task() if vectors else task_of(architecture_of(source))
+        task = task_of_model(source, recipe.pooling)
         if task is None:
             raise _no_task(source)
         recipe = recipe.changed({"task": task}, origin="the model's architecture")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfx.core.device import on_best_device
 from rfx.core.errors import UsageError
+from rfx.core.output import SENTENCE
 from rfx.core.plan import Plan, Update
 from rfx.core.progress import Progress, Silent
 from rfx.cost.base import Cost
@@ -33,15 +34,16 @@ from rfx.methods.schedule.polish import polish
 from rfx.methods.scores.base import Scores
 from rfx.methods.search.problem import SearchResult
 from rfx.methods.search.reference import reference_teacher
-from rfx.models.load import architecture_of, gives_vectors, load_subject, own_length
+from rfx.models.load import load_subject, own_length
 from rfx.models.place import Place, look_at
 from rfx.models.subject import Subject
 from rfx.pipeline.examples import make_task
 from rfx.pipeline.ids import check_ids
+from rfx.pipeline.resolve import task_of_model
 from rfx.recipe.read import make_recipe
 from rfx.recipe.spec import MethodSpec
 from rfx.tasks.examples import Examples, Source, read_examples
-from rfx.tasks.find import sentence_task, task_class, task_names, task_of
+from rfx.tasks.find import sentence_task, task_class, task_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,8 +79,7 @@ def load_model(
         >>> len(subject.sites)
         12
     """
-    vectors = task is None and (pooling is not None or gives_vectors(str(source)))
-    name = sentence_task() if vectors else task or task_of(architecture_of(str(source)))
+    name = task or task_of_model(str(source), pooling)
     if name is None:
         look_at(Place.of(str(source)))  # a folder without a checkpoint is said as such
         raise UsageError(
@@ -129,9 +130,9 @@ def load_examples(
         >>> examples.labelled
         True
     """
-    vectors = hasattr(subject.model, "sentence")
+    vectors = hasattr(subject.model, SENTENCE)
     own = own_length(subject.model.config) if vectors else None
-    known = sentence_task() if vectors else task_of(architecture_of(subject.source))
+    known = sentence_task() if vectors else task_of_model(subject.source, None)
     recipe = make_recipe(
         {
             "task": task or known,

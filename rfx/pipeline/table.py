@@ -146,11 +146,7 @@ def _fitting(
         key = replace(
             key, version=given.key.version, device=given.key.device, clock=given.key.clock
         )
-    units = {g.name: g.units for g in shape.alike}
-    whole = {name: max(curve) for name, curve in given.costs_ms.items()}
-    if (given.key, given.layers, *_sites(given)) != (key, shape.layers, *_own_sites(shape)) or (
-        whole != units
-    ):
+    if (given.key, given.layers, *_sites(given)) != (key, shape.layers, *_own_sites(shape)):
         raise UsageError(
             "The latency table belongs to another runtime, device, model or workload.",
             got=_difference(given, key, shape),
@@ -160,13 +156,15 @@ def _fitting(
     return given
 
 
-def _sites(table: LatencyTable) -> tuple[set[str], dict[str, str]]:
-    """What a table says of single sites."""
-    return set(table.shares), dict(table.curves)
+def _sites(table: LatencyTable) -> tuple[set[str], tuple[dict[str, str], dict[str, int]]]:
+    """What a table says of single sites: those at one position; the curves, and their units."""
+    units = {name: max(curve) for name, curve in table.costs_ms.items()}
+    return set(table.shares), (dict(table.curves), units)
 
 
-def _own_sites(shape: ModelShape) -> tuple[set[str], dict[str, str]]:
-    return {n for own in shape.partial.values() for n in own}, shape.curves
+def _own_sites(shape: ModelShape) -> tuple[set[str], tuple[dict[str, str], dict[str, int]]]:
+    units = {g.name: g.units for g in shape.alike}
+    return {n for own in shape.partial.values() for n in own}, (shape.curves, units)
 
 
 def _difference(given: LatencyTable, key: TableKey, shape: ModelShape) -> str:
@@ -178,8 +176,7 @@ def _difference(given: LatencyTable, key: TableKey, shape: ModelShape) -> str:
     if theirs_partial != ours_partial:
         a, b = (", ".join(sorted(n)) or "none" for n in (theirs_partial, ours_partial))
         rows.append(f"sublayers at one position: table {a}, here {b}")
-    theirs_units = {name: max(curve) for name, curve in given.costs_ms.items()}
-    if theirs_curves != ours_curves or theirs_units != {g.name: g.units for g in shape.alike}:
+    if theirs_curves != ours_curves:
         rows.append("sublayers of several sizes: the table has others than the model")
     return "; ".join(rows)
 

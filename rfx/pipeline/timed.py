@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rfx.core.artefact import MODEL, Artefact
 from rfx.core.errors import UnsupportedModelError
+from rfx.core.output import SENTENCE
 from rfx.core.plan import FULL, Plan, Site
 from rfx.core.registry import code_of
 from rfx.cost.alike import Alike, ModelShape, alike
@@ -19,7 +20,6 @@ from rfx.cost.curves import DENSE, Point
 from rfx.export.one_position import PROPERTY, modules_at_one_position
 from rfx.export.precision.convert import convert_precision, is_quantized
 from rfx.export.template import Template
-from rfx.models.checkpoint import SENTENCE
 from rfx.models.shorter import first_layers, layer_number
 from rfx.models.shrink import shrink
 from rfx.models.subject import Subject
@@ -56,9 +56,8 @@ def model_shape(recipe: Recipe, subject: Subject, dense: Artefact) -> ModelShape
     }
     exporter = recipe.exporter, code_of("exporter", recipe.exporter)
     sizes = [(g.name, g.units, g.width, g.sites) for g in groups]
-    head = (config.pop(SENTENCE, None) or {}).get(
-        "steps"
-    )  # how its texts are written costs nothing
+    # How a sentence encoder's texts are written costs nothing.
+    head = (config.pop(SENTENCE, None) or {}).get("steps")
     said = [type(subject.model).__name__, config, sizes, exporter, recipe.opset, head]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     kind = getattr(subject.model.config, "model_type", "") or "model"

@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rfx.core.errors import UsageError
-from rfx.core.output import OutputName
+from rfx.core.output import SENTENCE, OutputName
 from rfx.core.registry import register
 from rfx.tasks import search
-from rfx.tasks.base import Constant, Divergence, Example, Feature, Task
+from rfx.tasks.base import Constant, Divergence, Example, Feature
 from rfx.tasks.columns import column, columns_of, field, listed, missing, must_have, text_of
 from rfx.tasks.gaps import Gaps
 from rfx.tasks.labels import real_number
 from rfx.tasks.metrics import REGRESSION, bootstrap_numbers
 from rfx.tasks.retrieval import METRICS as RETRIEVAL
 from rfx.tasks.search import DOCUMENT, QUERY
+from rfx.tasks.unlabelled import Unlabelled
 
 EMBEDDING = "sentence_embedding"
 TEXT = "text"  # the role of a text that is neither a query nor a document
@@ -42,7 +43,7 @@ class Texts(Example):
 
 
 @register("task", "embeddings")
-class Embeddings(Task):
+class Embeddings(Unlabelled):
     """Labels are the score of a pair, or for each document of a query how well it answers it.
     Predictions are cosines, or of a query its best document and the ranks of those that answer it.
 
@@ -71,17 +72,9 @@ class Embeddings(Task):
         query_prompt: str = "",
         document_prompt: str = "",
         lower_case: bool = False,
-        label_names: Sequence[str] | None = None,
         **more: Any,
     ) -> None:
-        if label_names:
-            raise UsageError(
-                "Embeddings have no classes.",
-                got=f"labels {listed(label_names)}",
-                allowed="no --labels",
-                next_step="leave --labels (recipe: data.labels) out",
-            )
-        super().__init__(tokenizer, **{**more, "num_labels": 0, "id2label": {}})
+        super().__init__(tokenizer, **{**more, "num_labels": 0})
         self.searches = self.metric_name in RETRIEVAL
         self.prompts = {TEXT: prompt, QUERY: query_prompt, DOCUMENT: document_prompt}
         self.lower_case = lower_case
@@ -89,7 +82,7 @@ class Embeddings(Task):
     @classmethod
     def options_of(cls, config: Any) -> dict[str, Any]:
         """The prompts and the case that a model of sentence-transformers asks for."""
-        said = getattr(config, "sentence", None) or {}
+        said = getattr(config, SENTENCE, None) or {}
         prompts: Mapping[str, str] = said.get("prompts", {})
         found: dict[str, Any] = {"lower_case": bool(said.get("lower_case"))}
         if said.get("default_prompt"):
@@ -101,16 +94,18 @@ class Embeddings(Task):
 
     def note_in(self, config: Any) -> None:
         """Programs that serve the model write its texts as it is judged."""
-        said = getattr(config, "sentence", None)
+        said = getattr(config, SENTENCE, None)
         if not said:
             return
-        own = {names[0]: self.prompts[role] for role, names in PROMPTS.items()}
-        given = {name: text for name, text in own.items() if text}
-        default = said.get("default_prompt")
+        prompts, default = dict(said.get("prompts", {})), said.get("default_prompt")
+        for role, names in PROMPTS.items():
+            there = [n for n in names if n in prompts]
+            if there or self.prompts[role]:  # the empty prompt is one that is switched off
+                prompts[(there or names)[0]] = self.prompts[role]
         if self.prompts[TEXT]:
             default = default or TEXT
-            given[default] = self.prompts[TEXT]
-        said["prompts"] = {**said.get("prompts", {}), **given}
+            prompts[default] = self.prompts[TEXT]
+        said["prompts"] = prompts
         said["default_prompt"] = default if self.prompts[TEXT] else None
         said["max_length"], said["lower_case"] = self.max_length, bool(self.lower_case)
 
@@ -159,7 +154,7 @@ class Embeddings(Task):
         pair = column(rows, "text_pair", self.columns, required=False, exclude=[text])
         if pair is None and needed:
             there = columns_of(rows)
-            search = any(column(rows, r, self.columns, required=False) for r in (DOCUMENT,))
+            documents = column(rows, DOCUMENT, self.columns, required=False)
             raise UsageError(
                 "The evaluation of embeddings needs pairs of texts with a score for how alike they "
                 "are, and there is no second text.",
@@ -167,7 +162,7 @@ class Embeddings(Task):
                 allowed="two texts and a score in each row; or queries and documents with --metric "
                 + " or ".join(RETRIEVAL),
                 next_step="add --metric ndcg@10"
-                if search
+                if documents
                 else "name the column of the second text with --column text_pair=NAME",
             )
         return {"text": text, "text_pair": pair}
@@ -233,18 +228,6 @@ class Embeddings(Task):
     def _written(self, text: str, role: str) -> str:
         whole = (self.prompts[role] + text).strip()  # as sentence-transformers does
         return self.start_of(whole.lower() if self.lower_case else whole)
-
-    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-        """None: a single text has no label."""
-        return {}
-
-    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        raise UsageError(
-            "Embeddings are scored by what the model itself gives, and have no loss of labels.",
-            got="a method that needs labels",
-            allowed="a scorer that takes examples without labels",
-            next_step="use --method rfx, or another scorer",
-        )
 
     def predict(
         self,

@@ -14,21 +14,21 @@ from rfx.core.errors import UsageError
 from rfx.core.output import OutputName
 from rfx.core.values import short
 from rfx.tasks.base import Constant, Example, Feature
-from rfx.tasks.columns import column, missing, must_have, text_of, written_as
-from rfx.tasks.gaps import Gaps
+from rfx.tasks.columns import column, missing, must_have, written_as
 from rfx.tasks.labels import columns_of_labels, names_in, whole
 from rfx.tasks.multi_label_metrics import (
     METRICS,
     bootstrap_labels_of_texts,
     extremes_of_labels,
 )
-from rfx.tasks.text_classification import TRIED, TextClassification
+from rfx.tasks.several_labels import Read, SeveralLabels
+from rfx.tasks.text_classification import TRIED
 
 PROBLEM = "multi_label_classification"
 SEPARATORS = "|;,"  # between the labels of one text
 
 
-class MultiLabel(TextClassification):
+class MultiLabel(SeveralLabels):
     """Labels are lists of names or numbers, texts with "|", ";" or "," between them, lists of a 0
     or a 1 for each label, or a column of 0 and 1 for each label.
 
@@ -39,19 +39,8 @@ class MultiLabel(TextClassification):
     metrics: ClassVar[tuple[str, ...]] = tuple(METRICS)
     output_names: ClassVar[tuple[str, ...]] = (OutputName("logits", "labels"),)
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        num_labels: int,
-        id2label: Mapping[int, str],
-        metric: str | None = None,
-        threshold: float = 0.5,
-        **more: Any,
-    ) -> None:
-        super(TextClassification, self).__init__(
-            tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more
-        )
+    def __init__(self, tokenizer: Any, *, threshold: float = 0.5, **more: Any) -> None:
+        super().__init__(tokenizer, **more)
         if not 0 < threshold < 1:
             raise UsageError(
                 "The threshold of a label is a probability.",
@@ -61,39 +50,9 @@ class MultiLabel(TextClassification):
             )
         self.regression, self.threshold = False, float(threshold)
 
-    def examples(
-        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
-    ) -> list[Example]:
-        text, pair = self._texts(rows)
-        read = self._reader(rows, text, pair, need_labels)
-        gaps = Gaps(len(rows), judged=need_labels, strict=self.strict)
-        out = []
-        labels = [read(row, number) for number, row in enumerate(rows, 1)]
-        bare = not need_labels and all(found is None for found in labels)
-        for number, (row, found) in enumerate(zip(rows, labels), 1):
-            inputs = {"text": text_of(row, text, number)}
-            if pair is not None:
-                inputs["text_pair"] = text_of(row, pair, number)
-            lacking = [c for c, t in zip((text, pair), inputs.values()) if t is None]
-            if lacking:
-                gaps.add(number, repr(lacking[0]))
-            elif bare:
-                out.append(Example(inputs, row=number))
-            elif found is None:
-                gaps.add(number, "label", label=True)
-            else:
-                out.append(Example(inputs, found, row=number))
-        self.skipped, self.lacking = gaps.settle(), gaps.said()
-        return out
-
     def _reader(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        text: str,
-        pair: str | None,
-        needed: bool,
-    ) -> Any:
-        """A function that gives the labels of a row, and None where it has none. Sets `taken`."""
+        self, rows: Sequence[Mapping[str, Any]], text: str, pair: str | None, *, needed: bool
+    ) -> Read:
         there = list(dict.fromkeys(name for row in rows for name in row))
         own = [written_as([c for c in there if c not in (text, pair)], n) for n in self.label_names]
         columns = [c for c in own if c is not None]
@@ -235,15 +194,6 @@ class MultiLabel(TextClassification):
     def one_label(self, labels: Sequence[Any]) -> Any:
         return None  # texts with different labels contradict one another
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        bare = [Example(e.inputs, None, e.row) for e in examples]
-        return [
-            Feature(f.example, f.ids, f.targets)
-            if e.label is None
-            else Feature(f.example, f.ids, {"labels": np.asarray(e.label, dtype=np.float32)})
-            for f, e in zip(super().encode(bare), examples, strict=True)
-        ]
-
     def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """Binary cross-entropy, summed over the labels: torch [batch]."""
         from torch.nn import functional
@@ -300,9 +250,6 @@ class MultiLabel(TextClassification):
                 best, answer = value, tried
         named = ", ".join(repr(self.model_name(i)) for i, there in enumerate(answer) if there)
         return Constant(short(named, 200, bare=True) or "no label", [answer] * n)
-
-    def perfect(self, examples: Sequence[Example]) -> list[Any]:
-        return [tuple(e.label) for e in examples]
 
     def classes(
         self, predictions: Sequence[Any], examples: Sequence[Example]

@@ -15,10 +15,11 @@ import numpy as np
 from rfx.core.errors import UnsupportedModelError, UsageError
 from rfx.core.registry import register
 from rfx.tasks import search
-from rfx.tasks.base import Example, Feature, Task
+from rfx.tasks.base import Example, Feature
 from rfx.tasks.columns import must_have, text_of
 from rfx.tasks.gaps import Gaps
 from rfx.tasks.search import DOCUMENT, QUERY
+from rfx.tasks.unlabelled import Unlabelled
 
 MOST_AT_ONCE = 32  # passages of a query that are timed together, where nobody says how many
 
@@ -34,7 +35,7 @@ class Candidates(Example):
 
 
 @register("task", "reranking")
-class Reranking(Task):
+class Reranking(Unlabelled):
     """Labels are for each passage of a query how well it answers it. Predictions are the best
     passage and the ranks of those that answer. Models have one output, or two of which the second
     says that the passage answers the query."""
@@ -47,17 +48,8 @@ class Reranking(Task):
     roles: ClassVar[tuple[str, ...]] = (QUERY, DOCUMENT, "label")
     own_head: ClassVar[bool] = False  # classifiers have it too, and are more
 
-    def __init__(
-        self, tokenizer: Any, *, label_names: Sequence[str] | None = None, **more: Any
-    ) -> None:
-        if label_names:
-            raise UsageError(
-                "Rerankers have no classes.",
-                got=f"labels {', '.join(map(str, label_names))[:200]}",
-                allowed="no --labels",
-                next_step="leave --labels (recipe: data.labels) out",
-            )
-        super().__init__(tokenizer, **{**more, "id2label": {}})
+    def __init__(self, tokenizer: Any, **more: Any) -> None:
+        super().__init__(tokenizer, **more)
         self.divergence_kind = "squared difference" if self.num_labels == 1 else "KL"
 
     @classmethod
@@ -136,18 +128,6 @@ class Reranking(Task):
             Feature(number, {n: np.asarray(full[n][i], dtype=np.int64) for n in names})
             for i, (number, _, _) in enumerate(pairs)
         ]
-
-    def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-        """None: calibration takes pairs alone."""
-        return {}
-
-    def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        raise UsageError(
-            "Rerankers are scored by what the model itself gives, and have no loss of labels.",
-            got="a method that needs labels",
-            allowed="a scorer that takes examples without labels",
-            next_step="use --method rfx, or another scorer",
-        )
 
     def predict(
         self,

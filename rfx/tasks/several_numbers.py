@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -16,71 +16,36 @@ from rfx.core.output import OutputName
 from rfx.core.values import short
 from rfx.tasks.agreement import Agreement
 from rfx.tasks.base import Constant, Divergence, Example, Feature
-from rfx.tasks.columns import column, columns_of, listed, missing, must_have, text_of, written_as
-from rfx.tasks.gaps import Gaps
+from rfx.tasks.columns import column, columns_of, listed, missing, must_have, written_as
 from rfx.tasks.labels import real_number
 from rfx.tasks.metrics import REGRESSION, bootstrap_numbers
-from rfx.tasks.text_classification import TextClassification
+from rfx.tasks.several_labels import Read, SeveralLabels
 
 WHY = "this model gives several numbers for a text, a regression"
 
 
-class SeveralNumbers(TextClassification):
+class SeveralNumbers(SeveralLabels):
     """Labels are lists of numbers, or a column of numbers for each output, called as the model
     calls it. Predictions are tuples of numbers; a metric is the mean over the outputs."""
 
     output_names: ClassVar[tuple[str, ...]] = (OutputName("logits", "value"),)
     divergence_kind: Divergence | None = "squared difference"
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        num_labels: int,
-        id2label: Mapping[int, str],
-        metric: str | None = None,
-        **more: Any,
-    ) -> None:
-        super(TextClassification, self).__init__(
-            tokenizer, num_labels=num_labels, id2label=id2label, metric=metric, **more
-        )
+    def __init__(self, tokenizer: Any, *, metric: str | None = None, **more: Any) -> None:
+        super().__init__(tokenizer, metric=metric, **more)
         self.metric_name = metric or next(iter(REGRESSION))
         if self.metric_name not in REGRESSION:
             raise UsageError(
-                f"{self.metric_name} is no metric of a regression with {num_labels} outputs.",
+                f"{self.metric_name} is no metric of a regression with {self.num_labels} outputs.",
                 got=metric,
                 allowed=", ".join(REGRESSION),
                 next_step="give one of these with --metric, or none for the usual one",
             )
         self.regression, self.joined = True, "the mean of them"
 
-    def examples(
-        self, rows: Sequence[Mapping[str, Any]], *, need_labels: bool = True
-    ) -> list[Example]:
-        text, pair = self._texts(rows)
-        read = self._reader(rows, text, pair, needed=need_labels)
-        gaps = Gaps(len(rows), judged=need_labels, strict=self.strict)
-        labels = [read(row, number) for number, row in enumerate(rows, 1)]
-        bare = not need_labels and all(found is None for found in labels)
-        out = []
-        for number, (row, found) in enumerate(zip(rows, labels), 1):
-            inputs = {"text": text_of(row, text, number)}
-            if pair is not None:
-                inputs["text_pair"] = text_of(row, pair, number)
-            lacking = [c for c, t in zip((text, pair), inputs.values()) if t is None]
-            if lacking:
-                gaps.add(number, repr(lacking[0]))
-            elif found is None and not bare:
-                gaps.add(number, "label", label=True)
-            else:
-                out.append(Example(inputs, found, row=number))
-        self.skipped, self.lacking = gaps.settle(), gaps.said()
-        return out
-
     def _reader(
         self, rows: Sequence[Mapping[str, Any]], text: str, pair: str | None, *, needed: bool
-    ) -> Callable[[Mapping[str, Any], int], tuple[float, ...] | None]:
-        """A function that gives the numbers of a row, None where it has none. Sets `taken`."""
+    ) -> Read:
         there = [c for c in columns_of(rows) if c not in (text, pair)]
         own = [written_as(there, name) for name in self.label_names]
         named = [c for c in own if c is not None]
@@ -131,15 +96,6 @@ class SeveralNumbers(TextClassification):
         """The mean of the numbers: raters differ, and none of them is wrong."""
         return tuple(math.fsum(column) / len(labels) for column in zip(*labels, strict=True))
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        bare = [Example(e.inputs, None, e.row) for e in examples]
-        return [
-            Feature(f.example, f.ids, f.targets)
-            if e.label is None
-            else Feature(f.example, f.ids, {"labels": np.asarray(e.label, dtype=np.float32)})
-            for f, e in zip(super().encode(bare), examples, strict=True)
-        ]
-
     def losses(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """The squared error, summed over the outputs: torch [batch]."""
         logits = outputs.logits  # [batch, outputs]
@@ -183,9 +139,6 @@ class SeveralNumbers(TextClassification):
     def constant(self, examples: Sequence[Example]) -> Constant | None:
         answer = (0.0,) * self.num_labels
         return Constant("one and the same numbers", [answer] * len(examples))
-
-    def perfect(self, examples: Sequence[Example]) -> list[Any]:
-        return [tuple(e.label) for e in examples]
 
 
 def _share(agreement: Agreement) -> float:

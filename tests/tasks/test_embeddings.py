@@ -172,6 +172,8 @@ def test_programs_that_serve_the_model_are_told_how_its_texts_are_written(tokeni
     task(tokenizer, query_prompt="new ", prompt="very ", max_length=32).note_in(config)
     assert config.sentence["prompts"] == {"query": "new ", "text": "very "}
     assert config.sentence["default_prompt"] == "text" and config.sentence["max_length"] == 32
+    task(tokenizer).note_in(config)  # a prompt that is switched off
+    assert config.sentence["prompts"]["query"] == "" and config.sentence["default_prompt"] is None
     task(tokenizer).note_in(SimpleNamespace())
 
 
